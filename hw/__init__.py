@@ -1,0 +1,1 @@
+"""Accelerator descriptions (installed as `mqjax.hw`)."""

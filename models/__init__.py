@@ -1,0 +1,1 @@
+"""Flax networks and their quantization (installed as `mqjax.models`)."""

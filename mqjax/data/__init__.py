@@ -1,0 +1,1 @@
+"""Image data sets, read through tensorflow-datasets."""
