@@ -1,0 +1,190 @@
+"""Accelerators: storage levels, their capacities and energies, and the constraints on mappings.
+
+Levels are numbered from the innermost (0) to the outermost (DRAM); the MAC array lies below level 0
+(MODEL.md section 2). An `Arch` is frozen and hashes by value. What shapes a compiled program (`Arch.structure`)
+is kept apart from the numbers that are traced (`Arch.tech`), so two energy tables share one compilation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from mqjax.errors import InputError
+from mqjax.types import BitWidths, Layer
+
+FULL = 0
+"""A fixed factor of 0 means the whole bound of the dimension, as in Timeloop."""
+
+DIALECTS = ("2024", "2023")
+"""Which fills of Outputs are charged: "2024" elides the first fill of each partial sum, "2023" charges it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mac:
+    """The multiply-accumulate units: `mesh` is (X, Y), energy is per operation, area per unit."""
+
+    name: str
+    mesh: tuple[int, int]
+    energy_pj: float
+    area_um2: float
+
+    @property
+    def instances(self) -> int:
+        return self.mesh[0] * self.mesh[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A storage level. Capacities and bandwidths count words of `word_bits`, per instance; `None` is unlimited.
+
+    Energies are per vector access of `block_words` words. `keep` flags the tensors (Weights, Inputs, Outputs)
+    that the level stores; the others bypass it. `cluster` instances share one physical memory.
+    """
+
+    name: str
+    mesh: tuple[int, int]
+    capacity_words: int | None
+    word_bits: int
+    block_words: int
+    cluster: int
+    read_bandwidth: float | None
+    write_bandwidth: float | None
+    read_pj: float
+    fill_pj: float
+    update_pj: float
+    area_um2: float
+    keep: tuple[bool, bool, bool]
+
+    @property
+    def instances(self) -> int:
+        return self.mesh[0] * self.mesh[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """What a constraint set says about the spatial or temporal loops of one level (MODEL.md section 11.1).
+
+    factors: (dimension, factor) pairs; `FULL` takes the whole bound. permutation: dimensions, innermost first.
+    split: how many dimensions of the permutation lie on X (spatial only); `None` leaves it free.
+    """
+
+    level: str
+    spatial: bool
+    factors: tuple[tuple[str, int], ...] = ()
+    permutation: str = ""
+    split: int | None = None
+
+
+class TilingLevel(NamedTuple):
+    """The spatial or the temporal loops of storage level `level`, with what constrains them."""
+
+    level: int
+    spatial: bool
+    factors: dict[str, int]
+    permutation: str
+    split: int | None
+
+
+class Tech(NamedTuple):
+    """The numbers of an accelerator as arrays; axis L is the storage levels, inner to outer. Unlimited is inf.
+
+    All are float64, which holds every integer here exactly (they are far below 2^53).
+    """
+
+    mesh: np.ndarray  # [L + 1, 2]: MAC array, then the levels
+    fanout: np.ndarray  # [L, 2]: children of one instance along X and Y
+    capacity: np.ndarray  # [L] words
+    block: np.ndarray  # [L] words
+    clusters: np.ndarray  # [L] instances / cluster
+    bandwidth: np.ndarray  # [L, 2] read, write; words / cycle / instance
+    energy: np.ndarray  # [L, 3] pJ per vector read, fill, update
+    mac_energy: np.ndarray  # [] pJ
+    area: np.ndarray  # [] um^2, whole accelerator
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """An accelerator. `arch_constraints` is what the hardware demands, `paper_constraints` what the paper adds."""
+
+    name: str
+    mac: Mac
+    levels: tuple[Level, ...]
+    arch_constraints: tuple[Constraint, ...] = ()
+    paper_constraints: tuple[Constraint, ...] = ()
+    dialect: str = "2024"
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise InputError(f"unknown dialect {self.dialect!r}; it must be one of {', '.join(DIALECTS)}")
+
+    @cached_property
+    def level_names(self) -> tuple[str, ...]:
+        return tuple(level.name for level in self.levels)
+
+    @cached_property
+    def fanout(self) -> tuple[tuple[int, int], ...]:
+        """Per level, children of one instance along X and Y."""
+        meshes = [self.mac.mesh, *(level.mesh for level in self.levels)]
+        return tuple((a[0] // b[0], a[1] // b[1]) for a, b in zip(meshes, meshes[1:], strict=False))
+
+    @cached_property
+    def area_um2(self) -> float:
+        """Area of the whole accelerator; the reference parses areas per instance as float32."""
+        parts = [self.mac, *self.levels]
+        return sum(float(np.float32(part.area_um2)) * part.instances for part in parts)
+
+    @cached_property
+    def tech(self) -> Tech:
+        def or_inf(value: float | None) -> float:
+            return math.inf if value is None else value
+
+        levels = self.levels
+        return Tech(
+            mesh=np.array([self.mac.mesh, *(level.mesh for level in levels)], np.float64),
+            fanout=np.array(self.fanout, np.float64),
+            capacity=np.array([or_inf(level.capacity_words) for level in levels], np.float64),
+            block=np.array([level.block_words for level in levels], np.float64),
+            clusters=np.array([level.instances / level.cluster for level in levels], np.float64),
+            bandwidth=np.array([[or_inf(x.read_bandwidth), or_inf(x.write_bandwidth)] for x in levels], np.float64),
+            energy=np.array([[x.read_pj, x.fill_pj, x.update_pj] for x in levels], np.float64),
+            mac_energy=np.float64(self.mac.energy_pj),
+            area=np.float64(self.area_um2),
+        )
+
+    def constraint_set(self, name: str) -> tuple[Constraint, ...]:
+        """The constraints called "paper" (hardware and heuristics), "arch" (hardware only) or "none"."""
+        sets = {"paper": self.arch_constraints + self.paper_constraints, "arch": self.arch_constraints, "none": ()}
+        if name not in sets:
+            raise InputError(f"unknown constraint set {name!r}; it must be one of {', '.join(sets)}")
+        return sets[name]
+
+    def tiling_levels(self, constraints: str = "paper") -> list[TilingLevel]:
+        """Inner to outer: for each storage level its spatial loops, if it has a fan-out, then its temporal ones."""
+        merged: dict[tuple[str, bool], TilingLevel] = {}
+        for number, (level, fanout) in enumerate(zip(self.levels, self.fanout, strict=True)):
+            if fanout != (1, 1):
+                merged[level.name, True] = TilingLevel(number, True, {}, "", None)
+            merged[level.name, False] = TilingLevel(number, False, {}, "", None)
+        for rule in self.constraint_set(constraints):
+            old = merged[rule.level, rule.spatial]
+            merged[rule.level, rule.spatial] = old._replace(
+                factors={**old.factors, **dict(rule.factors)},
+                permutation=rule.permutation or old.permutation,
+                split=old.split if rule.split is None else rule.split,
+            )
+        return list(merged.values())
+
+    def check_widths(self, bits: BitWidths, layer: Layer) -> None:
+        """Raise `InputError` where a width exceeds the word of a level that keeps the tensor."""
+        for tensor, width in enumerate(bits.by_tensor()):
+            for level in self.levels:
+                if width is not None and level.keep[tensor] and width > level.word_bits:
+                    raise InputError(
+                        f"layer {layer.name!r}: a bit-width of {width} does not fit in the {level.word_bits}-bit "
+                        f"words of {level.name} in accelerator {self.name!r}"
+                    )
