@@ -1,0 +1,146 @@
+"""Evaluating given mappings: the jit boundary, batches of a fixed size, and the cost record.
+
+64-bit is enabled here, for the reuse analysis only: counts exceed 2^24 and energies 2^31, so nothing in this module is
+ever float32. Code around it (Flax training) keeps JAX's 32-bit default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mqjax import nest, price
+from mqjax.arch import Arch
+from mqjax.errors import InputError
+from mqjax.mapping import Mappings, Record, encode
+from mqjax.packing import packing_table
+from mqjax.types import BitWidths, Layer
+
+LARGEST_COUNT = 2**53
+"""Float64 holds every integer up to here."""
+
+
+@partial(jax.jit, static_argnames="elements")
+def _analyse(problem: nest.Problem, mappings: Mappings, fanout: jax.Array, elements: int) -> nest.Analysis:
+    return nest.analyse(problem, mappings, fanout, elements)
+
+
+@partial(jax.jit, static_argnames="elements")
+def _forward(problem: nest.Problem, mappings: Mappings, fanout: jax.Array, elements: int) -> nest.Forwarding:
+    return nest.forward(problem, mappings, fanout, elements)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a batch of mappings costs; axis B. Where `valid` is false the costs are inf and `cycles` is 0."""
+
+    valid: np.ndarray  # bool [B]
+    energy_pj: np.ndarray  # float64 [B]
+    cycles: np.ndarray  # int64 [B]
+
+    @property
+    def edp(self) -> np.ndarray:
+        """Energy-delay product, pJ * cycles, float64 [B]."""
+        return np.where(self.valid, self.energy_pj * self.cycles, np.inf)
+
+    @property
+    def delay(self) -> np.ndarray:
+        """Cycles as float64 [B], inf where invalid."""
+        return np.where(self.valid, self.cycles, np.inf)
+
+    def metric(self, name: str) -> np.ndarray:
+        """ "energy" (pJ), "edp" (pJ * cycles) or "delay" (cycles), float64 [B]."""
+        return {"energy": self.energy_pj, "edp": self.edp, "delay": self.delay}[name]
+
+
+class Batch(NamedTuple):
+    """Some mappings with all that is known of them. `rows` are their positions in the caller's order."""
+
+    rows: np.ndarray
+    analysis: nest.Analysis
+    validity: price.Validity
+    priced: price.Priced
+    keep: np.ndarray
+
+
+def evaluate(
+    arch: Arch, layer: Layer, bits: BitWidths, mappings: Sequence[Record] | Mappings, *, chunk: int = 2048
+) -> Cost:
+    """Cost of each of `mappings` (records, or arrays from `encode`) for `layer` at bit-widths `bits`.
+
+    Exact: integers equal the reference's, energies agree to the last bit. Any mapping of the accelerator's levels is
+    accepted, also outside its constraints. Raises `InputError` for mappings that do not fit the layer and for widths
+    that do not fit a word.
+    """
+    arrays = mappings if isinstance(mappings, Mappings) else encode(arch, [layer] * len(mappings), mappings)
+    size = len(arrays)
+    cost = Cost(np.zeros(size, bool), np.full(size, np.inf), np.zeros(size, np.int64))
+    layers, widths = [layer] * size, [bits] * size
+    for batch in evaluate_batches(arch, layers, widths, arrays, chunk=chunk):
+        valid = batch.validity.valid
+        cost.valid[batch.rows] = valid
+        cost.energy_pj[batch.rows] = np.where(valid, batch.priced.energy_pj, np.inf)
+        cost.cycles[batch.rows] = np.where(valid, batch.priced.cycles, 0)
+    return cost
+
+
+def evaluate_batches(
+    arch: Arch, layers: Sequence[Layer], bits: Sequence[BitWidths], mappings: Mappings, *, chunk: int = 2048
+) -> Iterator[Batch]:
+    """Evaluate mapping i for layers[i] at widths bits[i], in batches; batches may come out of order."""
+    packings = {pair: packing_table(arch, pair) for pair in set(bits)}
+    problems = {layer: _checked_problem(layer) for layer in set(layers)}
+    for layer, width in set(zip(layers, bits, strict=True)):
+        arch.check_widths(width, layer)
+    elements = max(x * y for x, y in arch.fanout)
+    chunk = max(16, min(chunk, 2**20 // elements**2))
+    fanout = np.array(arch.fanout, np.int64)
+    for start in range(0, len(mappings), chunk):
+        rows = np.arange(start, min(start + chunk, len(mappings)))
+        problem = nest.Problem(*(np.stack(part) for part in zip(*(problems[layers[r]] for r in rows), strict=True)))
+        some = mappings.take(rows)
+        packing = np.stack([packings[bits[r]] for r in rows])
+        analysis = _on_device(_analyse, problem, some, fanout, elements, chunk)
+        validity = price.check(arch, analysis, some.keep, packing)
+        forwards = np.asarray(analysis.forwardable) & validity.valid
+        for choice in (~forwards, forwards):
+            if not choice.any():
+                continue
+            part = nest.Analysis(*(x[choice] for x in analysis))
+            if choice is forwards:
+                forwarding = _on_device(
+                    _forward, nest.Problem(*(x[choice] for x in problem)), some.take(choice), fanout, elements, 64
+                )
+                signatures, links = price.forwarded_signatures(part, forwarding), forwarding.links
+            else:
+                signatures, links = price.plain_signatures(part), np.zeros_like(part.delta)
+            keep = some.keep[choice]
+            with np.errstate(all="ignore"):  # rows that do not fit are computed too, and their numbers ignored
+                priced = price.price(arch, part, signatures, links, keep, packing[choice])
+            yield Batch(rows[choice], part, price.Validity(*(x[choice] for x in validity)), priced, keep)
+
+
+def _checked_problem(layer: Layer) -> nest.Problem:
+    """The layer's traced numbers, if its counts stay exact."""
+    largest = layer.macs * layer.Wstride * layer.Hstride * layer.Wdilation * layer.Hdilation
+    if largest >= LARGEST_COUNT:
+        raise InputError(
+            f"layer {layer.name!r}: its counts may exceed 2^53, beyond which they would not be exact; use smaller bounds"
+        )
+    return nest.problem(layer)
+
+
+def _on_device(function, problem: nest.Problem, mappings: Mappings, fanout: np.ndarray, elements: int, chunk: int):
+    """Run a compiled analysis in pieces of `chunk` mappings, the last one padded, so that it compiles once."""
+    size, pieces = len(mappings), []
+    for start in range(0, size, chunk):
+        rows = np.minimum(np.arange(start, start + chunk), size - 1)
+        with jax.enable_x64(True):
+            result = function(nest.Problem(*(x[rows] for x in problem)), mappings.take(rows), fanout, elements)
+        pieces.append([np.asarray(x)[: size - start] for x in result])
+    return type(result)(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))

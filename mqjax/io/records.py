@@ -1,0 +1,282 @@
+"""Records of evaluated mappings: JSON lines in the schema of the reference data.
+
+Read are `arch`, `dims`, `shape`, `bitwidths` and `mapping`; written are the input's tags plus `valid` and either `fail` or `stats`.
+Word counts are packed; energies are in pJ, areas in um^2.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mqjax.arch import Arch
+from mqjax.errors import InputError
+from mqjax.evaluate import Batch, evaluate_batches
+from mqjax.mapping import encode
+from mqjax.packing import words
+from mqjax.price import OUTPUTS
+from mqjax.types import TENSORS, BitWidths, Layer
+
+
+def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, record) of each line of a .jsonl or .jsonl.gz file (several gzip members are read through)."""
+    path = Path(path)
+    number = 0
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise InputError(f"{path}, line {number}: not valid JSON: {error.msg}") from None
+                if not isinstance(record, dict):
+                    raise InputError(f"{path}, line {number}: a record must be a JSON object")
+                yield number, record
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read records file {path} after line {number}: {error}") from None
+
+
+def parse(record: dict[str, Any]) -> tuple[Layer, BitWidths]:
+    """Layer and bit-widths of a record."""
+    for key in ("dims", "mapping"):
+        if key not in record:
+            raise InputError(f"the record has no key {key!r}")
+    name = str(record.get("layer", "layer"))
+    if not isinstance(record["dims"], dict):
+        raise InputError("dims must be an object with the keys C M R S N P Q and strides and dilations")
+    layer = Layer.from_dims(record["dims"], shape=record.get("shape", "cnn"), name=name)
+    given = record.get("bitwidths") or {}
+    unknown = [tensor for tensor in given if tensor not in TENSORS]
+    if unknown:
+        raise InputError(f"bitwidths has the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}")
+    return layer, BitWidths(given.get("Inputs"), given.get("Weights"), given.get("Outputs"))
+
+
+def evaluate_records(arch: Arch, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluate records on `arch`, in order. Each result has the record's tags, `valid`, and `fail` or `stats`.
+
+    Raises `InputError` naming the first record (counted from 1) that cannot be evaluated.
+    """
+    layers, bits, mappings = [], [], []
+    for number, record in enumerate(records, start=1):
+        try:
+            layer, widths = parse(record)
+            arch.check_widths(widths, layer)
+            encode(arch, [layer], [record["mapping"]])
+        except InputError as error:
+            raise InputError(f"record {number}: {error}") from None
+        layers.append(layer)
+        bits.append(widths)
+        mappings.append(record["mapping"])
+    results: list[dict[str, Any]] = [{} for _ in records]
+    if not records:
+        return results
+    for batch in evaluate_batches(arch, layers, bits, encode(arch, layers, mappings)):
+        writer = _Writer(arch, batch)
+        for i, row in enumerate(batch.rows):
+            tags = {key: value for key, value in records[row].items() if key not in ("valid", "fail", "stats")}
+            results[row] = {**tags, **writer.outcome(i, layers[row], bits[row])}
+    return results
+
+
+class _Writer:
+    """Turns the arrays of a batch into nested records."""
+
+    def __init__(self, arch: Arch, batch: Batch) -> None:
+        self.arch = arch
+        self.rows, self.analysis, self.validity, self.priced, self.keep = batch
+        self.valid = batch.validity.valid
+        self.instances = np.prod(batch.analysis.instances_xy, axis=-1)
+        areas = [float(np.float32(part.area_um2)) for part in (arch.mac, *arch.levels)]
+        self.tile_area = areas[:1]
+        for area, (x, y) in zip(areas[1:], arch.fanout, strict=True):
+            self.tile_area.append(self.tile_area[-1] * x * y + area)
+
+    def outcome(self, i: int, layer: Layer, bits: BitWidths) -> dict[str, Any]:
+        if not self.valid[i]:
+            return {"valid": False, "fail": self._fail(i)}
+        names = self.arch.level_names
+        inner = [self.arch.mac.name, *names]
+        return {
+            "valid": True,
+            "stats": {
+                "levels": {name: self._level(i, s, bits) for s, name in enumerate(names)},
+                "networks": {f"{name} <==> {inner[s]}": self._network(i, s, bits) for s, name in enumerate(names)},
+                "mac": self._mac(i),
+                "totals": self._totals(i),
+            },
+        }
+
+    def _fail(self, i: int) -> dict[str, Any]:
+        over = self.validity.over_fanout[i]
+        if over.any():
+            levels = [
+                {
+                    "level": name,
+                    "reason": "".join(
+                        f"mapped fanout{axis} {self.analysis.fan_xy[i, s, a]} exceeds hardware fanout{axis} "
+                        f"{self.arch.fanout[s][a]}"
+                        for a, axis in enumerate("XY")
+                        if over[s, a]
+                    ),
+                }
+                for s, name in enumerate(self.arch.level_names)
+                if over[s].any()
+            ]
+            return {"stage": "construct", "levels": levels}
+        levels = [
+            {
+                "level": level.name,
+                "reason": f"mapped tile size {self.validity.needed_words[i, s]} exceeds buffer capacity {level.capacity_words}",
+            }
+            for s, level in enumerate(self.arch.levels)
+            if self.validity.over_capacity[i, s]
+        ]
+        return {"stage": "pre_evaluation", "levels": levels}
+
+    def _level(self, i: int, s: int, bits: BitWidths) -> dict[str, Any]:
+        p = self.priced
+        accesses = (p.reads + p.fills + p.updates)[i, s].sum()
+        return {
+            "cycles": int(p.level_cycles[i, s]),
+            "slowdown": float(p.slowdown[i, s]),
+            "leakage_energy_pJ": 0,
+            "energy_total_pJ": float(p.level_pj[i, s]),
+            "accesses_total": int(accesses * self.instances[i, s + 1]),
+            "tensors": {tensor: self._tensor(i, s, t, bits) for t, tensor in enumerate(TENSORS)},
+        }
+
+    def _tensor(self, i: int, s: int, t: int, bits: BitWidths) -> dict[str, Any]:
+        p, at = self.priced, (i, s, t)
+        reads, fills, updates = int(p.reads[at]), int(p.fills[at]), int(p.updates[at])
+        accesses = reads + fills + updates
+        operands, wasted = _packing(self.arch.levels[s].word_bits, bits.by_tensor()[t])
+        steps, slowdown = float(self.analysis.steps[i]), float(p.slowdown[i, s])
+        x, y = self.analysis.instances_xy[i, s + 1]
+        return {
+            "keep": bool(self.keep[at]),
+            "tile_size": int(p.tile[at]),
+            "partition_size": int(p.part[at]),
+            "utilized_capacity": int(p.tile_words[at]),
+            "operands_per_word": operands,
+            "wasted_bits": wasted,
+            "utilized_instances": int(x * y),
+            "utilized_x": int(x),
+            "utilized_y": int(y),
+            "utilized_clusters": int(p.clusters[i, s]),
+            "reads": reads,
+            "fills": fills,
+            "updates": updates,
+            "temporal_reductions": int(p.temporal_reductions[at]),
+            "address_generations": (updates if t == OUTPUTS else reads) + fills,
+            "scalar_read": reads,
+            "scalar_fill": fills,
+            "scalar_update": updates,
+            "vector_read": int(p.vectors[at][0]),
+            "vector_fill": int(p.vectors[at][1]),
+            "vector_update": int(p.vectors[at][2]),
+            "energy_per_access_pJ": float(p.instance_pj[at]) / accesses if accesses else None,
+            "cluster_access_energy_pJ": float(p.cluster_pj[at]),
+            "energy_per_instance_pJ": float(p.instance_pj[at]),
+            "energy_pJ": float(p.tensor_pj[at]),
+            "temporal_reduction_energy_pJ": 0,
+            "addr_gen_energy_pJ": 0,
+            "read_bandwidth": reads / steps * slowdown,
+            "write_bandwidth": (fills + updates) / steps * slowdown,
+        }
+
+    def _network(self, i: int, s: int, bits: BitWidths) -> dict[str, Any]:
+        return {
+            "tile_width_um": math.sqrt(self.tile_area[s]),
+            "energy_total_pJ": 0,
+            "tensors": {tensor: self._transfers(i, s, t, bits) for t, tensor in enumerate(TENSORS)},
+        }
+
+    def _transfers(self, i: int, s: int, t: int, bits: BitWidths) -> dict[str, Any]:
+        """Statistics of one tensor on the network inside level s (MODEL.md section 9)."""
+        network = self.priced.network
+        # Only the DRAM has no reduction unit: partial sums are read there before they are added to.
+        outermost = s == len(self.arch.levels) - 1
+        reread = float(self.priced.part[i, s, t]) if outermost and t == OUTPUTS else None
+        word_bits, width = self.arch.levels[s].word_bits, bits.by_tensor()[t]
+        operands, _ = _packing(word_bits, width)
+        packed = width is not None and width != word_bits
+        signatures, reductions, hops = [], 0, 0.0
+        for k in np.flatnonzero(network.scatter[i, s, t] * (network.accesses[i, s, t] > 0)):
+            accesses = float(network.accesses[i, s, t, k])
+            if reread is not None:
+                accesses = 2 * accesses - reread
+            if packed:
+                accesses = math.ceil(accesses) / operands
+            multicast = int(network.multicast[k])
+            weighted = float(network.hops[i, s, t, k])
+            signatures.append(
+                {
+                    "multicast": multicast,
+                    "scatter": int(network.scatter[i, s, t, k]),
+                    "accesses": accesses,
+                    "hops_weighted": weighted,
+                }
+            )
+            if accesses > 0:
+                hops += weighted
+            if t == OUTPUTS:
+                reductions = int(reductions + (multicast - 1) * accesses)
+        ingresses = sum(signature["accesses"] for signature in signatures)
+        return {
+            "fanout": int(self.analysis.fan[i, s]),
+            "multicast_factor": max((signature["multicast"] for signature in signatures), default=0),
+            "ingresses": ingresses,
+            "ingress_by_multicast": signatures,
+            "link_transfers": int(words(int(self.priced.links[i, s, t]), operands)),
+            "spatial_reductions": reductions,
+            "num_hops": hops / ingresses if ingresses else 0,
+            "energy_per_hop_pJ": 0,
+            "energy_pJ": 0,
+            "link_transfer_energy_pJ": 0,
+            "spatial_reduction_energy_pJ": 0,
+            "utilized_instances": int(self.instances[i, s + 1]),
+        }
+
+    def _mac(self, i: int) -> dict[str, Any]:
+        x, y = (int(n) for n in self.analysis.instances_xy[i, 0])
+        steps = int(self.analysis.steps[i])
+        return {
+            "name": self.arch.mac.name,
+            "utilized_instances": x * y,
+            "utilized_x": x,
+            "utilized_y": y,
+            "computes": steps * x * y,
+            "algorithmic_computes": steps * x * y,
+            "cycles": steps,
+            "ideal_cycles": steps * x * y / self.arch.mac.instances,
+            "energy_pJ": float(self.priced.mac_pj[i]),
+        }
+
+    def _totals(self, i: int) -> dict[str, Any]:
+        p, cycles = self.priced, int(self.priced.cycles[i])
+        computes = int(self.analysis.steps[i]) * int(self.instances[i, 0])
+        outermost = (p.reads + p.fills + p.updates)[i, -1].sum()
+        return {
+            "cycles": cycles,
+            "utilization": computes / self.arch.mac.instances / cycles,
+            "energy_pJ": float(p.energy_pj[i]),
+            "edp_pJ_cycles": float(p.energy_pj[i]) * cycles,
+            "area_um2": self.arch.area_um2,
+            "last_level_accesses": int(outermost * self.instances[i, -1]),
+        }
+
+
+def _packing(word_bits: int, width: int | None) -> tuple[int, int]:
+    """Operands per word and the bits of a word that stay unused."""
+    if width is None or width >= word_bits:
+        return 1, 0
+    return word_bits // width, word_bits % width

@@ -1,0 +1,144 @@
+"""Mappings as records (Timeloop's nested loops, what users read and write) and as arrays (what is evaluated).
+
+A record is a list with one entry per storage level: `{"level": name, "temporal": [[dim, bound], ...],
+"spatial": [[dim, bound, "X" | "Y"], ...], "keep": [tensor, ...]}`, loops listed outer to inner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mqjax.arch import Arch
+from mqjax.errors import InputError
+from mqjax.types import DIMS, TENSORS, Layer
+
+Record = Sequence[Mapping[str, Any]]
+
+_AXES = ("X", "Y")
+
+
+class Mappings(NamedTuple):
+    """A batch of mappings. Axes: B mappings, L levels (inner to outer), K loop slots (inner to outer, padded with
+    loops of bound 1), T = 3 tensors in the order of `TENSORS`."""
+
+    temporal_dim: np.ndarray  # int32 [B, L, K], index into DIMS
+    temporal_bound: np.ndarray  # int64 [B, L, K]
+    spatial_dim: np.ndarray  # int32 [B, L, K]
+    spatial_bound: np.ndarray  # int64 [B, L, K]
+    spatial_axis: np.ndarray  # int32 [B, L, K], 0 = X, 1 = Y
+    keep: np.ndarray  # bool [B, L, T]
+
+    def __len__(self) -> int:
+        return self.keep.shape[0]
+
+    def take(self, rows: Any) -> Mappings:
+        """The mappings at `rows` (anything that indexes axis B and keeps it)."""
+        return Mappings(*(array[rows] for array in self))
+
+
+def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Mappings:
+    """Arrays of `records`, one per layer of `layers`. Raises `InputError` where a mapping does not fit its layer."""
+    batch, depth = len(records), len(arch.levels)
+    slots = max([len(DIMS), *(len(entry.get(k, ())) for r in records for entry in r for k in ("temporal", "spatial"))])
+    arrays = Mappings(
+        temporal_dim=np.zeros((batch, depth, slots), np.int32),
+        temporal_bound=np.ones((batch, depth, slots), np.int64),
+        spatial_dim=np.zeros((batch, depth, slots), np.int32),
+        spatial_bound=np.ones((batch, depth, slots), np.int64),
+        spatial_axis=np.zeros((batch, depth, slots), np.int32),
+        keep=np.zeros((batch, depth, len(TENSORS)), bool),
+    )
+    for row, (layer, record) in enumerate(zip(layers, records, strict=True)):
+        _encode_one(arch, layer, record, arrays, row)
+    return arrays
+
+
+def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row: int) -> None:
+    products = dict.fromkeys(DIMS, 1)
+    seen: set[str] = set()
+    for entry in record:
+        name = entry.get("level")
+        if name not in arch.level_names:
+            raise InputError(
+                f"layer {layer.name!r}: the mapping names the unknown level {name!r}; "
+                f"levels of {arch.name!r} are {', '.join(arch.level_names)}"
+            )
+        if name in seen:
+            raise InputError(f"layer {layer.name!r}: the mapping has the level {name!r} twice")
+        seen.add(name)
+        level = arch.level_names.index(name)
+        for slot, loop in enumerate(reversed(entry.get("temporal", ()))):
+            dim, bound = _check_loop(layer, name, loop, 2)
+            arrays.temporal_dim[row, level, slot] = DIMS.index(dim)
+            arrays.temporal_bound[row, level, slot] = bound
+            products[dim] *= bound
+        for slot, loop in enumerate(reversed(entry.get("spatial", ()))):
+            dim, bound = _check_loop(layer, name, loop, 3)
+            if loop[2] not in _AXES:
+                raise InputError(f"layer {layer.name!r}: a spatial loop of {name} lies on X or Y, not on {loop[2]!r}")
+            arrays.spatial_dim[row, level, slot] = DIMS.index(dim)
+            arrays.spatial_bound[row, level, slot] = bound
+            arrays.spatial_axis[row, level, slot] = _AXES.index(loop[2])
+            products[dim] *= bound
+        arrays.keep[row, level] = _keep_flags(layer, name, entry.get("keep"), arch.levels[level].keep)
+    _check_whole(arch, layer, products, seen, arrays.keep[row, -1])
+
+
+def _check_loop(layer: Layer, level: str, loop: Any, length: int) -> tuple[str, int]:
+    form = "[dimension, bound]" if length == 2 else '[dimension, bound, "X" or "Y"]'
+    if not isinstance(loop, (list, tuple)) or len(loop) != length:
+        raise InputError(f"layer {layer.name!r}: a loop of {level} must have the form {form}, not {loop!r}")
+    dim, bound = loop[:2]
+    if dim not in DIMS:
+        raise InputError(f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r}; use {' '.join(DIMS)}")
+    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+        raise InputError(f"layer {layer.name!r}: the {dim} loop of {level} needs a positive integer bound, not {bound!r}")
+    return dim, bound
+
+
+def _keep_flags(layer: Layer, level: str, keep: Any, default: tuple[bool, ...]) -> list[bool]:
+    if keep is None:
+        return list(default)
+    unknown = [tensor for tensor in keep if tensor not in TENSORS]
+    if unknown:
+        raise InputError(f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}")
+    return [tensor in keep for tensor in TENSORS]
+
+
+def _check_whole(arch: Arch, layer: Layer, products: dict[str, int], seen: set[str], outer_keep: np.ndarray) -> None:
+    missing = [name for name in arch.level_names if name not in seen]
+    if missing:
+        raise InputError(f"layer {layer.name!r}: the mapping lacks the level {missing[0]!r}")
+    for dim, bound in zip(DIMS, layer.bounds, strict=True):
+        if products[dim] != bound:
+            raise InputError(
+                f"layer {layer.name!r}: the factors of {dim} in the mapping multiply to {products[dim]}, not to the bound {bound}"
+            )
+    if not outer_keep.all():
+        raise InputError(f"layer {layer.name!r}: the outermost level {arch.level_names[-1]} must keep all tensors")
+
+
+def decode(arch: Arch, mappings: Mappings, row: int) -> list[dict[str, Any]]:
+    """Mapping `row` of a batch as a record."""
+    record = []
+    for level, name in enumerate(arch.level_names):
+        temporal = zip(mappings.temporal_dim[row, level], mappings.temporal_bound[row, level], strict=True)
+        spatial = zip(
+            mappings.spatial_dim[row, level],
+            mappings.spatial_bound[row, level],
+            mappings.spatial_axis[row, level],
+            strict=True,
+        )
+        has_fanout = arch.fanout[level] != (1, 1)
+        record.append(
+            {
+                "level": name,
+                "temporal": [[DIMS[d], int(n)] for d, n in temporal][::-1],
+                "spatial": [[DIMS[d], int(n), _AXES[a]] for d, n, a in spatial][::-1] if has_fanout else [],
+                "keep": [t for t, kept in zip(TENSORS, mappings.keep[row, level], strict=True) if kept],
+            }
+        )
+    return record
