@@ -213,6 +213,7 @@ def _group(grid: _Grid, wanted: Array) -> tuple[Array, Array]:
     reach = jnp.max(jnp.where(same, column[:, None, :, None], 0), axis=2)
     hops = jnp.where(wanted, run, 0.0) + jnp.where(leads, reach, 0)
 
+    hops = jnp.where(grid.fan[:, None, None] > 1, hops, 0.0)  # a level without spatial loops has no network to cross
     of_size = size[..., None] == element + 1  # [L, E, T, E]
     count = jnp.sum(of_size & leads[..., None], axis=1)
     return count, jnp.sum(jnp.where(of_size, hops[..., None], 0.0), axis=1)
