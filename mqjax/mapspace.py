@@ -1,0 +1,354 @@
+"""Mapspaces: all mappings of a layer that a constraint set allows, as arrays (MODEL.md section 11).
+
+A mapping is an index factorisation (for each dimension an ordered product over the tiling levels), a loop permutation
+and a split of the spatial loops between X and Y. The *nominal* space is the product of these; the *pruned* space drops
+permutations of loops of bound 1; the *distinct* space also drops those that provably cost the same.
+
+Axes: D = 7 dimensions, T tiling levels (inner to outer), F factorisations of one dimension.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mqjax.arch import Arch, TilingLevel
+from mqjax.errors import InputError
+from mqjax.factors import splits
+from mqjax.mapping import Mappings, decode
+from mqjax.types import DIMS, RELEVANT, TENSORS, Layer
+
+
+class Group(NamedTuple):
+    """Dimensions that share a fan-out or a free loop order, with the joint factorisations that fit the fan-outs.
+
+    bounds: int32 [rows, len(dims), T]. weight: float64 [rows], how many pruned choices of permutations and splits of
+    the group's levels fit. orders: for each free loop order of the group, (order per level, rows that need it):
+    rows where it is not equivalent to an earlier order.
+    """
+
+    dims: tuple[int, ...]
+    bounds: np.ndarray
+    weight: np.ndarray
+    orders: tuple[tuple[dict[int, tuple[int, ...]], np.ndarray], ...]
+
+
+class Mapspace:
+    """The mapspace of `layer` on `arch` under the constraint set "paper", "arch" or "none".
+
+    Raises `InputError` where the constraints cannot be met, naming the dimension.
+    """
+
+    def __init__(self, arch: Arch, layer: Layer, *, constraints: str = "paper") -> None:
+        self.arch, self.layer, self.constraints = arch, layer, constraints
+        self.tiling: list[TilingLevel] = arch.tiling_levels(constraints)
+
+    def __repr__(self) -> str:
+        return f"Mapspace({self.arch.name}, {self.layer.name}, constraints={self.constraints!r}, size={self.size})"
+
+    # --- The nominal space -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """Per dimension the factorisations int64 [F, T], in the reference's order."""
+        return tuple(self._table(d) for d in range(len(DIMS)))
+
+    def _table(self, d: int) -> np.ndarray:
+        name, bound = DIMS[d], self.layer.bounds[d]
+        fixed: dict[int, int] = {}
+        for t, level in enumerate(self.tiling):
+            factor = level.factors.get(name)
+            # A fixed factor above the bound is ignored, as in Timeloop: the dimension is free there.
+            if factor is not None and factor <= bound:
+                fixed[t] = factor or bound
+        product = math.prod(fixed.values())
+        free = [t for t in range(len(self.tiling)) if t not in fixed]
+        if bound % product or (not free and product != bound):
+            raise InputError(
+                f"layer {self.layer.name!r} on {self.arch.name!r}: the fixed factors of {name} multiply to {product}, "
+                f"which does not divide its bound {bound}"
+            )
+        rows = splits(bound // product, len(free), bound) if free else np.ones((1, 0), np.int64)
+        table = np.empty((len(rows), len(self.tiling)), np.int64)
+        table[:, free] = rows
+        for t, factor in fixed.items():
+            table[:, t] = factor
+        return table
+
+    def prefix(self, t: int) -> tuple[int, ...]:
+        """Dimensions whose order tiling level t fixes, innermost first; the others follow in any order."""
+        level = self.tiling[t]
+        one_dimensional = level.spatial and 1 in self.arch.fanout[level.level]
+        # Timeloop ignores the permutation given for the innermost level (MODEL.md section 13, quirk 10).
+        if t == 0 or (one_dimensional and not level.permutation):
+            return tuple(range(len(DIMS)))
+        return tuple(DIMS.index(dim) for dim in level.permutation)
+
+    def free_dims(self, t: int) -> tuple[int, ...]:
+        """Dimensions whose order at tiling level t is free, in canonical order."""
+        return tuple(d for d in range(len(DIMS)) if d not in self.prefix(t))
+
+    @cached_property
+    def free_splits(self) -> tuple[int, ...]:
+        """Tiling levels with a free split between X and Y."""
+        return tuple(t for t, level in enumerate(self.tiling) if level.spatial and level.split is None)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the nominal subspaces, and their product as "total"."""
+        sizes = {
+            "index_factorization": math.prod(len(table) for table in self.tables),
+            "loop_permutation": math.prod(math.factorial(len(self.free_dims(t))) for t in range(len(self.tiling))),
+            "spatial": (len(DIMS) + 1) ** len(self.free_splits),
+            "datatype_bypass": 1,
+        }
+        return {**sizes, "total": math.prod(sizes.values())}
+
+    @property
+    def size(self) -> int:
+        """Number of nominal mappings, as Timeloop counts."""
+        return self.sizes["total"]
+
+    def arrays(self, indices: list[int]) -> Mappings:
+        """The nominal mappings with the given indices in 0..size-1, ready for `evaluate`.
+
+        The index is a mixed-radix number: factorisation (C least significant), then permutation, then split.
+        """
+        depth, slots = len(self.arch.levels), len(DIMS)
+        batch = len(indices)
+        canonical = np.broadcast_to(np.arange(slots, dtype=np.int32), (batch, depth, slots))
+        arrays = Mappings(
+            temporal_dim=canonical.copy(),
+            temporal_bound=np.ones((batch, depth, slots), np.int64),
+            spatial_dim=canonical.copy(),
+            spatial_bound=np.ones((batch, depth, slots), np.int64),
+            spatial_axis=np.zeros((batch, depth, slots), np.int32),
+            keep=np.broadcast_to(np.array([level.keep for level in self.arch.levels]), (batch, depth, 3)).copy(),
+        )
+        for row, index in enumerate(indices):
+            self._fill(arrays, row, index)
+        return arrays
+
+    def _fill(self, arrays: Mappings, row: int, index: int) -> None:
+        if not 0 <= index < self.size:
+            raise InputError(f"mapping index {index} is outside 0..{self.size - 1}")
+        factors = np.empty((len(DIMS), len(self.tiling)), np.int64)
+        for d, table in enumerate(self.tables):
+            index, digit = divmod(index, len(table))
+            factors[d] = table[digit]
+        orders = []
+        for t in range(len(self.tiling)):
+            free = self.free_dims(t)
+            index, digit = divmod(index, math.factorial(len(free)))
+            orders.append([*self.prefix(t), *_permutation(free, digit)])
+        for t, level in enumerate(self.tiling):
+            split = level.split
+            if t in self.free_splits:
+                index, split = divmod(index, len(DIMS) + 1)
+            self._write_level(arrays, row, level, orders[t], factors[orders[t], t], split)
+
+    @staticmethod
+    def _write_level(arrays: Mappings, row: int, level: TilingLevel, order, bounds, split: int | None) -> None:
+        s = level.level
+        if level.spatial:
+            arrays.spatial_dim[row, s], arrays.spatial_bound[row, s] = order, bounds
+            arrays.spatial_axis[row, s] = np.arange(len(DIMS)) >= (split or 0)
+        else:
+            arrays.temporal_dim[row, s], arrays.temporal_bound[row, s] = order, bounds
+
+    def mapping(self, index: int) -> list[dict[str, Any]]:
+        """The nominal mapping `index` (see `arrays`) as a record."""
+        return decode(self.arch, self.arrays([index]), 0)
+
+    def sample(self, key: Any, n: int) -> Mappings:
+        """n nominal mappings drawn uniformly with the JAX random key `key`; most will not fit the array."""
+        import jax
+
+        seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        generator = np.random.default_rng(seed)
+        radices = [len(table) for table in self.tables]
+        radices += [math.factorial(len(self.free_dims(t))) for t in range(len(self.tiling))]
+        radices += [len(DIMS) + 1] * len(self.free_splits)
+        digits = [generator.integers(0, radix, n) for radix in radices]
+        indices = []
+        for row in range(n):
+            index = 0
+            for radix, digit in zip(reversed(radices), reversed(digits), strict=True):
+                index = index * radix + int(digit[row])
+            indices.append(index)
+        return self.arrays(indices)
+
+    # --- The pruned space ------------------------------------------------------------------------------------------
+
+    def _level_choices(self, t: int, bounds: dict[int, int]) -> tuple[int, int]:
+        """(choices of order and split of tiling level t in the pruned space, those that fit the fan-out), given the
+        bounds of its loops. Temporal loops always fit."""
+        level = self.tiling[t]
+        pruned = level.split is None
+        prefix = [d for d in self.prefix(t) if not pruned or bounds.get(d, 1) > 1]
+        free = [d for d in self.free_dims(t) if not pruned or bounds.get(d, 1) > 1]
+        if not level.spatial:
+            return math.factorial(len(free)), math.factorial(len(free))
+        width, height = self.arch.fanout[level.level]
+        fits = total = 0
+        for order in itertools.permutations(free):
+            loops = [bounds.get(d, 1) for d in (*prefix, *order)]
+            for split in range(len(loops) + 1) if pruned else (level.split,):
+                total += 1
+                fits += math.prod(loops[:split]) <= width and math.prod(loops[split:]) <= height
+        return total, fits
+
+    @cached_property
+    def pruned_size(self) -> int:
+        """Number of mappings when loops of bound 1 are not permuted (MODEL.md section 11.3)."""
+        # The number of choices depends on which loops have bound 1 only, so count such patterns, not factorisations.
+        patterns: dict[tuple[int, ...], int] = {(0,) * len(self.tiling): 1}
+        for d, table in enumerate(self.tables):
+            unique, counts = np.unique(table > 1, axis=0, return_counts=True)
+            merged: dict[tuple[int, ...], int] = {}
+            for seen, ways in patterns.items():
+                for flags, count in zip(unique, counts, strict=True):
+                    key = tuple(s | int(f) << d for s, f in zip(seen, flags, strict=True))
+                    merged[key] = merged.get(key, 0) + ways * int(count)
+            patterns = merged
+        choices: dict[tuple[int, int], int] = {}
+        total = 0
+        for pattern, ways in patterns.items():
+            for t, flags in enumerate(pattern):
+                if (t, flags) not in choices:
+                    bounds = {d: 2 for d in range(len(DIMS)) if flags >> d & 1}
+                    choices[t, flags] = self._level_choices(t, bounds)[0]
+                ways *= choices[t, flags]
+            total += ways
+        return total
+
+    # --- The distinct space, as joint tables -----------------------------------------------------------------------
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Independent groups of dimensions; the distinct space is the union over loop orders of their products."""
+        return tuple(self._group(dims) for dims in self._coupled())
+
+    @property
+    def distinct(self) -> int:
+        """Number of mappings that fit the fan-outs and may differ in cost: what is evaluated to cover the space."""
+        return math.prod(sum(len(rows) for _, rows in group.orders) for group in self.groups)
+
+    @property
+    def fanout_valid(self) -> int:
+        """Number of mappings of the pruned space that fit the fan-outs."""
+        return math.prod(round(float(group.weight.sum())) for group in self.groups)
+
+    def _movable(self, t: int) -> list[int]:
+        """Dimensions that may have a bound above 1 at tiling level t."""
+        return [d for d in range(len(DIMS)) if self.tables[d][:, t].max() > 1]
+
+    def _coupled(self) -> list[tuple[int, ...]]:
+        """Dimensions grouped so that every fan-out and every free loop order concerns one group only."""
+        group = list(range(len(DIMS)))
+        for t, level in enumerate(self.tiling):
+            movable = self._movable(t)
+            tied = movable if level.spatial else [d for d in movable if d in self.free_dims(t)]
+            for d in tied[1:]:
+                old, new = group[d], group[tied[0]]
+                group = [new if g == old else g for g in group]
+        return [tuple(d for d in range(len(DIMS)) if group[d] == g) for g in sorted(set(group))]
+
+    def _group(self, dims: tuple[int, ...]) -> Group:
+        spatial = [t for t, level in enumerate(self.tiling) if level.spatial]
+        bounds = np.ones((1, 0, len(self.tiling)), np.int32)
+        for d in dims:
+            table = self.tables[d].astype(np.int32)
+            left = np.repeat(np.arange(len(bounds)), len(table))
+            right = np.tile(np.arange(len(table)), len(bounds))
+            used = np.prod(bounds[:, :, spatial], axis=1)[left] * table[right][:, spatial]
+            most = [math.prod(self.arch.fanout[self.tiling[t].level]) for t in spatial]
+            fits = (used <= most).all(axis=1)
+            bounds = np.concatenate([bounds[left[fits]], table[right[fits], None]], axis=1)
+        weight = np.ones(len(bounds))
+        for t in range(len(self.tiling)):
+            if any(d in dims for d in self._movable(t)):
+                weight *= self._weights(t, dims, bounds[:, :, t])
+        fits = weight > 0
+        bounds, weight = bounds[fits], weight[fits]
+        return Group(dims, bounds, weight, self._orders(dims, bounds))
+
+    def _weights(self, t: int, dims: tuple[int, ...], bounds: np.ndarray) -> np.ndarray:
+        """Fitting choices of tiling level t for each row of its bounds [rows, len(dims)]."""
+        free = set(self.free_dims(t))
+        if not self.tiling[t].spatial and len(free & set(dims)) < 2:
+            return np.ones(len(bounds))
+        unique, inverse = np.unique(bounds, axis=0, return_inverse=True)
+        fitting = [self._level_choices(t, dict(zip(dims, map(int, row), strict=True)))[1] for row in unique]
+        return np.array(fitting, np.float64)[inverse.reshape(-1)]
+
+    def _orders(self, dims: tuple[int, ...], bounds: np.ndarray):
+        """Loop orders of the group's free temporal levels, each with the rows that need it."""
+        levels = []
+        for t, level in enumerate(self.tiling):
+            free = [d for d in self._movable(t) if d in self.free_dims(t) and d in dims]
+            if not level.spatial and len(free) > 1:
+                levels.append((t, list(itertools.permutations(free))))
+        needs = [self._needed(t, orders, dims, bounds[:, :, t]) for t, orders in levels]
+        result = []
+        for choice in itertools.product(*(range(len(orders)) for _, orders in levels)):
+            needed = np.ones(len(bounds), bool)
+            for need, pick in zip(needs, choice, strict=True):
+                needed &= need[:, pick]
+            if needed.any():
+                order = {t: orders[pick] for (t, orders), pick in zip(levels, choice, strict=True)}
+                result.append((order, np.flatnonzero(needed)))
+        return tuple(result)
+
+    def _needed(self, t: int, orders: list[tuple[int, ...]], dims: tuple[int, ...], bounds: np.ndarray) -> np.ndarray:
+        """bool [rows, orders]: the order may cost differently from every earlier one, given which bounds exceed 1."""
+        free = set(orders[0])
+        moving = np.array([[d in free for d in dims]]) & (bounds > 1)
+        unique, inverse = np.unique(moving, axis=0, return_inverse=True)
+        needed = np.zeros((len(unique), len(orders)), bool)
+        for i, flags in enumerate(unique):
+            active = {d for d, flag in zip(dims, flags, strict=True) if flag}
+            seen = set()
+            for j, order in enumerate(orders):
+                signature = self._order_signature(t, [d for d in order if d in active])
+                needed[i, j] = signature not in seen
+                seen.add(signature)
+        return needed[inverse.reshape(-1)]
+
+    def _order_signature(self, t: int, loops: list[int]) -> tuple:
+        """What the order of adjacent loops of tiling level t, innermost first, can change in the cost.
+
+        A tensor without halo is re-sent from its first relevant loop outwards, so it only matters which irrelevant
+        loops come before that one. A tensor with halo may depend on the whole order. Tensors kept by no inner level do
+        not depend on it (MODEL.md section 6).
+        """
+        signature = []
+        for tensor in range(len(TENSORS)):
+            if not any(level.keep[tensor] for level in self.arch.levels[: self.tiling[t].level]):
+                continue
+            if self.has_halo and TENSORS[tensor] == "Inputs":
+                signature.append(tuple(loops))
+                continue
+            relevant = [DIMS[d] in RELEVANT[self.layer.shape][tensor] for d in loops]
+            first = relevant.index(True) if any(relevant) else len(loops)
+            signature.append(frozenset(loops[:first]))
+        return tuple(signature)
+
+    @property
+    def has_halo(self) -> bool:
+        """Whether neighbouring tiles of Inputs can overlap: a kernel and an output extent above 1 along one side."""
+        layer = self.layer
+        return (layer.R > 1 and layer.P > 1) or (layer.S > 1 and layer.Q > 1)
+
+
+def _permutation(items: tuple[int, ...], digit: int) -> list[int]:
+    """The permutation of `items` with number `digit` in lexicographic order (factoradic)."""
+    rest, result = list(items), []
+    for size in range(len(items), 0, -1):
+        position, digit = divmod(digit, math.factorial(size - 1))
+        result.append(rest.pop(position))
+    return result
