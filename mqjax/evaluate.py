@@ -125,6 +125,14 @@ def evaluate_batches(
             yield Batch(rows[choice], part, price.Validity(*(x[choice] for x in validity)), priced, keep)
 
 
+def analyse_mappings(arch: Arch, layer: Layer, mappings: Mappings, *, chunk: int = 256) -> nest.Analysis:
+    """Reuse analysis of mappings of one layer, as NumPy arrays: what any bit-widths can then be priced with."""
+    problem = _checked_problem(layer)
+    spread = nest.Problem(*(np.broadcast_to(x, (len(mappings), *x.shape)) for x in problem))
+    elements = max(x * y for x, y in arch.fanout)
+    return _on_device(_analyse, spread, mappings, np.array(arch.fanout, np.int64), elements, chunk)
+
+
 def _checked_problem(layer: Layer) -> nest.Problem:
     """The layer's traced numbers, if its counts stay exact."""
     largest = layer.macs * layer.Wstride * layer.Hstride * layer.Wdilation * layer.Hdilation

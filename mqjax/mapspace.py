@@ -247,12 +247,19 @@ class Mapspace:
         """Dimensions that may have a bound above 1 at tiling level t."""
         return [d for d in range(len(DIMS)) if self.tables[d][:, t].max() > 1]
 
+    def slots(self, t: int) -> tuple[int, ...]:
+        """Dimensions that some layer may tile at tiling level t: those whose factor is not fixed to 1."""
+        factors = self.tiling[t].factors
+        return tuple(d for d in range(len(DIMS)) if factors.get(DIMS[d]) != 1)
+
     def _coupled(self) -> list[tuple[int, ...]]:
-        """Dimensions grouped so that every fan-out and every free loop order concerns one group only."""
+        """Dimensions grouped so that every fan-out and every free loop order concerns one group only.
+
+        The groups follow from the constraints alone, so that one compiled program serves every layer.
+        """
         group = list(range(len(DIMS)))
         for t, level in enumerate(self.tiling):
-            movable = self._movable(t)
-            tied = movable if level.spatial else [d for d in movable if d in self.free_dims(t)]
+            tied = self.slots(t) if level.spatial else [d for d in self.slots(t) if d in self.free_dims(t)]
             for d in tied[1:]:
                 old, new = group[d], group[tied[0]]
                 group = [new if g == old else g for g in group]
@@ -337,6 +344,47 @@ class Mapspace:
             first = relevant.index(True) if any(relevant) else len(loops)
             signature.append(frozenset(loops[:first]))
         return tuple(signature)
+
+    def materialize(self, order: dict[int, tuple[int, ...]], rows: list[tuple[int, ...]]) -> Mappings:
+        """Mappings of the distinct space as arrays: per mapping one row of each group, with the free loops of tiling
+        level t in the order order[t]. Spatial loops take the first split (and order) that fits the array."""
+        depth, slots, batch = len(self.arch.levels), len(DIMS), len(rows)
+        arrays = Mappings(
+            temporal_dim=np.zeros((batch, depth, slots), np.int32),
+            temporal_bound=np.ones((batch, depth, slots), np.int64),
+            spatial_dim=np.zeros((batch, depth, slots), np.int32),
+            spatial_bound=np.ones((batch, depth, slots), np.int64),
+            spatial_axis=np.zeros((batch, depth, slots), np.int32),
+            keep=np.broadcast_to(np.array([level.keep for level in self.arch.levels]), (batch, depth, 3)).copy(),
+        )
+        for i, picks in enumerate(rows):
+            factors = np.ones((len(DIMS), len(self.tiling)), np.int64)
+            for group, row in zip(self.groups, picks, strict=True):
+                factors[list(group.dims)] = group.bounds[row]
+            for t, level in enumerate(self.tiling):
+                loops, split = self._fitting(t, factors[:, t], order.get(t, ()))
+                self._write_level(arrays, i, level, loops, factors[loops, t], split)
+        return arrays
+
+    def _fitting(self, t: int, bounds: np.ndarray, order: tuple[int, ...]) -> tuple[list[int], int | None]:
+        """Loop order of tiling level t, innermost first, and the split that fits its fan-out."""
+        free = self.free_dims(t)
+        level = self.tiling[t]
+        loops = [*self.prefix(t), *(d for d in free if d not in order), *order]
+        if not level.spatial:
+            return loops, None
+        if level.split is None:
+            # As in the pruned space: loops of bound 1 lie innermost, and on X.
+            loops.sort(key=lambda d: bounds[d] > 1)
+        width, height = self.arch.fanout[level.level]
+        fixed = [d for d in loops if d not in free]
+        for end in itertools.permutations([d for d in loops if d in free]):
+            candidate = [*fixed, *end] if level.split is not None or free else loops
+            for split in range(len(DIMS) + 1) if level.split is None else (level.split,):
+                x, y = math.prod(bounds[candidate[:split]]), math.prod(bounds[candidate[split:]])
+                if x <= width and y <= height:
+                    return candidate, split
+        raise AssertionError("rows of the distinct space fit the fan-outs")
 
     @property
     def has_halo(self) -> bool:

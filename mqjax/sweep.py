@@ -1,0 +1,595 @@
+"""The fast path: cost of all mappings of a mapspace for all packings at once, as one compiled program.
+
+Where neighbours cannot forward data to each other (`forwarding_possible`), the model of MODEL.md sections 6 and 7
+collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass demand outwards, so
+
+    content at the next keeper = Delta * product of multicast groups in between
+    Delta = F S_0 - (F - d0) sum_{j: D_j = v_0} (S_j - S_{j+1}),    S_j = product of the bounds of loops j, j+1, ...
+
+with loop 0 the innermost loop of bound > 1 outside the tile. For tensors without halo the sum telescopes: Delta = F S_r
+with r the first relevant loop. Counts contain no bit-width; a packing enters as ceil(count / (operands * block)).
+
+Exactness: every count is an integer below 2^48 held in float64 and so exact, and the ceilings are exact (`_ceil`).
+Energies may be off by an ulp, as XLA may fuse multiplications with additions; so this module only selects candidates, whose costs
+the exact evaluator then computes.
+
+Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, Outputs: KW, KI, KO).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from mqjax.arch import Arch
+from mqjax.mapspace import Mapspace
+from mqjax.types import DIMS, TENSORS, Layer
+
+_C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
+_W, _I, _O = range(len(TENSORS))
+LARGEST_COUNT = 2.0**48
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What shapes the compiled program: the accelerator's structure and its constraints, no numbers and no layer.
+
+    tiling: per tiling level (storage level, spatial, dims in fixed order, dims in free order), inner to outer; only
+    dimensions whose factor may exceed 1 are listed. columns: per group of the mapspace, the (dim, tiling level) of each
+    column of its table. single: dimensions with one possible slot, whose factor is the layer's bound.
+    """
+
+    keep: tuple[tuple[bool, bool, bool], ...]
+    tiling: tuple[tuple[int, bool, tuple[int, ...], tuple[int, ...]], ...]
+    columns: tuple[tuple[tuple[int, int], ...], ...]
+    single: tuple[int, ...]
+    limited: tuple[int, ...]  # levels with a capacity
+    throttled: tuple[int, ...]  # levels with a bandwidth
+    dialect: str
+
+    @property
+    def free_levels(self) -> tuple[int, ...]:
+        """Tiling levels with a free loop order of two or more dimensions."""
+        return tuple(t for t, level in enumerate(self.tiling) if not level[1] and len(level[3]) > 1)
+
+
+def make_plan(space: Mapspace) -> Plan:
+    """The plan of a mapspace. Mapspaces of layers with batch 1 share one plan, those with larger batches another."""
+    arch = space.arch
+    unit = () if space.layer.N > 1 else (_N,)
+    slots = [tuple(d for d in space.slots(t) if d not in unit) for t in range(len(space.tiling))]
+    tiling = []
+    for t, level in enumerate(space.tiling):
+        fixed = tuple(d for d in space.prefix(t) if d in slots[t])
+        tiling.append((level.level, level.spatial, fixed, tuple(d for d in space.free_dims(t) if d in slots[t])))
+    count = {d: sum(d in s for s in slots) for d in range(len(DIMS))}
+    columns = []
+    for group in space.groups:
+        of_group = [(d, t) for d in group.dims for t in range(len(slots)) if d in slots[t] and count[d] > 1]
+        columns.append(tuple(of_group))
+    levels = arch.levels
+    return Plan(
+        keep=tuple(level.keep for level in levels),
+        tiling=tuple(tiling),
+        columns=tuple(columns),
+        single=tuple(d for d in count if count[d] == 1),
+        limited=tuple(s for s, level in enumerate(levels) if level.capacity_words is not None),
+        throttled=tuple(
+            s for s, level in enumerate(levels) if level.read_bandwidth is not None or level.write_bandwidth is not None
+        ),
+        dialect=arch.dialect,
+    )
+
+
+class Numbers(NamedTuple):
+    """Traced numbers of a layer, an accelerator and its packings. All float64 but the flag."""
+
+    bounds: np.ndarray  # [D] loop bounds
+    stride: np.ndarray  # [2] Wstride, Hstride
+    dilation: np.ndarray  # [2]
+    depthwise: np.ndarray  # bool []
+    capacity: np.ndarray  # [L]
+    block: np.ndarray  # [L]
+    clusters: np.ndarray  # [L]
+    bandwidth: np.ndarray  # [L, 2]
+    energy: np.ndarray  # [L, 3]
+    mac_energy: np.ndarray  # []
+    tie: np.ndarray  # [] cycles per pJ, small enough never to outweigh one cycle
+    packings: tuple[np.ndarray, np.ndarray, np.ndarray]  # per tensor [K, L] operands per word
+
+
+def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Numbers:
+    """The traced numbers; packings: per tensor (Weights, Inputs, Outputs) operands per word [K, L]."""
+    tech = arch.tech
+    # Generous: twice a read, a fill and an update at every level for each MAC.
+    most = layer.macs * layer.Wstride * layer.Hstride * float(tech.mac_energy + 6 * tech.energy.sum())
+    return Numbers(
+        bounds=np.array(layer.bounds, np.float64),
+        stride=np.array([layer.Wstride, layer.Hstride], np.float64),
+        dilation=np.array([layer.Wdilation, layer.Hdilation], np.float64),
+        depthwise=np.array(layer.shape == "depthwise"),
+        capacity=tech.capacity,
+        block=tech.block,
+        clusters=tech.clusters,
+        bandwidth=tech.bandwidth,
+        energy=tech.energy,
+        mac_energy=tech.mac_energy,
+        tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most))),
+        packings=tuple(np.asarray(p, np.float64) for p in packings),  # type: ignore[arg-type]
+    )
+
+
+def forwarding_possible(space: Mapspace) -> bool:
+    """Whether some mapping of the space may have neighbour forwarding or multicast groups that are no product, which
+    this module leaves out. Conservative: true only costs time (MODEL.md section 6).
+
+    Forwarding needs a step of the temporal loops that moves Inputs as far as the data of two spatial neighbours lie
+    apart. A step along one dimension jumps over all that is inside it, so only a second dimension of the same rank
+    (R with P, S with Q) can undo that, and only if nothing moves the other ranks meanwhile.
+    """
+    layer, tiling = space.layer, space.tiling
+    spatial = [t for t, level in enumerate(tiling) if level.spatial and space._movable(t)]
+    for first, second, others in ((_R, _P, (_S, _Q)), (_S, _Q, (_R, _P))):
+        if layer.bounds[first] == 1 or layer.bounds[second] == 1:
+            continue
+        for t in spatial:
+            here = set(space._movable(t))
+            if {first, second} <= here:
+                return True
+            outside = [u for u in range(t + 1, len(tiling)) if not tiling[u].spatial]
+            moving = {d for u in outside for d in space._movable(u)}
+            crossed = (first in here and second in moving) or (second in here and first in moving)
+            coincide = first in moving and second in moving
+            if (crossed or coincide) and not _shielded(space, outside, (first, second), others):
+                return True
+    return False
+
+
+def _shielded(space: Mapspace, outside: list[int], pair: tuple[int, int], others: tuple[int, int]) -> bool:
+    """Whether a loop of the other rank, always of bound above 1, lies inside every outside loop of the pair."""
+    for u in outside:
+        if any(space.tables[d][:, u].min() > 1 for d in others):
+            return True
+        if any(d in pair for d in space._movable(u)):
+            return False
+    return True
+
+
+class _Loop(NamedTuple):
+    """A temporal loop. `dims` are the dimensions that it may be, `picks[i]` whether it is dims[i] (None: it is)."""
+
+    bound: Any
+    level: int
+    dims: tuple[int, ...]
+    picks: tuple[Any, ...]
+    w: Any  # shift of Inputs along width, or None where always 0
+    h: Any
+
+
+class _Nest(NamedTuple):
+    """A chunk of mappings, unrolled."""
+
+    loops: list[_Loop]  # temporal, inner to outer
+    suffix: list[Any]  # S_j: product of the bounds of loops j, j+1, ...; one longer than loops
+    extents: list[dict[int, Any]]  # per level: extent of each dimension
+    spatial: list[dict[int, Any]]  # per level: bound of each spatial loop
+    inside: list[Any]  # per level: number of instances in use
+
+
+def _product(factors: Any) -> Any:
+    return math.prod(factors, start=1.0)
+
+
+def _unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> _Nest:
+    """Loops, extents and instances from the bounds of all slots. picks: per free level, the free dims in order."""
+    extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
+    loops: list[_Loop] = []
+    extents: list[dict[int, Any]] = []
+    spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
+    step = {_P: n.stride[0], _Q: n.stride[1], _R: n.dilation[0], _S: n.dilation[1]}
+    for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
+        if is_spatial:
+            for d in (*fixed, *free):
+                spatial[level][d] = bound[d, t]
+        else:
+            shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
+            for d in fixed:
+                loops.append(_Loop(bound[d, t], level, (d,), (None,), *_shifts((d,), (None,), shift)))
+            if len(free) == 1:
+                loops.append(_Loop(bound[free[0], t], level, free, (None,), *_shifts(free, (None,), shift)))
+            elif free:
+                order = picks[plan.free_levels.index(t)]
+                for position in range(len(free)):
+                    is_dim = tuple(order[position] == i for i in range(len(free)))
+                    size = _select(is_dim, [bound[d, t] for d in free])
+                    loops.append(_Loop(size, level, free, is_dim, *_shifts(free, is_dim, shift)))
+        for d in (*fixed, *free):
+            extent[d] = extent[d] * bound[d, t]
+        if not is_spatial:
+            extents.append(dict(extent))
+    suffix = [1.0]
+    for loop in reversed(loops):
+        suffix.append(suffix[-1] * loop.bound)
+    inside: list[Any] = [1.0] * len(plan.keep)
+    for level in range(len(plan.keep) - 2, -1, -1):
+        inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
+    return _Nest(loops, suffix[::-1], extents, spatial, inside)
+
+
+def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
+    result = values[-1]
+    for flag, value in zip(is_dim[:-1], values[:-1], strict=True):
+        result = jnp.where(flag, value, result)
+    return result
+
+
+def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
+    """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
+    result = []
+    for rank in ((_P, _R), (_Q, _S)):
+        if not any(d in rank for d in dims):
+            result.append(None)
+        elif len(dims) == 1:
+            result.append(shift[dims[0]])
+        else:
+            result.append(_select(picks, [shift[d] if d in rank else 0.0 for d in dims]))
+    return tuple(result)
+
+
+def _is_one_of(loop: _Loop, dims: tuple[int, ...]) -> Any:
+    """Whether a loop runs over one of `dims`: a Python bool where the plan decides, else a traced flag."""
+    inside = [d in dims for d in loop.dims]
+    if all(inside) or not any(inside):
+        return inside[0]
+    flags = [pick for pick, is_in in zip(loop.picks, inside, strict=True) if is_in]
+    return jnp.any(jnp.stack(flags))
+
+
+def _relevant(tensor: int, loop: _Loop, n: Numbers) -> Any:
+    """Whether Weights or Outputs depend on the loop; M has bound 1 in depthwise layers, so it may count either way."""
+    if tensor == _W:
+        return _is_one_of(loop, (_C, _M, _R, _S))
+    dense = _is_one_of(loop, (_M, _N, _P, _Q))
+    channel = _is_one_of(loop, (_C,))
+    if dense is True or channel is False:
+        return dense
+    return (channel & n.depthwise) | dense
+
+
+def _deliveries(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
+    """Delta of the tile that `level` holds of Weights or Outputs."""
+    first = next(j for j in range(len(nest.loops) + 1) if j == len(nest.loops) or nest.loops[j].level > level)
+    factor: Any = 1.0
+    for j in range(len(nest.loops) - 1, first - 1, -1):
+        relevant = _relevant(tensor, nest.loops[j], n)
+        if relevant is not False:
+            counts = nest.loops[j].bound > 1
+            factor = jnp.where(counts if relevant is True else counts & relevant, nest.suffix[j], factor)
+    return _tile(tensor, level, nest, n) * factor
+
+
+def _input_lengths(level: int, nest: _Nest, n: Numbers) -> tuple[Any, Any]:
+    e = nest.extents[level]
+    width = n.stride[0] * (e[_P] - 1) + n.dilation[0] * (e[_R] - 1) + 1
+    height = n.stride[1] * (e[_Q] - 1) + n.dilation[1] * (e[_S] - 1) + 1
+    return width, height
+
+
+def _tile(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
+    """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
+    e = nest.extents[level]
+    if tensor == _W:
+        return e[_C] * e[_M] * e[_R] * e[_S]
+    if tensor == _O:
+        return e[_N] * e[_P] * e[_Q] * e[_M] * jnp.where(n.depthwise, e[_C], 1.0)
+    width, height = _input_lengths(level, nest, n)
+    return e[_N] * e[_C] * width * height
+
+
+def _input_deliveries(level: int, nest: _Nest, n: Numbers) -> Any:
+    """Delta of the tile of Inputs at `level`, with halos and coincidences.
+
+    `at_w`, `at_h` is v_0 plus the sum of all shifts so far: loop j repeats the first move where its own shift equals
+    that. A loop over C or N gets a shift of its own, larger than any sum of real ones, so that it never matches.
+    """
+    at_w: Any = 0.0
+    at_h: Any = 0.0
+    first_w: Any = 0.0
+    first_h: Any = 0.0
+    started: Any = False
+    repeated: Any = 0.0
+    for j, loop in enumerate(nest.loops):
+        if loop.level <= level:
+            continue
+        moves = loop.bound > 1
+        far = _is_one_of(loop, (_C, _N))
+        w, h = loop.w, loop.h
+        if far is not False:
+            huge = 2.0 ** (200 + 4 * j)
+            w = huge if far is True else jnp.where(far, huge, 0.0 if w is None else w)
+        starts = moves if started is False else moves & ~started
+        if far is not True:
+            same = (at_w == (0.0 if w is None else w)) & (at_h == (0.0 if h is None else h))
+            alike = same if w is None and h is None else same | starts
+            if far is not False:
+                alike = alike & ~far
+            repeated = repeated + jnp.where(alike, nest.suffix[j] - nest.suffix[j + 1], 0.0)
+        if w is not None:
+            first_w = jnp.where(starts, w, first_w)
+            at_w = at_w + jnp.where(moves, jnp.where(starts, 2 * w, w), 0.0)
+        if h is not None:
+            first_h = jnp.where(starts, h, first_h)
+            at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
+        started = moves if started is False else moves | started
+    width, height = _input_lengths(level, nest, n)
+    e = nest.extents[level]
+    overlap = e[_N] * e[_C] * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
+    first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
+    return e[_N] * e[_C] * width * height * nest.suffix[first] - overlap * repeated
+
+
+class _Traffic(NamedTuple):
+    """Accesses of a tensor at a level that keeps it, in elements per instance."""
+
+    level: int
+    tile: Any
+    reads: Any
+    fills: Any
+    updates: Any
+
+
+def _groups(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
+    """Number of multicast groups at a level: the product of its relevant spatial bounds."""
+    relevant = {_W: (_C, _M, _R, _S), _I: (_N, _C, _P, _Q, _R, _S), _O: (_M, _N, _P, _Q)}[tensor]
+    factor = _product(b for d, b in nest.spatial[level].items() if d in relevant)
+    if tensor == _O and _C in nest.spatial[level]:
+        factor = factor * jnp.where(n.depthwise, nest.spatial[level][_C], 1.0)
+    return factor
+
+
+def _traffic(plan: Plan, tensor: int, nest: _Nest, n: Numbers) -> list[_Traffic]:
+    """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7)."""
+    keepers = [s for s, keep in enumerate(plan.keep) if keep[tensor]]
+    outermost = len(plan.keep) - 1
+    result = []
+    demand, passed = nest.suffix[0], -1
+    for s in keepers:
+        content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
+        tile = _tile(tensor, s, nest, n)
+        delivered: Any = 0.0
+        if s < outermost:
+            delivered = (
+                _input_deliveries(s, nest, n) if tensor == _I else _deliveries(tensor, s, nest, n)
+            )
+        if tensor == _O:
+            outputs = _tile(_O, outermost, nest, n)
+            part = outputs / _product(_groups(_O, u, nest, n) for u in range(s + 1, outermost + 1))
+            fills = delivered - part if s < outermost and plan.dialect == "2024" else delivered
+            result.append(_Traffic(s, tile, content - part, fills, content))
+        else:
+            result.append(_Traffic(s, tile, content, delivered, None))
+        demand, passed = delivered, s
+    return result
+
+
+def _ceil(count: Any, divisor: Any) -> Any:
+    """ceil(count / divisor), exact: a quotient that is no integer lies at least 1 / divisor above one, and a count
+    below 2^48 times a rounded reciprocal is off by far less than a quarter of that."""
+    return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
+
+
+class Costs(NamedTuple):
+    """Cost terms of a chunk; lists are indexed by packing. A triple's energy is weights + shared[i][o], its cycles the
+    maximum of the two cycle terms; where it does not fit, both are inf."""
+
+    weights_pj: list[Any]
+    weights_cycles: list[Any]
+    shared_pj: list[list[Any]]  # [KI][KO], MACs included
+    shared_cycles: list[list[Any]]
+    coupled: Any  # None, or a function (w, i, o) -> additive penalty of levels that Weights share with others
+    coupled_cycles: Any
+
+
+def _costs(plan: Plan, n: Numbers, nest: _Nest) -> Costs:
+    traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
+    steps = nest.suffix[0]
+    energy = [[_energy(traffic[t], n, nest, pack) for pack in n.packings[t]] for t in range(3)]
+    computes = steps * nest.inside[0] * _product(nest.spatial[0].values())
+    mac = computes * n.mac_energy
+    misfit = [[_own_misfit(plan, t, traffic[t], n, pack) for pack in n.packings[t]] for t in range(3)]
+
+    def keepers(level: int) -> tuple[int, ...]:
+        return tuple(t for t in range(3) if plan.keep[level][t])
+
+    def total(levels: tuple[int, ...], tensors: tuple[int, ...], picks: dict[int, int], term: Any) -> list[Any]:
+        return [term(s, picks) for s in levels if keepers(s) == tensors]
+
+    def over(level: int, picks: dict[int, int]) -> Any:
+        needed = sum(_ceil(_at(traffic[t], level).tile, n.packings[t][k, level]) for t, k in picks.items())
+        return jnp.where(needed <= n.capacity[level], 0.0, jnp.inf)
+
+    def slow(level: int, picks: dict[int, int]) -> Any:
+        return _throttled(level, [(_at(traffic[t], level), n.packings[t][k, level]) for t, k in picks.items()], n, steps)
+
+    def cycles(tensors: tuple[int, ...], picks: dict[int, int]) -> Any:
+        result: Any = steps
+        for term in total(plan.throttled, tensors, picks, slow):
+            result = jnp.maximum(result, term)
+        return result
+
+    counts = [len(pack) for pack in n.packings]
+    own = [[cycles((t,), {t: k}) + misfit[t][k] for k in range(counts[t])] for t in range(3)]
+    shared_pj = [[energy[_I][i] + energy[_O][o] + mac for o in range(counts[_O])] for i in range(counts[_I])]
+    shared_cycles = []
+    for i in range(counts[_I]):
+        row = []
+        for o in range(counts[_O]):
+            picks = {_I: i, _O: o}
+            term = jnp.maximum(jnp.maximum(own[_I][i], own[_O][o]), cycles((_I, _O), picks))
+            for penalty in total(plan.limited, (_I, _O), picks, over):
+                term = term + penalty
+            row.append(term)
+        shared_cycles.append(row)
+    with_weights = ((_W, _I), (_W, _O), (_W, _I, _O))
+    is_coupled = any(keepers(s) in with_weights for s in (*plan.limited, *plan.throttled))
+
+    def coupled(w: int, i: int, o: int) -> Any:
+        result: Any = 0.0
+        for tensors in with_weights:
+            picks = {t: k for t, k in zip(range(3), (w, i, o), strict=True) if t in tensors}
+            result = jnp.maximum(result, cycles(tensors, picks))
+            for penalty in total(plan.limited, tensors, picks, over):
+                result = result + penalty
+        return result
+
+    return Costs(energy[_W], own[_W], shared_pj, shared_cycles, coupled if is_coupled else None, None)
+
+
+def _at(traffic: list[_Traffic], level: int) -> _Traffic:
+    return next(entry for entry in traffic if entry.level == level)
+
+
+def _energy(traffic: list[_Traffic], n: Numbers, nest: _Nest, operands: Array) -> Any:
+    """Energy of one tensor at all levels, pJ (MODEL.md section 8)."""
+    total: Any = 0.0
+    for entry in traffic:
+        s = entry.level
+        per_vector = operands[s] * n.block[s]
+        kinds = ((entry.reads, 0), (entry.fills, 1), (entry.updates, 2))
+        vectors = sum(
+            _ceil(count, per_vector) * n.energy[s, kind] for count, kind in kinds if not _is_zero(count)
+        )
+        total = total + vectors * jnp.minimum(nest.inside[s], n.clusters[s])
+    return total
+
+
+def _is_zero(count: Any) -> bool:
+    return count is None or (isinstance(count, float) and count == 0.0)
+
+
+def _own_misfit(plan: Plan, tensor: int, traffic: list[_Traffic], n: Numbers, operands: Array) -> Any:
+    """0 where the tensor fits the levels that it has to itself, inf elsewhere."""
+    penalty: Any = 0.0
+    for entry in traffic:
+        s = entry.level
+        if s in plan.limited and sum(plan.keep[s]) == 1:
+            # ceil(tile / operands) <= capacity, without a division
+            penalty = penalty + jnp.where(entry.tile <= n.capacity[s] * operands[s], 0.0, jnp.inf)
+    return penalty
+
+
+def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
+    """Cycles of a level with limited bandwidth, in the reference's floating-point steps (MODEL.md section 10)."""
+    read: Any = 0.0
+    write: Any = 0.0
+    for entry, operands in users:
+        read = read + _ceil(entry.reads, operands) / steps
+        written = _ceil(entry.fills, operands)
+        if entry.updates is not None:
+            written = written + _ceil(entry.updates, operands)
+        write = write + written / steps
+    limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
+    slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
+    slowdown = jnp.minimum(slowdown, jnp.where(write > limit_write, limit_write / write, 1.0))
+    return jnp.ceil(steps / slowdown)
+
+
+METRICS = ("energy", "edp", "delay")
+
+
+def _triples(n: Numbers):
+    return itertools.product(*(range(len(pack)) for pack in n.packings))
+
+
+def _objectives(costs: Costs, n: Numbers, w: int, i: int, o: int) -> tuple[Any, Any, Any]:
+    """Energy, EDP and delay of a triple; inf where it does not fit. Delay carries the energy as its fraction, so that
+    of equally fast mappings the frugal one is found."""
+    cycles = jnp.maximum(costs.weights_cycles[w], costs.shared_cycles[i][o])
+    if costs.coupled is not None:
+        cycles = jnp.maximum(cycles, costs.coupled(w, i, o))
+    energy = costs.weights_pj[w] + costs.shared_pj[i][o]
+    edp = energy * cycles
+    fitting_energy = jnp.where(cycles < jnp.inf, energy, jnp.inf)
+    return fitting_energy, edp, cycles + energy * n.tie
+
+
+class Tables(NamedTuple):
+    """One block of each group's joint table: column values float64 [columns, capacity], rows in use, and weights."""
+
+    columns: tuple[np.ndarray, ...]
+    weights: tuple[np.ndarray, ...]
+    rows: tuple[np.ndarray, ...]
+
+
+def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):
+    """Cost terms of mappings start, start + 1, ..., of a block; those past its end do not fit. Also their weights."""
+    number = start + jnp.arange(size, dtype=jnp.float64)
+    bound: dict[tuple[int, int], Any] = {}
+    weight: Any = 1.0
+    rest = number
+    for g in range(len(tables.columns) - 1, -1, -1):
+        rows = tables.rows[g]
+        # A float division is faster than an integer one; half a unit keeps the floor exact.
+        above = jnp.floor((rest + 0.5) * (1.0 / rows))
+        row = jnp.minimum(rest - above * rows, rows - 1).astype(jnp.int32)
+        rest = above
+        for c, slot in enumerate(plan.columns[g]):
+            bound[slot] = jnp.take(tables.columns[g][c], row, mode="clip")
+        weight = weight * jnp.take(tables.weights[g], row, mode="clip")
+    beyond = jnp.where(rest > 0, jnp.inf, 0.0)
+    weight = jnp.where(rest > 0, 0.0, weight)
+    for t, (_, _, fixed, free) in enumerate(plan.tiling):
+        for d in (*fixed, *free):
+            bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
+    costs = _costs(plan, n, _unroll(plan, n, bound, picks))
+    return costs._replace(weights_cycles=[c + beyond for c in costs.weights_cycles]), weight
+
+
+@partial(jax.jit, static_argnames=("plan", "size", "most"))
+def minima(
+    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], first: Array, chunks: Array, size: int, most: int
+) -> tuple[Array, Array, Array]:
+    """Least costs per chunk of `size` mappings, for `chunks` <= `most` chunks of a block from chunk `first` on.
+
+    Returns float64 [most, 3, KW, KI, KO] for energy, EDP and delay (with the energy as its fraction), the number of
+    pruned mappings that fit each triple, float64 [KW, KI, KO], and the number of all that were covered, float64.
+    """
+    shape = tuple(len(pack) for pack in n.packings)
+
+    def body(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        best, valid, covered = carry
+        costs, weight = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
+        values: list[list[Any]] = [[], [], []]
+        counts = []
+        for w, i, o in _triples(n):
+            objectives = _objectives(costs, n, w, i, o)
+            for metric, objective in enumerate(objectives):
+                values[metric].append(jnp.min(objective))
+            counts.append(jnp.sum(jnp.where(objectives[0] < jnp.inf, weight, 0.0)))
+        found = jnp.stack([jnp.stack(v) for v in values]).reshape(3, *shape)
+        best = lax.dynamic_update_index_in_dim(best, found, k, 0)
+        return best, valid + jnp.stack(counts).reshape(shape), covered + jnp.sum(weight)
+
+    start = (jnp.full((most, 3, *shape), jnp.inf), jnp.zeros(shape), jnp.float64(0.0))
+    return lax.fori_loop(jnp.int32(0), chunks.astype(jnp.int32), body, start)
+
+
+@partial(jax.jit, static_argnames=("plan", "size"))
+def candidates(
+    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], chunk: Array, limits: Array, size: int
+) -> Array:
+    """bool [size]: mappings of a chunk that come within `limits` [3, KW, KI, KO] for some metric and triple."""
+    costs, _ = _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
+    found: Any = False
+    for w, i, o in _triples(n):
+        for metric, objective in enumerate(_objectives(costs, n, w, i, o)):
+            found = found | ((objective <= limits[metric, w, i, o]) & (objective < jnp.inf))
+    return found
