@@ -269,10 +269,10 @@ def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
     jobs = list(sweeper.jobs())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(sweeper.minima, jobs))
-    best = np.concatenate([result[0] for result in results])  # [chunks, 3, KW, KI, KO]
+    best = np.concatenate([result[0] for result in results])  # [chunks, KS, KW, 3]
     valid = np.sum([result[1] for result in results], axis=0)
     covered = sum(result[2] for result in results)
-    limits = best.min(axis=0) * np.array([NEAR[m] for m in METRICS])[:, None, None, None]
+    limits = best.min(axis=0) * np.array([NEAR[m] for m in METRICS])
     near = (best <= limits) & np.isfinite(best)
     found = []
     chunk = 0
@@ -318,7 +318,7 @@ def _decide(space: Mapspace, bits, packings: Packings, found, valid: np.ndarray,
         cycles=cycles[:, inverse],
         index=index[:, inverse],
         mappings=records,
-        valid=np.rint(valid[pick[:, 0], pick[:, 1], pick[:, 2]]).astype(np.int64),
+        valid=np.rint(valid[pick[:, 1] * len(packings.per_tensor[2]) + pick[:, 2], pick[:, 0]]).astype(np.int64),
         covered=covered,
     )
 

@@ -387,18 +387,17 @@ def _ceil(count: Any, divisor: Any) -> Any:
 
 
 class Costs(NamedTuple):
-    """Cost terms of a chunk; lists are indexed by packing. A triple's energy is weights + shared[i][o], its cycles the
-    maximum of the two cycle terms; where it does not fit, both are inf."""
+    """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
+    cycles are inf where a tile does not fit. KS = KI * KO pairs of an Inputs and an Outputs packing."""
 
-    weights_pj: list[Any]
-    weights_cycles: list[Any]
-    shared_pj: list[list[Any]]  # [KI][KO], MACs included
-    shared_cycles: list[list[Any]]
-    coupled: Any  # None, or a function (w, i, o) -> additive penalty of levels that Weights share with others
-    coupled_cycles: Any
+    weights_pj: Array  # [KW, N]
+    weights_cycles: Array  # [KW, N]
+    shared_pj: Array  # [KS, N], MACs included
+    shared_cycles: Array  # [KS, N]
+    coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
 
 
-def _costs(plan: Plan, n: Numbers, nest: _Nest) -> Costs:
+def _costs(plan: Plan, n: Numbers, nest: _Nest, size: int) -> Costs:
     traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
     steps = nest.suffix[0]
     energy = [[_energy(traffic[t], n, nest, pack) for pack in n.packings[t]] for t in range(3)]
@@ -425,32 +424,35 @@ def _costs(plan: Plan, n: Numbers, nest: _Nest) -> Costs:
             result = jnp.maximum(result, term)
         return result
 
+    def joint(tensors: tuple[int, ...], picks: dict[int, int]) -> Any:
+        return sum(total(plan.limited, tensors, picks, over), start=cycles(tensors, picks))
+
     counts = [len(pack) for pack in n.packings]
     own = [[cycles((t,), {t: k}) + misfit[t][k] for k in range(counts[t])] for t in range(3)]
-    shared_pj = [[energy[_I][i] + energy[_O][o] + mac for o in range(counts[_O])] for i in range(counts[_I])]
-    shared_cycles = []
-    for i in range(counts[_I]):
-        row = []
-        for o in range(counts[_O]):
-            picks = {_I: i, _O: o}
-            term = jnp.maximum(jnp.maximum(own[_I][i], own[_O][o]), cycles((_I, _O), picks))
-            for penalty in total(plan.limited, (_I, _O), picks, over):
-                term = term + penalty
-            row.append(term)
-        shared_cycles.append(row)
+    pairs = list(itertools.product(range(counts[_I]), range(counts[_O])))
+    shared_cycles = [
+        jnp.maximum(jnp.maximum(own[_I][i], own[_O][o]), joint((_I, _O), {_I: i, _O: o})) for i, o in pairs
+    ]
     with_weights = ((_W, _I), (_W, _O), (_W, _I, _O))
-    is_coupled = any(keepers(s) in with_weights for s in (*plan.limited, *plan.throttled))
+    coupled = None
+    if any(keepers(s) in with_weights for s in (*plan.limited, *plan.throttled)):
+        rows = []
+        for i, o in pairs:
+            of_triple = [{_W: w, _I: i, _O: o} for w in range(counts[_W])]
+            terms = [[joint(ts, {t: pick[t] for t in ts}) for ts in with_weights] for pick in of_triple]
+            rows.append(_stack([jnp.maximum(jnp.maximum(*term[:2]), term[2]) for term in terms], size))
+        coupled = jnp.stack(rows)
+    return Costs(
+        weights_pj=_stack(energy[_W], size),
+        weights_cycles=_stack(own[_W], size),
+        shared_pj=_stack([energy[_I][i] + energy[_O][o] + mac for i, o in pairs], size),
+        shared_cycles=_stack(shared_cycles, size),
+        coupled_cycles=coupled,
+    )
 
-    def coupled(w: int, i: int, o: int) -> Any:
-        result: Any = 0.0
-        for tensors in with_weights:
-            picks = {t: k for t, k in zip(range(3), (w, i, o), strict=True) if t in tensors}
-            result = jnp.maximum(result, cycles(tensors, picks))
-            for penalty in total(plan.limited, tensors, picks, over):
-                result = result + penalty
-        return result
 
-    return Costs(energy[_W], own[_W], shared_pj, shared_cycles, coupled if is_coupled else None, None)
+def _stack(terms: list[Any], size: int) -> Array:
+    return jnp.stack([jnp.broadcast_to(jnp.asarray(term, jnp.float64), (size,)) for term in terms])
 
 
 def _at(traffic: list[_Traffic], level: int) -> _Traffic:
@@ -505,20 +507,32 @@ def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps:
 METRICS = ("energy", "edp", "delay")
 
 
-def _triples(n: Numbers):
-    return itertools.product(*(range(len(pack)) for pack in n.packings))
-
-
-def _objectives(costs: Costs, n: Numbers, w: int, i: int, o: int) -> tuple[Any, Any, Any]:
+def _objectives(n: Numbers, weights_pj: Any, weights_cycles: Any, shared_pj: Any, shared_cycles: Any):
     """Energy, EDP and delay of a triple; inf where it does not fit. Delay carries the energy as its fraction, so that
     of equally fast mappings the frugal one is found."""
-    cycles = jnp.maximum(costs.weights_cycles[w], costs.shared_cycles[i][o])
-    if costs.coupled is not None:
-        cycles = jnp.maximum(cycles, costs.coupled(w, i, o))
-    energy = costs.weights_pj[w] + costs.shared_pj[i][o]
-    edp = energy * cycles
-    fitting_energy = jnp.where(cycles < jnp.inf, energy, jnp.inf)
-    return fitting_energy, edp, cycles + energy * n.tie
+    cycles = jnp.maximum(weights_cycles, shared_cycles)
+    energy = weights_pj + shared_pj
+    return jnp.where(cycles < jnp.inf, energy, jnp.inf), energy * cycles, cycles + energy * n.tie
+
+
+def _by_triple(n: Numbers, costs: Costs, reduce: Any) -> Any:
+    """Stack reduce(w, s, objectives) over all pairs s of Inputs and Outputs packings and all packings w of Weights.
+
+    A loop over pairs keeps the program small: unrolled over 125 triples it takes ten times as long to compile, and runs
+    slower. `reduce` returns a scalar or vector; the result has axes [KS, KW, ...].
+    """
+
+    def pair(_: None, terms: tuple[Array, Array, Array, Array | None]) -> tuple[None, Array]:
+        s, shared_pj, shared_cycles, coupled = terms
+        results = []
+        for w in range(costs.weights_pj.shape[0]):
+            slowest = shared_cycles if coupled is None else jnp.maximum(shared_cycles, coupled[w])
+            of_triple = _objectives(n, costs.weights_pj[w], costs.weights_cycles[w], shared_pj, slowest)
+            results.append(reduce(w, s, of_triple))
+        return None, jnp.stack(results)
+
+    numbers = jnp.arange(costs.shared_pj.shape[0])
+    return lax.scan(pair, None, (numbers, costs.shared_pj, costs.shared_cycles, costs.coupled_cycles))[1]
 
 
 class Tables(NamedTuple):
@@ -549,8 +563,9 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
-    costs = _costs(plan, n, _unroll(plan, n, bound, picks))
-    return costs._replace(weights_cycles=[c + beyond for c in costs.weights_cycles]), weight
+    costs = _costs(plan, n, _unroll(plan, n, bound, picks), size)
+    weight = jnp.broadcast_to(weight, (size,))
+    return costs._replace(weights_cycles=costs.weights_cycles + beyond), weight
 
 
 @partial(jax.jit, static_argnames=("plan", "size", "most"))
@@ -559,37 +574,41 @@ def minima(
 ) -> tuple[Array, Array, Array]:
     """Least costs per chunk of `size` mappings, for `chunks` <= `most` chunks of a block from chunk `first` on.
 
-    Returns float64 [most, 3, KW, KI, KO] for energy, EDP and delay (with the energy as its fraction), the number of
-    pruned mappings that fit each triple, float64 [KW, KI, KO], and the number of all that were covered, float64.
+    Returns float64 [most, KS, KW, 3] for energy, EDP and delay (with the energy as its fraction), the number of pruned
+    mappings that fit each triple, float64 [KS, KW], and the number of all that were covered, float64.
     """
-    shape = tuple(len(pack) for pack in n.packings)
+    shape = (len(n.packings[_I]) * len(n.packings[_O]), len(n.packings[_W]))
 
     def body(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         best, valid, covered = carry
         costs, weight = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
-        values: list[list[Any]] = [[], [], []]
-        counts = []
-        for w, i, o in _triples(n):
-            objectives = _objectives(costs, n, w, i, o)
-            for metric, objective in enumerate(objectives):
-                values[metric].append(jnp.min(objective))
-            counts.append(jnp.sum(jnp.where(objectives[0] < jnp.inf, weight, 0.0)))
-        found = jnp.stack([jnp.stack(v) for v in values]).reshape(3, *shape)
+        found = _by_triple(n, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
         best = lax.dynamic_update_index_in_dim(best, found, k, 0)
-        return best, valid + jnp.stack(counts).reshape(shape), covered + jnp.sum(weight)
+        return best, valid + _valid(costs, weight), covered + jnp.sum(weight)
 
-    start = (jnp.full((most, 3, *shape), jnp.inf), jnp.zeros(shape), jnp.float64(0.0))
+    start = (jnp.full((most, *shape, 3), jnp.inf), jnp.zeros(shape), jnp.float64(0.0))
     return lax.fori_loop(jnp.int32(0), chunks.astype(jnp.int32), body, start)
+
+
+def _valid(costs: Costs, weight: Array) -> Array:
+    """Sum of the weights of the mappings that fit each triple, [KS, KW]."""
+    weights_fit = jnp.where(costs.weights_cycles < jnp.inf, weight, 0.0)
+    shared_fit = jnp.where(costs.shared_cycles < jnp.inf, 1.0, 0.0)
+    if costs.coupled_cycles is None:
+        return shared_fit @ weights_fit.T
+    coupled_fit = jnp.where(costs.coupled_cycles < jnp.inf, 1.0, 0.0)
+    return jnp.einsum("sn,wn,swn->sw", shared_fit, weights_fit, coupled_fit)
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
 def candidates(
     plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], chunk: Array, limits: Array, size: int
 ) -> Array:
-    """bool [size]: mappings of a chunk that come within `limits` [3, KW, KI, KO] for some metric and triple."""
+    """bool [size]: mappings of a chunk that come within `limits` [KS, KW, 3] for some metric and triple."""
     costs, _ = _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
-    found: Any = False
-    for w, i, o in _triples(n):
-        for metric, objective in enumerate(_objectives(costs, n, w, i, o)):
-            found = found | ((objective <= limits[metric, w, i, o]) & (objective < jnp.inf))
-    return found
+
+    def within(w: int, s: Array, objectives: tuple[Array, ...]) -> Array:
+        close = [(x <= limits[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
+        return close[0] | close[1] | close[2]
+
+    return jnp.any(_by_triple(n, costs, within), axis=(0, 1))
