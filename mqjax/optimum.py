@@ -162,26 +162,21 @@ class _Sweeper:
             picks.append(np.array([free.index(d) for d in sequence], np.int32))
         return tuple(picks)
 
+    def _terms(self, job: _Job, chunk: int) -> tuple[sweep.Costs, jax.Array]:
+        return sweep.terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
+
     def minima(self, job: _Job) -> tuple[np.ndarray, np.ndarray, float]:
+        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones."""
         with jax.enable_x64(True):
-            best, valid, covered = sweep.minima(
-                self.plan,
-                self.numbers,
-                job.tables,
-                job.picks,
-                np.int64(job.first),
-                np.int64(job.chunks),
-                self.size,
-                CHUNKS_PER_CALL,
-            )
-            return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
+            tie = self.numbers.tie
+            results = [sweep.minima(*self._terms(job, chunk), tie) for chunk in range(job.chunks)]
+            best, valid, covered = (np.stack([np.asarray(x) for x in part]) for part in zip(*results, strict=True))
+        return best, valid.sum(axis=0), float(covered.sum())
 
     def candidates(self, job: _Job, chunk: int, limits: np.ndarray) -> list[tuple[int, ...]]:
         """Rows of each group, for the mappings of a chunk that come within the limits."""
         with jax.enable_x64(True):
-            found = sweep.candidates(
-                self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), limits, self.size
-            )
+            found = sweep.candidates(self._terms(job, chunk)[0], self.numbers.tie, limits)
         numbers = (job.first + chunk) * self.size + np.flatnonzero(np.asarray(found))
         positions = np.unravel_index(numbers, [len(rows) for rows in job.block.rows])
         picks = [rows[at] for rows, at in zip(job.block.rows, positions, strict=True)]

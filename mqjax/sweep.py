@@ -337,9 +337,8 @@ def _input_deliveries(level: int, nest: _Nest, n: Numbers) -> Any:
 
 
 class _Traffic(NamedTuple):
-    """Accesses of a tensor at a level that keeps it, in elements per instance."""
+    """Accesses of a tensor at a level that keeps it, in elements per instance; `None` where there can be none."""
 
-    level: int
     tile: Any
     reads: Any
     fills: Any
@@ -355,27 +354,26 @@ def _groups(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
     return factor
 
 
-def _traffic(plan: Plan, tensor: int, nest: _Nest, n: Numbers) -> list[_Traffic]:
+def _traffic(plan: Plan, tensor: int, nest: _Nest, n: Numbers) -> dict[int, _Traffic]:
     """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7)."""
     keepers = [s for s, keep in enumerate(plan.keep) if keep[tensor]]
     outermost = len(plan.keep) - 1
-    result = []
+    result = {}
     demand, passed = nest.suffix[0], -1
     for s in keepers:
         content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
         tile = _tile(tensor, s, nest, n)
-        delivered: Any = 0.0
+        delivered = fills = None
         if s < outermost:
-            delivered = (
-                _input_deliveries(s, nest, n) if tensor == _I else _deliveries(tensor, s, nest, n)
-            )
+            delivered = fills = _input_deliveries(s, nest, n) if tensor == _I else _deliveries(tensor, s, nest, n)
         if tensor == _O:
             outputs = _tile(_O, outermost, nest, n)
             part = outputs / _product(_groups(_O, u, nest, n) for u in range(s + 1, outermost + 1))
-            fills = delivered - part if s < outermost and plan.dialect == "2024" else delivered
-            result.append(_Traffic(s, tile, content - part, fills, content))
+            if fills is not None and plan.dialect == "2024":
+                fills = fills - part
+            result[s] = _Traffic(tile, content - part, fills, content)
         else:
-            result.append(_Traffic(s, tile, content, delivered, None))
+            result[s] = _Traffic(tile, content, fills, None)
         demand, passed = delivered, s
     return result
 
@@ -399,93 +397,89 @@ class Costs(NamedTuple):
 
 def _costs(plan: Plan, n: Numbers, nest: _Nest, size: int) -> Costs:
     traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
-    steps = nest.suffix[0]
-    energy = [[_energy(traffic[t], n, nest, pack) for pack in n.packings[t]] for t in range(3)]
-    computes = steps * nest.inside[0] * _product(nest.spatial[0].values())
-    mac = computes * n.mac_energy
-    misfit = [[_own_misfit(plan, t, traffic[t], n, pack) for pack in n.packings[t]] for t in range(3)]
-
-    def keepers(level: int) -> tuple[int, ...]:
-        return tuple(t for t in range(3) if plan.keep[level][t])
-
-    def total(levels: tuple[int, ...], tensors: tuple[int, ...], picks: dict[int, int], term: Any) -> list[Any]:
-        return [term(s, picks) for s in levels if keepers(s) == tensors]
-
-    def over(level: int, picks: dict[int, int]) -> Any:
-        needed = sum(_ceil(_at(traffic[t], level).tile, n.packings[t][k, level]) for t, k in picks.items())
-        return jnp.where(needed <= n.capacity[level], 0.0, jnp.inf)
-
-    def slow(level: int, picks: dict[int, int]) -> Any:
-        return _throttled(level, [(_at(traffic[t], level), n.packings[t][k, level]) for t, k in picks.items()], n, steps)
-
-    def cycles(tensors: tuple[int, ...], picks: dict[int, int]) -> Any:
-        result: Any = steps
-        for term in total(plan.throttled, tensors, picks, slow):
-            result = jnp.maximum(result, term)
-        return result
-
-    def joint(tensors: tuple[int, ...], picks: dict[int, int]) -> Any:
-        return sum(total(plan.limited, tensors, picks, over), start=cycles(tensors, picks))
-
-    counts = [len(pack) for pack in n.packings]
-    own = [[cycles((t,), {t: k}) + misfit[t][k] for k in range(counts[t])] for t in range(3)]
-    pairs = list(itertools.product(range(counts[_I]), range(counts[_O])))
-    shared_cycles = [
-        jnp.maximum(jnp.maximum(own[_I][i], own[_O][o]), joint((_I, _O), {_I: i, _O: o})) for i, o in pairs
-    ]
-    with_weights = ((_W, _I), (_W, _O), (_W, _I, _O))
-    coupled = None
-    if any(keepers(s) in with_weights for s in (*plan.limited, *plan.throttled)):
-        rows = []
-        for i, o in pairs:
-            of_triple = [{_W: w, _I: i, _O: o} for w in range(counts[_W])]
-            terms = [[joint(ts, {t: pick[t] for t in ts}) for ts in with_weights] for pick in of_triple]
-            rows.append(_stack([jnp.maximum(jnp.maximum(*term[:2]), term[2]) for term in terms], size))
-        coupled = jnp.stack(rows)
+    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
+    # Without the barrier XLA would recompute the counts for every packing.
+    traffic, inside, steps, mac = lax.optimization_barrier(
+        (traffic, nest.inside, nest.suffix[0], computes * n.mac_energy)
+    )
+    energy, cycles = zip(
+        *(
+            (
+                _energy(traffic[t], n, inside, n.packings[t], size),
+                _own_cycles(plan, t, traffic[t], n, n.packings[t], steps, size),
+            )
+            for t in range(len(TENSORS))
+        ),
+        strict=True,
+    )
+    pairs = {_I: n.packings[_I][:, None], _O: n.packings[_O][None]}
+    shared_cycles = jnp.maximum(cycles[_I][:, None], cycles[_O])
+    shared_cycles = jnp.maximum(shared_cycles, _joint_cycles(plan, traffic, n, pairs, steps))
+    shared_pj = energy[_I][:, None] + energy[_O] + mac
     return Costs(
-        weights_pj=_stack(energy[_W], size),
-        weights_cycles=_stack(own[_W], size),
-        shared_pj=_stack([energy[_I][i] + energy[_O][o] + mac for i, o in pairs], size),
-        shared_cycles=_stack(shared_cycles, size),
-        coupled_cycles=coupled,
+        weights_pj=energy[_W],
+        weights_cycles=cycles[_W],
+        shared_pj=shared_pj.reshape(-1, size),
+        shared_cycles=shared_cycles.reshape(-1, size),
+        coupled_cycles=_coupled_cycles(plan, traffic, n, steps, size),
     )
 
 
-def _stack(terms: list[Any], size: int) -> Array:
-    return jnp.stack([jnp.broadcast_to(jnp.asarray(term, jnp.float64), (size,)) for term in terms])
+def _coupled_cycles(plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, steps: Any, size: int) -> Array | None:
+    """Cycles [KS, KW, N] of the levels that Weights share with other tensors; `None` if there are none."""
+    if not any(plan.keep[s][_W] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
+        return None
+    cube = {_W: n.packings[_W][None, None], _I: n.packings[_I][:, None, None], _O: n.packings[_O][None, :, None]}
+    cycles = jnp.broadcast_to(steps, (len(n.packings[_I]), len(n.packings[_O]), len(n.packings[_W]), size))
+    for tensors in ((_W, _I), (_W, _O), (_W, _I, _O)):
+        cycles = jnp.maximum(cycles, _joint_cycles(plan, traffic, n, {t: cube[t] for t in tensors}, steps))
+    return cycles.reshape(-1, *cycles.shape[2:])
 
 
-def _at(traffic: list[_Traffic], level: int) -> _Traffic:
-    return next(entry for entry in traffic if entry.level == level)
-
-
-def _energy(traffic: list[_Traffic], n: Numbers, nest: _Nest, operands: Array) -> Any:
-    """Energy of one tensor at all levels, pJ (MODEL.md section 8)."""
-    total: Any = 0.0
-    for entry in traffic:
-        s = entry.level
-        per_vector = operands[s] * n.block[s]
+def _energy(traffic: dict[int, _Traffic], n: Numbers, inside: list[Any], packing: Array, size: int) -> Array:
+    """Energy of one tensor at all levels, pJ, [K, N] (MODEL.md section 8)."""
+    total: Any = jnp.zeros((len(packing), size))
+    for s, entry in traffic.items():
+        per_vector = (packing[:, s] * n.block[s])[:, None]
         kinds = ((entry.reads, 0), (entry.fills, 1), (entry.updates, 2))
-        vectors = sum(
-            _ceil(count, per_vector) * n.energy[s, kind] for count, kind in kinds if not _is_zero(count)
-        )
-        total = total + vectors * jnp.minimum(nest.inside[s], n.clusters[s])
+        vectors = sum(_ceil(count, per_vector) * n.energy[s, kind] for count, kind in kinds if count is not None)
+        total = total + vectors * jnp.minimum(inside[s], n.clusters[s])
     return total
 
 
-def _is_zero(count: Any) -> bool:
-    return count is None or (isinstance(count, float) and count == 0.0)
-
-
-def _own_misfit(plan: Plan, tensor: int, traffic: list[_Traffic], n: Numbers, operands: Array) -> Any:
-    """0 where the tensor fits the levels that it has to itself, inf elsewhere."""
-    penalty: Any = 0.0
-    for entry in traffic:
-        s = entry.level
-        if s in plan.limited and sum(plan.keep[s]) == 1:
+def _own_cycles(
+    plan: Plan, tensor: int, traffic: dict[int, _Traffic], n: Numbers, packing: Array, steps: Any, size: int
+) -> Array:
+    """Cycles [K, N] that the levels need which a tensor has to itself; inf where it does not fit one of them."""
+    cycles: Any = jnp.broadcast_to(steps, (len(packing), size))
+    for s, entry in traffic.items():
+        if sum(plan.keep[s]) > 1:
+            continue
+        operands = packing[:, s][:, None]
+        if s in plan.throttled:
+            cycles = jnp.maximum(cycles, _throttled(s, [(entry, operands)], n, steps))
+        if s in plan.limited:
             # ceil(tile / operands) <= capacity, without a division
-            penalty = penalty + jnp.where(entry.tile <= n.capacity[s] * operands[s], 0.0, jnp.inf)
-    return penalty
+            cycles = jnp.where(entry.tile <= n.capacity[s] * operands, cycles, jnp.inf)
+    return cycles
+
+
+def _joint_cycles(plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, packings: dict[int, Array], steps: Any) -> Any:
+    """Cycles that the levels need which exactly these tensors share; inf where they do not fit together.
+
+    packings: per tensor an array [..., L] whose leading axes, one per tensor, lead those of the result [..., N].
+    """
+    cycles: Any = steps
+    for s, keep in enumerate(plan.keep):
+        if tuple(t for t in range(len(TENSORS)) if keep[t]) != tuple(sorted(packings)):
+            continue
+        users = [(traffic[t][s], packing[..., s][..., None]) for t, packing in packings.items()]
+        if s in plan.throttled:
+            cycles = jnp.maximum(cycles, _throttled(s, users, n, steps))
+        if s in plan.limited:
+            needed = sum(_ceil(entry.tile, operands) for entry, operands in users)
+            cycles = jnp.where(needed <= n.capacity[s], cycles, jnp.inf)
+    return cycles
 
 
 def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
@@ -494,9 +488,7 @@ def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps:
     write: Any = 0.0
     for entry, operands in users:
         read = read + _ceil(entry.reads, operands) / steps
-        written = _ceil(entry.fills, operands)
-        if entry.updates is not None:
-            written = written + _ceil(entry.updates, operands)
+        written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
         write = write + written / steps
     limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
     slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
@@ -507,15 +499,15 @@ def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps:
 METRICS = ("energy", "edp", "delay")
 
 
-def _objectives(n: Numbers, weights_pj: Any, weights_cycles: Any, shared_pj: Any, shared_cycles: Any):
+def _objectives(tie: Any, weights_pj: Any, weights_cycles: Any, shared_pj: Any, shared_cycles: Any):
     """Energy, EDP and delay of a triple; inf where it does not fit. Delay carries the energy as its fraction, so that
     of equally fast mappings the frugal one is found."""
     cycles = jnp.maximum(weights_cycles, shared_cycles)
     energy = weights_pj + shared_pj
-    return jnp.where(cycles < jnp.inf, energy, jnp.inf), energy * cycles, cycles + energy * n.tie
+    return jnp.where(cycles < jnp.inf, energy, jnp.inf), energy * cycles, cycles + energy * tie
 
 
-def _by_triple(n: Numbers, costs: Costs, reduce: Any) -> Any:
+def _by_triple(tie: Array, costs: Costs, reduce: Any) -> Any:
     """Stack reduce(w, s, objectives) over all pairs s of Inputs and Outputs packings and all packings w of Weights.
 
     A loop over pairs keeps the program small: unrolled over 125 triples it takes ten times as long to compile, and runs
@@ -527,7 +519,7 @@ def _by_triple(n: Numbers, costs: Costs, reduce: Any) -> Any:
         results = []
         for w in range(costs.weights_pj.shape[0]):
             slowest = shared_cycles if coupled is None else jnp.maximum(shared_cycles, coupled[w])
-            of_triple = _objectives(n, costs.weights_pj[w], costs.weights_cycles[w], shared_pj, slowest)
+            of_triple = _objectives(tie, costs.weights_pj[w], costs.weights_cycles[w], shared_pj, slowest)
             results.append(reduce(w, s, of_triple))
         return None, jnp.stack(results)
 
@@ -568,26 +560,31 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
     return costs._replace(weights_cycles=costs.weights_cycles + beyond), weight
 
 
-@partial(jax.jit, static_argnames=("plan", "size", "most"))
-def minima(
-    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], first: Array, chunks: Array, size: int, most: int
-) -> tuple[Array, Array, Array]:
-    """Least costs per chunk of `size` mappings, for `chunks` <= `most` chunks of a block from chunk `first` on.
+@partial(jax.jit, static_argnames=("plan", "size"))
+def terms(
+    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], chunk: Array, size: int
+) -> tuple[Costs, Array]:
+    """Cost terms of chunk number `chunk` of a block, and how many pruned mappings each of its mappings stands for."""
+    return _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
 
-    Returns float64 [most, KS, KW, 3] for energy, EDP and delay (with the energy as its fraction), the number of pruned
-    mappings that fit each triple, float64 [KS, KW], and the number of all that were covered, float64.
-    """
-    shape = (len(n.packings[_I]) * len(n.packings[_O]), len(n.packings[_W]))
 
-    def body(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        best, valid, covered = carry
-        costs, weight = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
-        found = _by_triple(n, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
-        best = lax.dynamic_update_index_in_dim(best, found, k, 0)
-        return best, valid + _valid(costs, weight), covered + jnp.sum(weight)
+@jax.jit
+def minima(costs: Costs, weight: Array, tie: Array) -> tuple[Array, Array, Array]:
+    """Least costs of a chunk, float64 [KS, KW, 3], for energy, EDP and delay (with the energy as its fraction); the
+    number of pruned mappings that fit each triple, float64 [KS, KW], and that of all of them, float64."""
+    found = _by_triple(tie, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
+    return found, _valid(costs, weight), jnp.sum(weight)
 
-    start = (jnp.full((most, *shape, 3), jnp.inf), jnp.zeros(shape), jnp.float64(0.0))
-    return lax.fori_loop(jnp.int32(0), chunks.astype(jnp.int32), body, start)
+
+@jax.jit
+def candidates(costs: Costs, tie: Array, limits: Array) -> Array:
+    """bool [N]: mappings of a chunk that come within `limits` [KS, KW, 3] for some metric and triple."""
+
+    def within(w: int, s: Array, objectives: tuple[Array, ...]) -> Array:
+        close = [(x <= limits[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
+        return close[0] | close[1] | close[2]
+
+    return jnp.any(_by_triple(tie, costs, within), axis=(0, 1))
 
 
 def _valid(costs: Costs, weight: Array) -> Array:
@@ -598,17 +595,3 @@ def _valid(costs: Costs, weight: Array) -> Array:
         return shared_fit @ weights_fit.T
     coupled_fit = jnp.where(costs.coupled_cycles < jnp.inf, 1.0, 0.0)
     return jnp.einsum("sn,wn,swn->sw", shared_fit, weights_fit, coupled_fit)
-
-
-@partial(jax.jit, static_argnames=("plan", "size"))
-def candidates(
-    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], chunk: Array, limits: Array, size: int
-) -> Array:
-    """bool [size]: mappings of a chunk that come within `limits` [KS, KW, 3] for some metric and triple."""
-    costs, _ = _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
-
-    def within(w: int, s: Array, objectives: tuple[Array, ...]) -> Array:
-        close = [(x <= limits[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
-        return close[0] | close[1] | close[2]
-
-    return jnp.any(_by_triple(n, costs, within), axis=(0, 1))
