@@ -58,14 +58,22 @@ class Cost:
         return {"energy": self.energy_pj, "edp": self.edp, "delay": self.delay}[name]
 
 
-class Batch(NamedTuple):
-    """Some mappings with all that is known of them. `rows` are their positions in the caller's order."""
+class Analysed(NamedTuple):
+    """Some mappings after reuse analysis, as NumPy arrays; `rows` are their positions in the caller's order."""
 
     rows: np.ndarray
-    analysis: nest.Analysis
-    validity: price.Validity
-    priced: price.Priced
     keep: np.ndarray
+    analysis: nest.Analysis
+    signatures: price.Signatures
+    links: np.ndarray
+
+    def cost(self, arch: Arch, packing: np.ndarray) -> tuple[price.Validity, price.Priced]:
+        """Validity and cost at a packing, int64 [B, L, T] or [L, T] operands per word. Rows that do not fit are priced
+        too, and their numbers mean nothing."""
+        packing = np.broadcast_to(packing, self.keep.shape)
+        validity = price.check(arch, self.analysis, self.keep, packing)
+        with np.errstate(all="ignore"):
+            return validity, price.price(arch, self.analysis, self.signatures, self.links, self.keep, packing)
 
 
 def evaluate(
@@ -80,23 +88,24 @@ def evaluate(
     arrays = mappings if isinstance(mappings, Mappings) else encode(arch, [layer] * len(mappings), mappings)
     size = len(arrays)
     cost = Cost(np.zeros(size, bool), np.full(size, np.inf), np.zeros(size, np.int64))
-    layers, widths = [layer] * size, [bits] * size
-    for batch in evaluate_batches(arch, layers, widths, arrays, chunk=chunk):
-        valid = batch.validity.valid
-        cost.valid[batch.rows] = valid
-        cost.energy_pj[batch.rows] = np.where(valid, batch.priced.energy_pj, np.inf)
-        cost.cycles[batch.rows] = np.where(valid, batch.priced.cycles, 0)
+    arch.check_widths(bits, layer)
+    packing = packing_table(arch, bits)
+    for part in analyse_mappings(arch, [layer] * size, arrays, chunk=chunk):
+        validity, priced = part.cost(arch, packing)
+        cost.valid[part.rows] = validity.valid
+        cost.energy_pj[part.rows] = np.where(validity.valid, priced.energy_pj, np.inf)
+        cost.cycles[part.rows] = np.where(validity.valid, priced.cycles, 0)
     return cost
 
 
-def evaluate_batches(
-    arch: Arch, layers: Sequence[Layer], bits: Sequence[BitWidths], mappings: Mappings, *, chunk: int = 2048
-) -> Iterator[Batch]:
-    """Evaluate mapping i for layers[i] at widths bits[i], in batches; batches may come out of order."""
-    packings = {pair: packing_table(arch, pair) for pair in set(bits)}
+def analyse_mappings(
+    arch: Arch, layers: Sequence[Layer], mappings: Mappings, *, chunk: int = 2048
+) -> Iterator[Analysed]:
+    """Reuse analysis of mapping i for layers[i], in parts; what any bit-widths can then be priced with.
+
+    Parts may come out of order: mappings in which neighbours forward data are analysed apart.
+    """
     problems = {layer: _checked_problem(layer) for layer in set(layers)}
-    for layer, width in set(zip(layers, bits, strict=True)):
-        arch.check_widths(width, layer)
     elements = max(x * y for x, y in arch.fanout)
     chunk = max(16, min(chunk, 2**20 // elements**2))
     fanout = np.array(arch.fanout, np.int64)
@@ -104,33 +113,19 @@ def evaluate_batches(
         rows = np.arange(start, min(start + chunk, len(mappings)))
         problem = nest.Problem(*(np.stack(part) for part in zip(*(problems[layers[r]] for r in rows), strict=True)))
         some = mappings.take(rows)
-        packing = np.stack([packings[bits[r]] for r in rows])
         analysis = _on_device(_analyse, problem, some, fanout, elements, chunk)
-        validity = price.check(arch, analysis, some.keep, packing)
-        forwards = np.asarray(analysis.forwardable) & validity.valid
-        for choice in (~forwards, forwards):
-            if not choice.any():
-                continue
-            part = nest.Analysis(*(x[choice] for x in analysis))
-            if choice is forwards:
-                forwarding = _on_device(
-                    _forward, nest.Problem(*(x[choice] for x in problem)), some.take(choice), fanout, elements, 64
-                )
-                signatures, links = price.forwarded_signatures(part, forwarding), forwarding.links
-            else:
-                signatures, links = price.plain_signatures(part), np.zeros_like(part.delta)
-            keep = some.keep[choice]
-            with np.errstate(all="ignore"):  # rows that do not fit are computed too, and their numbers ignored
-                priced = price.price(arch, part, signatures, links, keep, packing[choice])
-            yield Batch(rows[choice], part, price.Validity(*(x[choice] for x in validity)), priced, keep)
-
-
-def analyse_mappings(arch: Arch, layer: Layer, mappings: Mappings, *, chunk: int = 256) -> nest.Analysis:
-    """Reuse analysis of mappings of one layer, as NumPy arrays: what any bit-widths can then be priced with."""
-    problem = _checked_problem(layer)
-    spread = nest.Problem(*(np.broadcast_to(x, (len(mappings), *x.shape)) for x in problem))
-    elements = max(x * y for x, y in arch.fanout)
-    return _on_device(_analyse, spread, mappings, np.array(arch.fanout, np.int64), elements, chunk)
+        fits = (analysis.fan_xy <= fanout).all(axis=(1, 2))
+        forwards = analysis.forwardable & fits
+        if not forwards.all():
+            part = nest.Analysis(*(x[~forwards] for x in analysis))
+            signatures, links = price.plain_signatures(part), np.zeros_like(part.delta)
+            yield Analysed(rows[~forwards], some.keep[~forwards], part, signatures, links)
+        if forwards.any():
+            part = nest.Analysis(*(x[forwards] for x in analysis))
+            some_problems = nest.Problem(*(x[forwards] for x in problem))
+            forwarding = _on_device(_forward, some_problems, some.take(forwards), fanout, elements, 64)
+            signatures = price.forwarded_signatures(part, forwarding)
+            yield Analysed(rows[forwards], some.keep[forwards], part, signatures, forwarding.links)
 
 
 def _checked_problem(layer: Layer) -> nest.Problem:

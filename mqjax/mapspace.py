@@ -243,7 +243,7 @@ class Mapspace:
         """Number of mappings of the pruned space that fit the fan-outs."""
         return math.prod(round(float(group.weight.sum())) for group in self.groups)
 
-    def _movable(self, t: int) -> list[int]:
+    def movable(self, t: int) -> list[int]:
         """Dimensions that may have a bound above 1 at tiling level t."""
         return [d for d in range(len(DIMS)) if self.tables[d][:, t].max() > 1]
 
@@ -278,7 +278,7 @@ class Mapspace:
             bounds = np.concatenate([bounds[left[fits]], table[right[fits], None]], axis=1)
         weight = np.ones(len(bounds))
         for t in range(len(self.tiling)):
-            if any(d in dims for d in self._movable(t)):
+            if any(d in dims for d in self.movable(t)):
                 weight *= self._weights(t, dims, bounds[:, :, t])
         fits = weight > 0
         bounds, weight = bounds[fits], weight[fits]
@@ -297,7 +297,7 @@ class Mapspace:
         """Loop orders of the group's free temporal levels, each with the rows that need it."""
         levels = []
         for t, level in enumerate(self.tiling):
-            free = [d for d in self._movable(t) if d in self.free_dims(t) and d in dims]
+            free = [d for d in self.movable(t) if d in self.free_dims(t) and d in dims]
             if not level.spatial and len(free) > 1:
                 levels.append((t, list(itertools.permutations(free))))
         needs = [self._needed(t, orders, dims, bounds[:, :, t]) for t, orders in levels]
@@ -333,6 +333,8 @@ class Mapspace:
         loops come before that one. A tensor with halo may depend on the whole order. Tensors kept by no inner level do
         not depend on it (MODEL.md section 6).
         """
+        if self.may_forward:
+            return tuple(loops)
         signature = []
         for tensor in range(len(TENSORS)):
             if not any(level.keep[tensor] for level in self.arch.levels[: self.tiling[t].level]):
@@ -386,11 +388,47 @@ class Mapspace:
                     return candidate, split
         raise AssertionError("rows of the distinct space fit the fan-outs")
 
+    # --- What neighbouring tiles and elements can share -------------------------------------------------------------
+
     @property
     def has_halo(self) -> bool:
         """Whether neighbouring tiles of Inputs can overlap: a kernel and an output extent above 1 along one side."""
         layer = self.layer
         return (layer.R > 1 and layer.P > 1) or (layer.S > 1 and layer.Q > 1)
+
+    @cached_property
+    def may_forward(self) -> bool:
+        """Whether some mapping may have neighbour forwarding, or multicast groups that are no product of bounds.
+
+        Conservative: true only costs time. Forwarding needs a step of the temporal loops that moves Inputs as far as
+        the data of two spatial neighbours lie apart. A step along one dimension jumps over all that is inside it, so
+        only the second dimension of the same rank (R with P, S with Q) can undo that, and only if nothing moves the
+        other ranks meanwhile (MODEL.md section 6).
+        """
+        for pair, others in (("RP", "SQ"), ("SQ", "RP")):
+            first, second = (DIMS.index(d) for d in pair)
+            if self.layer.bounds[first] == 1 or self.layer.bounds[second] == 1:
+                continue
+            for t in (t for t, level in enumerate(self.tiling) if level.spatial and self.movable(t)):
+                here = set(self.movable(t))
+                if {first, second} <= here:
+                    return True
+                outside = [u for u in range(t + 1, len(self.tiling)) if not self.tiling[u].spatial]
+                moving = {d for u in outside for d in self.movable(u)}
+                meets = (first in here and second in moving) or (second in here and first in moving)
+                if (meets or {first, second} <= moving) and not self._shielded(outside, {first, second}, others):
+                    return True
+        return False
+
+    def _shielded(self, outside: list[int], pair: set[int], others: str) -> bool:
+        """Whether a loop of the other rank, of bound above 1 in every mapping, lies inside all outside loops of the
+        pair: their steps then also move that rank back, where spatial neighbours do not differ."""
+        for u in outside:
+            if any(self.tables[DIMS.index(d)][:, u].min() > 1 for d in others):
+                return True
+            if pair & set(self.movable(u)):
+                return False
+        return True
 
 
 def _permutation(items: tuple[int, ...], digit: int) -> list[int]:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mqjax import nest, price, sweep
+from mqjax import sweep
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluate import analyse_mappings, evaluate
+from mqjax.evaluate import Analysed, analyse_mappings
 from mqjax.mapping import Mappings, decode
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_table
@@ -97,6 +97,15 @@ class _Block(NamedTuple):
     @property
     def size(self) -> int:
         return int(np.prod([len(rows) for rows in self.rows], dtype=np.int64))
+
+    def at(self, numbers: np.ndarray, space: Mapspace) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """The rows of each group, and the weights, of the mappings with these numbers in the block."""
+        positions = np.unravel_index(numbers, [len(rows) for rows in self.rows])
+        picks = [rows[at] for rows, at in zip(self.rows, positions, strict=True)]
+        weights = np.full(len(numbers), float(self.counted))
+        for group, pick in zip(space.groups, picks, strict=True):
+            weights *= group.weight[pick]
+        return [tuple(int(p) for p in row) for row in zip(*picks, strict=True)], weights
 
 
 def _blocks(space: Mapspace) -> Iterator[_Block]:
@@ -178,9 +187,7 @@ class _Sweeper:
         with jax.enable_x64(True):
             found = sweep.candidates(self._terms(job, chunk)[0], self.numbers.tie, limits)
         numbers = (job.first + chunk) * self.size + np.flatnonzero(np.asarray(found))
-        positions = np.unravel_index(numbers, [len(rows) for rows in job.block.rows])
-        picks = [rows[at] for rows, at in zip(job.block.rows, positions, strict=True)]
-        return [tuple(int(p) for p in row) for row in zip(*picks, strict=True)]
+        return job.block.at(numbers, self.space)[0]
 
 
 def best_mappings(
@@ -258,72 +265,111 @@ class Solution:
 
 
 def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
-    """Sweep the whole of `space` for all `bits` and all metrics."""
+    """Cover the whole of `space` for all `bits` and all metrics."""
     packings = distinct_packings(space.arch, bits)
-    sweeper = _Sweeper(space, packings)
+    decision = _Decision(space, packings)
+    covered = _exhaust(space, decision) if space.may_forward else _sweep(space, decision)
+    return decision.solution(bits, covered)
+
+
+def _sweep(space: Mapspace, decision: _Decision) -> bool:
+    """Sweep approximately, decide exactly. Returns whether every mapping that fits the fan-outs was counted."""
+    sweeper = _Sweeper(space, decision.packings)
     jobs = list(sweeper.jobs())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(sweeper.minima, jobs))
     best = np.concatenate([result[0] for result in results])  # [chunks, KS, KW, 3]
-    valid = np.sum([result[1] for result in results], axis=0)
-    covered = sum(result[2] for result in results)
+    decision.valid += np.sum([result[1] for result in results], axis=0)
     limits = best.min(axis=0) * np.array([NEAR[m] for m in METRICS])
-    near = (best <= limits) & np.isfinite(best)
-    found = []
-    chunk = 0
+    near = ((best <= limits) & np.isfinite(best)).any(axis=(1, 2, 3))
+    first, found = 0, []
     for job in jobs:
-        for k in range(job.chunks):
-            if near[chunk + k].any():
-                found.append((job.block.order, sweeper.candidates(job, k, limits)))
-        chunk += job.chunks
-    return _decide(space, bits, packings, found, valid, round(covered) == space.fanout_valid)
+        for chunk in np.flatnonzero(near[first : first + job.chunks]):
+            found.append(space.materialize(job.block.order, sweeper.candidates(job, int(chunk), limits)))
+        first += job.chunks
+    if found:
+        decision.consider(Mappings(*(np.concatenate(parts) for parts in zip(*found, strict=True))))
+    return round(sum(result[2] for result in results)) == space.fanout_valid
 
 
-def _decide(space: Mapspace, bits, packings: Packings, found, valid: np.ndarray, covered: bool) -> Solution:
-    """Price the candidates exactly and take the best of each triple by (metric, cycles, energy, order)."""
-    arch = space.arch
-    unique, inverse = np.unique(packings.triples, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    shape = (len(METRICS), len(unique))
-    energy, cycles = np.full(shape, np.inf), np.zeros(shape, np.int64)
-    index = np.full(shape, -1)
-    batches = [space.materialize(order, rows) for order, rows in found if rows]
-    mappings = Mappings(*(np.concatenate(parts) for parts in zip(*batches, strict=True))) if batches else None
-    if mappings is not None:
-        analysis = analyse_mappings(arch, space.layer, mappings)
-        for i, (w, ip, o) in enumerate(unique):
-            packing = np.stack(
-                [packings.per_tensor[0][w], packings.per_tensor[1][ip], packings.per_tensor[2][o]], axis=1
-            ).astype(np.int64)
-            fits, pj, cyc = _exact(arch, analysis, mappings, packing)
-            if not fits.any():
-                continue
-            for m, value in enumerate((pj, pj * cyc, cyc)):
-                value = np.where(fits, value, np.inf)
-                pick = np.lexsort((np.arange(len(value)), pj, cyc, value))[0]
-                energy[m, i], cycles[m, i], index[m, i] = pj[pick], cyc[pick], pick
-    used, renumbered = np.unique(index[index >= 0], return_inverse=True)
-    index[index >= 0] = renumbered.reshape(-1)
-    records = [decode(arch, mappings, int(row)) for row in used] if mappings is not None else []
-    pick = packings.triples
-    return Solution(
-        space=space,
-        bits=tuple(bits),
-        energy_pj=energy[:, inverse],
-        cycles=cycles[:, inverse],
-        index=index[:, inverse],
-        mappings=records,
-        valid=np.rint(valid[pick[:, 1] * len(packings.per_tensor[2]) + pick[:, 2], pick[:, 0]]).astype(np.int64),
-        covered=covered,
-    )
+def _exhaust(space: Mapspace, decision: _Decision, batch: int = 2048) -> bool:
+    """Price every mapping with the exact evaluator: slower, but also where neighbours may forward data."""
+    counted = 0.0
+    for block in _blocks(space):
+        for start in range(0, block.size, batch):
+            numbers = np.arange(start, min(start + batch, block.size))
+            rows, weights = block.at(numbers, space)
+            counted += weights.sum()
+            decision.consider(space.materialize(block.order, rows), weights)
+    # The order of spatial loops matters to forwarding and is not enumerated.
+    free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
+    return round(counted) == space.fanout_valid and not free
 
 
-def _exact(arch: Arch, analysis: nest.Analysis, mappings: Mappings, packing: np.ndarray):
-    """Validity, energy and cycles of mappings without forwarding at one packing [L, T]."""
-    per_row = np.broadcast_to(packing, mappings.keep.shape)
-    validity = price.check(arch, analysis, mappings.keep, per_row)
-    with np.errstate(all="ignore"):
-        priced = price.price(
-            arch, analysis, price.plain_signatures(analysis), np.zeros_like(analysis.delta), mappings.keep, per_row
+class _Decision:
+    """The best mappings so far by exact cost; ties go by (metric, cycles, energy, mapping order)."""
+
+    def __init__(self, space: Mapspace, packings: Packings) -> None:
+        self.space, self.packings = space, packings
+        self.unique, inverse = np.unique(packings.triples, axis=0, return_inverse=True)
+        self.inverse = inverse.reshape(-1)
+        shape = (len(METRICS), len(self.unique))
+        self.energy, self.cycles = np.full(shape, np.inf), np.zeros(shape, np.int64)
+        self.value = np.full(shape, np.inf)
+        self.best: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        kw, ki, ko = (len(p) for p in packings.per_tensor)
+        self.valid = np.zeros((ki * ko, kw))
+
+    def consider(self, mappings: Mappings, weights: np.ndarray | None = None) -> None:
+        """Let mappings, later in order than all before, compete; `weights` are added to the valid counts."""
+        if not len(mappings):
+            return
+        arch, layer = self.space.arch, self.space.layer
+        parts = list(analyse_mappings(arch, [layer] * len(mappings), mappings, chunk=256))
+        ko = len(self.packings.per_tensor[2])
+        for u, triple in enumerate(self.unique):
+            packing = np.stack([p[k] for p, k in zip(self.packings.per_tensor, triple, strict=True)], axis=1)
+            fits, energy, cycles = _exact(arch, parts, packing.astype(np.int64), len(mappings))
+            if weights is not None:
+                self.valid[triple[1] * ko + triple[2], triple[0]] += weights[fits].sum()
+            if fits.any():
+                self._compete(u, mappings, fits, energy, cycles)
+
+    def _compete(self, u: int, mappings: Mappings, fits: np.ndarray, energy: np.ndarray, cycles: np.ndarray) -> None:
+        for m, value in enumerate((energy, energy * cycles, cycles)):
+            value = np.where(fits, value, np.inf)
+            row = np.lexsort((np.arange(len(value)), energy, cycles, value))[0]
+            challenger = (value[row], cycles[row], energy[row])
+            if challenger < (self.value[m, u], self.cycles[m, u], self.energy[m, u]):
+                self.value[m, u], self.cycles[m, u], self.energy[m, u] = challenger
+                self.best[m, u] = decode(self.space.arch, mappings, int(row))
+
+    def solution(self, bits: Sequence[BitWidths], covered: bool) -> Solution:
+        """What was found, for each of `bits`."""
+        index = np.full(self.energy.shape, -1)
+        records: list[list[dict[str, Any]]] = []
+        for (m, u), record in sorted(self.best.items()):
+            if record not in records:
+                records.append(record)
+            index[m, u] = records.index(record)
+        w, i, o = self.packings.triples.T
+        valid = self.valid[i * len(self.packings.per_tensor[2]) + o, w]
+        return Solution(
+            space=self.space,
+            bits=tuple(bits),
+            energy_pj=self.energy[:, self.inverse],
+            cycles=self.cycles[:, self.inverse],
+            index=index[:, self.inverse],
+            mappings=records,
+            valid=np.rint(valid).astype(np.int64),
+            covered=covered,
         )
-    return validity.valid, priced.energy_pj, priced.cycles
+
+
+def _exact(arch: Arch, parts: list[Analysed], packing: np.ndarray, size: int):
+    """Validity, energy and cycles of all mappings of `parts` at one packing [L, T]."""
+    fits, energy, cycles = np.zeros(size, bool), np.full(size, np.inf), np.zeros(size, np.int64)
+    for part in parts:
+        validity, priced = part.cost(arch, packing)
+        fits[part.rows], energy[part.rows], cycles[part.rows] = validity.valid, priced.energy_pj, priced.cycles
+    return fits, energy, cycles

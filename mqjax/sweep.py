@@ -1,6 +1,6 @@
 """The fast path: cost of all mappings of a mapspace for all packings at once, as one compiled program.
 
-Where neighbours cannot forward data to each other (`forwarding_possible`), the model of MODEL.md sections 6 and 7
+Where neighbours cannot forward data to each other (`Mapspace.may_forward` is false), the model of MODEL.md sections 6 and 7
 collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass demand outwards, so
 
     content at the next keeper = Delta * product of multicast groups in between
@@ -125,42 +125,6 @@ def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np
         tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most))),
         packings=tuple(np.asarray(p, np.float64) for p in packings),  # type: ignore[arg-type]
     )
-
-
-def forwarding_possible(space: Mapspace) -> bool:
-    """Whether some mapping of the space may have neighbour forwarding or multicast groups that are no product, which
-    this module leaves out. Conservative: true only costs time (MODEL.md section 6).
-
-    Forwarding needs a step of the temporal loops that moves Inputs as far as the data of two spatial neighbours lie
-    apart. A step along one dimension jumps over all that is inside it, so only a second dimension of the same rank
-    (R with P, S with Q) can undo that, and only if nothing moves the other ranks meanwhile.
-    """
-    layer, tiling = space.layer, space.tiling
-    spatial = [t for t, level in enumerate(tiling) if level.spatial and space._movable(t)]
-    for first, second, others in ((_R, _P, (_S, _Q)), (_S, _Q, (_R, _P))):
-        if layer.bounds[first] == 1 or layer.bounds[second] == 1:
-            continue
-        for t in spatial:
-            here = set(space._movable(t))
-            if {first, second} <= here:
-                return True
-            outside = [u for u in range(t + 1, len(tiling)) if not tiling[u].spatial]
-            moving = {d for u in outside for d in space._movable(u)}
-            crossed = (first in here and second in moving) or (second in here and first in moving)
-            coincide = first in moving and second in moving
-            if (crossed or coincide) and not _shielded(space, outside, (first, second), others):
-                return True
-    return False
-
-
-def _shielded(space: Mapspace, outside: list[int], pair: tuple[int, int], others: tuple[int, int]) -> bool:
-    """Whether a loop of the other rank, always of bound above 1, lies inside every outside loop of the pair."""
-    for u in outside:
-        if any(space.tables[d][:, u].min() > 1 for d in others):
-            return True
-        if any(d in pair for d in space._movable(u)):
-            return False
-    return True
 
 
 class _Loop(NamedTuple):

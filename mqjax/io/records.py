@@ -17,9 +17,9 @@ import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluate import Batch, evaluate_batches
+from mqjax.evaluate import Analysed, analyse_mappings
 from mqjax.mapping import encode
-from mqjax.packing import words
+from mqjax.packing import packing_table, words
 from mqjax.price import OUTPUTS
 from mqjax.types import TENSORS, BitWidths, Layer
 
@@ -65,7 +65,9 @@ def evaluate_records(arch: Arch, records: Sequence[dict[str, Any]]) -> list[dict
 
     Raises `InputError` naming the first record (counted from 1) that cannot be evaluated.
     """
-    layers, bits, mappings = [], [], []
+    layers: list[Layer] = []
+    bits: list[BitWidths] = []
+    mappings: list[Any] = []
     for number, record in enumerate(records, start=1):
         try:
             layer, widths = parse(record)
@@ -79,9 +81,10 @@ def evaluate_records(arch: Arch, records: Sequence[dict[str, Any]]) -> list[dict
     results: list[dict[str, Any]] = [{} for _ in records]
     if not records:
         return results
-    for batch in evaluate_batches(arch, layers, bits, encode(arch, layers, mappings)):
-        writer = _Writer(arch, batch)
-        for i, row in enumerate(batch.rows):
+    packings = {widths: packing_table(arch, widths) for widths in set(bits)}
+    for part in analyse_mappings(arch, layers, encode(arch, layers, mappings)):
+        writer = _Writer(arch, part, np.stack([packings[bits[row]] for row in part.rows]))
+        for i, row in enumerate(part.rows):
             tags = {key: value for key, value in records[row].items() if key not in ("valid", "fail", "stats")}
             results[row] = {**tags, **writer.outcome(i, layers[row], bits[row])}
     return results
@@ -90,11 +93,11 @@ def evaluate_records(arch: Arch, records: Sequence[dict[str, Any]]) -> list[dict
 class _Writer:
     """Turns the arrays of a batch into nested records."""
 
-    def __init__(self, arch: Arch, batch: Batch) -> None:
-        self.arch = arch
-        self.rows, self.analysis, self.validity, self.priced, self.keep = batch
-        self.valid = batch.validity.valid
-        self.instances = np.prod(batch.analysis.instances_xy, axis=-1)
+    def __init__(self, arch: Arch, part: Analysed, packing: np.ndarray) -> None:
+        self.arch, self.analysis, self.keep = arch, part.analysis, part.keep
+        self.validity, self.priced = part.cost(arch, packing)
+        self.valid = self.validity.valid
+        self.instances = np.prod(part.analysis.instances_xy, axis=-1)
         areas = [float(np.float32(part.area_um2)) for part in (arch.mac, *arch.levels)]
         self.tile_area = areas[:1]
         for area, (x, y) in zip(areas[1:], arch.fanout, strict=True):
