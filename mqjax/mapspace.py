@@ -70,7 +70,7 @@ class Mapspace:
         if bound % product or (not free and product != bound):
             raise InputError(
                 f"layer {self.layer.name!r} on {self.arch.name!r}: the fixed factors of {name} multiply to {product}, "
-                f"which does not divide its bound {bound}"
+                f"which does not divide its bound {bound}; pad the layer, or relax the constraints ('arch' or 'none')"
             )
         rows = splits(bound // product, len(free), bound) if free else np.ones((1, 0), np.int64)
         table = np.empty((len(rows), len(self.tiling)), np.int64)
