@@ -1,1 +1,34 @@
-"""Flax networks and their quantization (installed as `mqjax.models`)."""
+"""Flax networks and their quantization (installed as `mqjax.models`). Importing this loads no JAX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mqjax.models.architecture import NETWORKS, Architecture, architecture
+from mqjax.types import Layer
+
+__all__ = ["NETWORKS", "Architecture", "MobileNet", "MobileNetV1", "MobileNetV2", "architecture", "network_layers"]
+
+
+def network_layers(
+    network: str | Any,
+    *,
+    width_multiplier: float = 1.0,
+    resolution: int = 224,
+    classes: int = 1000,
+    channels: int = 3,
+    depthwise: str = "native",
+) -> list[Layer]:
+    """The layers of a network, named or a `MobileNet`, as the mapper sees them (see `Architecture.layers`)."""
+    if isinstance(network, str):
+        network = architecture(
+            network, width_multiplier=width_multiplier, resolution=resolution, classes=classes, channels=channels
+        )
+    return getattr(network, "architecture", network).layers(depthwise=depthwise)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MobileNet", "MobileNetV1", "MobileNetV2"):
+        return getattr(importlib.import_module("mqjax.models.mobilenet"), name)
+    raise AttributeError(f"module 'mqjax.models' has no attribute {name!r}")
