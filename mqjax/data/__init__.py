@@ -1,1 +1,187 @@
-"""Image data sets, read through tensorflow-datasets."""
+"""Image data sets, read through tensorflow-datasets' `data_source` (array_record files, no TensorFlow).
+
+`fashion_mnist` ships inside the package as a class-balanced subset: 2,000 training and 2,000 validation images drawn from the
+training set, and all 10,000 test images. Any other data set is a folder that tensorflow-datasets prepared in the
+array_record format, or one made from a folder of class folders by `prepare_image_folder`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mqjax.errors import InputError
+
+EMBEDDED = Path(__file__).parent / "prepared"
+
+KNOWN = ("fashion_mnist", "cifar10", "imagenet2012", "imagenet100", "imagenette", "tiny_imagenet")
+"""Names with documented preparation; any other prepared folder works too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Decoded images of one split: uint8 [N, H, W, channels], and their labels, int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared data set: `source(split)` gives random access to encoded or decoded examples."""
+
+    name: str
+    builder: Any
+    classes: int
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.builder.info.splits)
+
+    def source(self, split: str) -> Any:
+        """tensorflow-datasets' random-access source of a split; items are dicts with "image" and "label"."""
+        if split not in self.splits:
+            raise InputError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
+        return self.builder.as_data_source(split)
+
+    def load(self, split: str, *, limit: int | None = None, resolution: int | None = None) -> Images:
+        """A split in memory, its first `limit` images; with `resolution`, images of varying size are resized and cropped
+        as for evaluation (see `center_crop`)."""
+        source = self.source(split)
+        count = len(source) if limit is None else min(limit, len(source))
+        if limit is not None and limit > len(source):
+            raise InputError(f"data set {self.name!r}: split {split!r} has {len(source)} images, fewer than {limit}")
+
+        def item(i: int) -> tuple[np.ndarray, int]:
+            example = source[i]
+            image = example["image"]
+            return (image if resolution is None else center_crop(image, resolution)), int(example["label"])
+
+        with ThreadPoolExecutor() as pool:
+            items = list(pool.map(item, range(count), chunksize=64))
+        shapes = {image.shape for image, _ in items}
+        if len(shapes) > 1:
+            raise InputError(f"data set {self.name!r}: its images differ in size; give a resolution")
+        return Images(np.stack([image for image, _ in items]), np.array([label for _, label in items], np.int32))
+
+
+def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
+    """The prepared data set `name`, in `data_dir` or, by default, the one inside the package.
+
+    Raises `InputError` at once, without touching the network, where no prepared data is found: it says which folder was
+    looked in and how to prepare it.
+    """
+    import tensorflow_datasets as tfds
+
+    root = EMBEDDED if data_dir is None else Path(data_dir)
+    folder = _version_folder(root, name)
+    if folder is None:
+        where = "inside the package" if data_dir is None else f"in {root / name}"
+        raise InputError(
+            f"no prepared data set {name!r} {where}: prepare it where there is a network with "
+            f"tfds.builder({name!r}, data_dir=DIR, file_format='array_record').download_and_prepare(), or from class "
+            f"folders with mqjax.data.prepare_image_folder, and pass --data-dir DIR"
+        )
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+    except Exception as error:  # tfds raises many kinds for a damaged folder
+        raise InputError(f"the data set in {folder} cannot be read: {error}") from None
+    features = builder.info.features
+    if features is None or not {"image", "label"} <= set(features):
+        raise InputError(f"the data set in {folder} must have the features 'image' and 'label'")
+    return Dataset(name, builder, int(features["label"].num_classes))
+
+
+def _version_folder(root: Path, name: str) -> Path | None:
+    """The folder with dataset_info.json: root/name[/config]/version, the latest version."""
+    infos = sorted((root / name).glob("**/dataset_info.json"))
+    return infos[-1].parent if infos else None
+
+
+def center_crop(image: np.ndarray, resolution: int) -> np.ndarray:
+    """The usual evaluation view: the shorter side to 8/7 of `resolution`, then the central square. uint8 in and out."""
+    from PIL import Image
+
+    channels = image.shape[-1]
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    scale = max(resolution, round(resolution * 8 / 7)) / min(picture.size)
+    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), 2)
+    left, top = (picture.width - resolution) // 2, (picture.height - resolution) // 2
+    array = np.asarray(picture.crop((left, top, left + resolution, top + resolution)))
+    return array[..., None] if channels == 1 else array
+
+
+def pad_to(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Images [N, H, W, C] with a black border up to `resolution`; larger images are an error."""
+    height, width = images.shape[1:3]
+    if height > resolution or width > resolution:
+        raise InputError(f"images of {height}x{width} do not fit the resolution {resolution}")
+    top, left = (resolution - height) // 2, (resolution - width) // 2
+    border = ((0, 0), (top, resolution - height - top), (left, resolution - width - left), (0, 0))
+    return np.pad(images, border)
+
+
+def normalize(images: np.ndarray) -> np.ndarray:
+    """uint8 to float32 in -1..1, as MobileNets are trained."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def prepare_image_folder(source: str | Path, name: str, data_dir: str | Path) -> Path:
+    """Prepare source/SPLIT/CLASS/*.png|jpg as the data set `name` under `data_dir`, keeping the encoded bytes.
+
+    Returns its folder. Raises `InputError` where no such images are found.
+    """
+    splits: dict[str, list[tuple[bytes, str]]] = {}
+    names: set[str] = set()
+    for path in sorted(Path(source).glob("*/*/*")):
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            splits.setdefault(path.parts[-3], []).append((path.read_bytes(), path.parent.name))
+            names.add(path.parent.name)
+    if not splits:
+        raise InputError(f"no images in {source}: expected SPLIT/CLASS/*.png or *.jpg below it")
+    classes = sorted(names)
+    examples = {split: [(image, classes.index(label)) for image, label in items] for split, items in splits.items()}
+    return write_prepared(name, examples, classes, data_dir)
+
+
+def write_prepared(
+    name: str, examples: dict[str, list[tuple[bytes, int]]], classes: list[str], data_dir: str | Path, channels: int = 3
+) -> Path:
+    """Write encoded images with labels as a prepared data set, one array_record file per split. Returns its folder."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(None, None, channels)), "label": tfds.features.ClassLabel(names=classes)}
+    )
+
+    def generate(items: list[tuple[bytes, int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        import io
+
+        for i, (image, label) in enumerate(items):
+            yield i, {"image": io.BytesIO(image), "label": label}
+
+    class Builder(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        name = "placeholder"
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=features)
+
+        def _split_generators(self, dl_manager):
+            return {split: generate(items) for split, items in examples.items()}
+
+        def _generate_examples(self):
+            raise AssertionError("splits are given as generators")
+
+    Builder.name = name
+    builder = Builder(data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)

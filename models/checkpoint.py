@@ -1,0 +1,64 @@
+"""Trained networks on disk: an orbax checkpoint of the weights and a JSON file that says what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from mqjax.errors import InputError
+from mqjax.io.files import write_atomically
+from mqjax.models.architecture import architecture
+from mqjax.models.mobilenet import MobileNet
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+
+
+def save_checkpoint(folder: Path, model: MobileNet, about: dict[str, Any]) -> None:
+    """Write the weights of `model` to folder/weights, and `about` with the architecture's sizes to folder/model.json.
+
+    model.json is written last: a folder without it is torn.
+    """
+    folder = Path(folder).absolute()
+    arch = model.architecture
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat)).to_pure_dict()
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "weights", state, force=True)
+    sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
+    content = {"network": arch.name, **sizes, **about}
+    write_atomically(folder / "model.json", json.dumps(content, indent=1) + "\n")
+
+
+def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
+    """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it.
+
+    Raises `InputError` naming the folder where it is missing, torn or of another network.
+    """
+    path = Path(folder)
+    if not path.exists() and (SHIPPED / str(folder)).exists():
+        path = SHIPPED / str(folder)
+    path = path.absolute()
+    if not (path / "model.json").exists():
+        shipped = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
+        raise InputError(f"no checkpoint in {path} (it has no model.json); shipped ones are {', '.join(shipped)}")
+    try:
+        about = json.loads((path / "model.json").read_text())
+        sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
+        model = MobileNet(architecture(about["network"], **sizes), rngs=nnx.Rngs(0))
+        template = nnx.state(model, (nnx.Param, nnx.BatchStat)).to_pure_dict()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(path / "weights", abstract)
+    except InputError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise many kinds for a torn checkpoint
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the checkpoint in {path} is torn or of another network: {reason}") from None
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    nnx.replace_by_pure_dict(state, restored)
+    nnx.update(model, state)
+    return model, about

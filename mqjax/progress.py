@@ -1,0 +1,57 @@
+"""Progress for people: bars with a rate and an ETA on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Units per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
+
+
+class Bar:
+    """One line of progress; `advance` and `update` do nothing where there is no terminal."""
+
+    def __init__(self, progress: Progress | None, task: int) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more units as done."""
+        if self._progress is not None:
+            self._progress.advance(self._task, steps)  # type: ignore[arg-type]
+
+    def update(self, completed: int, note: str = "") -> None:
+        """Set the number of units done, and a note behind the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=completed, note=note)  # type: ignore[arg-type]
+
+
+@contextmanager
+def bar(title: str, total: int, unit: str) -> Iterator[Bar]:
+    """A progress bar on standard error over `total` units."""
+    if not sys.stderr.isatty():
+        yield Bar(None, 0)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bar(progress, progress.add_task(title, total=total, note=""))

@@ -1,0 +1,243 @@
+"""Training a network in float: SGD with momentum, a cosine schedule, light augmentation; exact resume from orbax.
+
+Every random draw derives from (seed, epoch) or (seed, step), so a resumed run continues to the same weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from mqjax.data import Images, normalize
+from mqjax.errors import InputError
+from mqjax.io.files import write_atomically
+from mqjax.models.architecture import Architecture
+from mqjax.models.mobilenet import MobileNet
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run. `shift` is how many pixels an image may be moved, `erase` the side of the square that
+    is blanked; images are mirrored at random if `mirror`."""
+
+    epochs: int = 24
+    batch: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    smoothing: float = 0.05
+    shift: int = 2
+    erase: int = 0
+    mirror: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochResult:
+    """What an epoch reached: mean loss, accuracy on the validation images, training images per second."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+def augment(images: np.ndarray, config: TrainConfig, generator: np.random.Generator) -> np.ndarray:
+    """Shift, mirror and erase a batch of uint8 images [B, H, W, C], each in its own way."""
+    batch, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (config.shift,) * 2, (config.shift,) * 2, (0, 0)))
+    moves = generator.integers(0, 2 * config.shift + 1, (batch, 2))
+    rows = moves[:, :1] + np.arange(height)
+    columns = moves[:, 1:] + np.arange(width)
+    if config.mirror:
+        flip = generator.random(batch) < 0.5
+        columns[flip] = columns[flip, ::-1]
+    result = padded[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None]]
+    if config.erase:
+        corner = generator.integers(-config.erase + 1, [[height, width]], (batch, 2))
+        inside = [
+            (np.arange(size) >= corner[:, axis, None]) & (np.arange(size) < corner[:, axis, None] + config.erase)
+            for axis, size in enumerate((height, width))
+        ]
+        chosen = generator.random(batch) < 0.5
+        result[inside[0][:, :, None] & inside[1][:, None] & chosen[:, None, None]] = 0
+    return result
+
+
+def batches(data: Images, config: TrainConfig, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Augmented batches of one epoch in the order that (seed, epoch) decides; a last part of a batch is left out."""
+    generator = np.random.default_rng([config.seed, epoch])
+    order = generator.permutation(len(data))
+    for start in range(0, len(data) - config.batch + 1, config.batch):
+        rows = order[start : start + config.batch]
+        yield normalize(augment(data.images[rows], config, generator)), data.labels[rows]
+
+
+def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    warmup = min(steps // 10, 1000)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)),
+        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+    )
+
+
+@partial(jax.jit, static_argnames=("graph", "optimizer", "smoothing"), donate_argnames=("state", "optimizer_state"))
+def _step(graph, state, optimizer_state, images, labels, *, optimizer, smoothing):
+    def loss_of(params, rest):
+        model = nnx.merge(graph, params, rest, copy=True)
+        logits = model(images, train=True)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
+        return loss, nnx.state(model, nnx.Not(nnx.Param))
+
+    params, rest = state
+    (loss, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, rest)
+    updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+    return (optax.apply_updates(params, updates), rest), optimizer_state, loss
+
+
+@partial(jax.jit, static_argnames="graph")
+def _logits(graph, params, rest, images):
+    return nnx.merge(graph, params, rest, copy=True)(images)
+
+
+def accuracy(model: MobileNet, data: Images, batch: int = 500) -> float:
+    """Share of correctly classified images, in float."""
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    correct = 0
+    for start in range(0, len(data), batch):
+        images = data.images[start : start + batch]
+        missing = batch - len(images)
+        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        logits = np.asarray(_logits(graph, params, rest, normalize(images)))[: batch - missing]
+        correct += int((logits.argmax(axis=1) == data.labels[start : start + batch]).sum())
+    return correct / len(data)
+
+
+def train(
+    architecture: Architecture,
+    data: Images,
+    validation: Images,
+    folder: str | Path,
+    *,
+    config: TrainConfig = TrainConfig(),
+    progress: Callable[[int, int, float], None] | None = None,
+    report: Callable[[EpochResult], None] | None = None,
+) -> MobileNet:
+    """Train a network, or continue the run that `folder` holds, to the same result as without the interruption.
+
+    Writes checkpoints after every epoch, metrics.csv and config.json. progress(step, steps, loss) is called after every
+    step, report after every epoch. Raises `InputError` where `folder` holds a run with another configuration, or where there is less
+    than one batch of data.
+    """
+    if len(data) < config.batch:
+        raise InputError(f"{len(data)} training images are fewer than one batch of {config.batch}")
+    folder = Path(folder).absolute()
+    _claim(folder, architecture, config, len(data))
+    model = MobileNet(architecture, rngs=nnx.Rngs(config.seed))
+    graph, *state = nnx.split(model, nnx.Param, ...)
+    per_epoch = len(data) // config.batch
+    optimizer = _optimizer(config, per_epoch * config.epochs)
+    optimizer_state = optimizer.init(state[0])
+    results: list[EpochResult] = []
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+        state, optimizer_state, results = _restore(manager, state, optimizer_state)
+        for epoch in range(len(results), config.epochs):
+            start, losses = time.perf_counter(), []
+            for number, (images, labels) in enumerate(batches(data, config, epoch)):
+                state, optimizer_state, loss = _step(
+                    graph, state, optimizer_state, images, labels, optimizer=optimizer, smoothing=config.smoothing
+                )
+                losses.append(loss)
+                if progress is not None:
+                    progress(epoch * per_epoch + number + 1, per_epoch * config.epochs, float(loss))
+            rate = per_epoch * config.batch / (time.perf_counter() - start)
+            nnx.update(model, *state)
+            results.append(EpochResult(epoch + 1, float(np.mean(losses)), accuracy(model, validation), rate))
+            manager.save(epoch, args=ocp.args.Composite(**_payload(state, optimizer_state, results)))
+            write_atomically(folder / "metrics.csv", _csv(results))
+            if report is not None:
+                report(results[-1])
+        manager.wait_until_finished()
+    nnx.update(model, *state)
+    return model
+
+
+def _claim(folder: Path, architecture: Architecture, config: TrainConfig, images: int) -> None:
+    """Note the run's configuration in its folder; refuse a folder that belongs to something else."""
+    content = {"architecture": dataclasses.asdict(architecture), "config": dataclasses.asdict(config), "images": images}
+    text = json.dumps(content, indent=1)
+    path = folder / "config.json"
+    if path.exists():
+        if path.read_text() != text:
+            raise InputError(f"{folder} holds a training run with other settings (see its config.json); use another folder")
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no training run; use another folder")
+    else:
+        write_atomically(path, text)
+
+
+def _payload(state: Any, optimizer_state: Any, results: list[EpochResult]) -> dict[str, Any]:
+    leaves = {"params": state[0].to_pure_dict(), "rest": state[1].to_pure_dict()}
+    return {
+        "arrays": ocp.args.StandardSave({**leaves, "optimizer": jax.tree.leaves(optimizer_state)}),
+        "results": ocp.args.JsonSave([dataclasses.asdict(result) for result in results]),
+    }
+
+
+def _restore(manager: ocp.CheckpointManager, state: Any, optimizer_state: Any) -> tuple[Any, Any, list[EpochResult]]:
+    """The latest checkpoint that can be read; without one, the fresh state."""
+    template = _payload(state, optimizer_state, [])["arrays"].item
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            restored = manager.restore(
+                step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template), results=ocp.args.JsonRestore())
+            )
+        except Exception:  # a torn step: orbax and tensorstore raise many kinds
+            continue
+        nnx.replace_by_pure_dict(state[0], restored["arrays"]["params"])
+        nnx.replace_by_pure_dict(state[1], restored["arrays"]["rest"])
+        structure = jax.tree.structure(optimizer_state)
+        optimizer_state = jax.tree.unflatten(structure, restored["arrays"]["optimizer"])
+        return state, optimizer_state, [EpochResult(**result) for result in restored["results"]]
+    return state, optimizer_state, []
+
+
+def _csv(results: list[EpochResult]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(EpochResult)])
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(result) for result in results)
+    return buffer.getvalue()
+
+
+def full_fashion_mnist(resolution: int) -> tuple[Images, Images]:
+    """All training images of the installed Fashion-MNIST but the 5,000 held out, and those; black border to `resolution`.
+
+    Raises `InputError` where the full data set is not installed.
+    """
+    from mqjax.data import pad_to
+    from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
+
+    if not SYSTEM_FOLDER.exists():
+        raise InputError(f"the full Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist")
+    images, labels = read_idx(SYSTEM_FOLDER, "train")
+    images, labels = pad_to(images[..., None], resolution), labels.astype(np.int32)
+    out = held_out(labels)
+    return Images(images[~out], labels[~out]), Images(images[out], labels[out])
