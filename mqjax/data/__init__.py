@@ -1,8 +1,8 @@
 """Image data sets, read through tensorflow-datasets' `data_source` (array_record files, no TensorFlow).
 
-`fashion_mnist` ships inside the package as a class-balanced subset: 2,000 training and 2,000 validation images drawn from the
-training set, and all 10,000 test images. Any other data set is a folder that tensorflow-datasets prepared in the
-array_record format, or one made from a folder of class folders by `prepare_image_folder`.
+`fashion_mnist` ships inside the package as a class-balanced subset: 2,000 training and 2,000 validation images drawn
+from the training set, and all 10,000 test images. Any other data set is a folder that tensorflow-datasets prepared in
+the array_record format, or one made from a folder of class folders by `prepare_image_folder`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Dataset:
         return self.builder.as_data_source(split)
 
     def load(self, split: str, *, limit: int | None = None, resolution: int | None = None) -> Images:
-        """A split in memory, its first `limit` images; with `resolution`, images of varying size are resized and cropped
-        as for evaluation (see `center_crop`)."""
+        """A split in memory, its first `limit` images; with `resolution`, each is resized and cropped as for evaluation
+        (see `center_crop`)."""
         source = self.source(split)
         count = len(source) if limit is None else min(limit, len(source))
         if limit is not None and limit > len(source):
@@ -168,7 +168,7 @@ def write_prepared(
         for i, (image, label) in enumerate(items):
             yield i, {"image": io.BytesIO(image), "label": label}
 
-    class Builder(tfds.core.GeneratorBasedBuilder):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # several may be made in one process
         VERSION = tfds.core.Version("1.0.0")
         name = "placeholder"
 

@@ -1,0 +1,169 @@
+"""Data sets: the embedded one, tiny ones in the real formats, and what is said when there is none."""
+
+from __future__ import annotations
+
+import io
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mqjax.data import center_crop, load_dataset, normalize, pad_to, prepare_image_folder, write_prepared
+from mqjax.data.fashion_mnist import CLASSES, SYSTEM_FOLDER, held_out, read_idx
+from mqjax.errors import InputError
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def labelled(images: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]]:
+    return {(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    dataset = load_dataset("fashion_mnist")
+    return {split: dataset.load(split) for split in ("train", "validation", "test")}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Twelve PNG images of 6x5 in three classes, as tensorflow-datasets would prepare them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    items = [(encoded(picture(i, 6, 5)), i % 3) for i in range(12)]
+    write_prepared("tiny", {"train": items[:8], "test": items[8:]}, ["a", "b", "c"], folder)
+    return folder
+
+
+def test_embedded_splits_are_balanced(embedded):
+    assert {split: len(part) for split, part in embedded.items()} == {"train": 2000, "validation": 2000, "test": 10_000}
+    for part in embedded.values():
+        assert part.images.shape[1:] == (28, 28, 1) and part.images.dtype == np.uint8
+        assert part.labels.dtype == np.int32
+        assert np.array_equal(np.bincount(part.labels), np.full(10, len(part) // 10))
+        assert part.images.min() == 0 and part.images.max() == 255
+
+
+def test_embedded_splits_share_no_image(embedded):
+    sets = {split: {image.tobytes() for image in part.images} for split, part in embedded.items()}
+    assert not sets["train"] & sets["validation"]
+    assert not sets["validation"] & sets["test"]
+
+
+def test_class_names_ship():
+    dataset = load_dataset("fashion_mnist")
+    assert dataset.classes == 10
+    assert dataset.builder.info.features["label"].names == CLASSES
+
+
+@pytest.mark.skipif(not SYSTEM_FOLDER.exists(), reason="the full Fashion-MNIST is not installed")
+def test_embedded_images_come_from_the_full_set_and_validation_is_held_out(embedded):
+    test_images, test_labels = read_idx(SYSTEM_FOLDER, "t10k")
+    sources = {
+        (image.tobytes(), int(label))
+        for image, label in zip(embedded["test"].images, embedded["test"].labels, strict=True)
+    }
+    assert sources == {(image.tobytes(), int(label)) for image, label in zip(test_images, test_labels, strict=True)}
+    images, labels = read_idx(SYSTEM_FOLDER, "train")
+    out = held_out(labels)
+    assert np.array_equal(np.bincount(labels[out]), np.full(10, 500))
+    kept = {image.tobytes() for image in images[~out]}
+    withheld = {image.tobytes() for image in images[out]}
+    assert {image.tobytes() for image in embedded["train"].images} <= kept
+    assert {image.tobytes() for image in embedded["validation"].images} <= withheld
+    assert not kept & {image.tobytes() for image in embedded["validation"].images}
+
+
+def test_prepared_folder_by_name_and_directory_keeps_every_pixel(prepared):
+    dataset = load_dataset("tiny", data_dir=prepared)
+    assert set(dataset.splits) == {"test", "train"} and dataset.classes == 3
+    parts = [dataset.load(split) for split in dataset.splits]
+    found = set.union(*(labelled(part.images, part.labels) for part in parts))
+    assert found == {(picture(i, 6, 5).tobytes(), i % 3) for i in range(12)}
+
+
+def test_limit_takes_the_first_images_and_refuses_too_many(prepared):
+    dataset = load_dataset("tiny", data_dir=prepared)
+    assert np.array_equal(dataset.load("train", limit=3).images, dataset.load("train").images[:3])
+    with pytest.raises(InputError, match="'train' has 8 images, fewer than 9"):
+        dataset.load("train", limit=9)
+    with pytest.raises(InputError, match="no split 'validation'"):
+        dataset.load("validation")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_image_folder_keeps_the_encoded_bytes(tmp_path, kind):
+    suffix = {"PNG": "png", "JPEG": "jpg"}[kind]
+    written = {}
+    for i, label in enumerate(["cat", "dog", "cat"]):
+        folder = tmp_path / "photos" / "train" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        content = encoded(picture(i, 40 + 8 * i, 50), kind)
+        (folder / f"{i}.{suffix}").write_bytes(content)
+        written[np.asarray(Image.open(io.BytesIO(content))).tobytes()] = ["cat", "dog"].index(label)
+    (tmp_path / "photos" / "train" / "cat" / "notes.txt").write_text("not an image")
+    prepare_image_folder(tmp_path / "photos", "pets", tmp_path / "prepared")
+    dataset = load_dataset("pets", data_dir=tmp_path / "prepared")
+    assert dataset.builder.info.features["label"].names == ["cat", "dog"]
+    source = dataset.source("train")
+    assert {item["image"].tobytes(): int(item["label"]) for item in (source[i] for i in range(3))} == written
+    assert dataset.load("train", resolution=16).images.shape == (3, 16, 16, 3)
+    with pytest.raises(InputError, match="differ in size"):
+        dataset.load("train")
+
+
+def test_image_folder_without_images_says_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match="SPLIT/CLASS"):
+        prepare_image_folder(tmp_path, "none", tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "cifar10", "no_such_data"])
+def test_missing_data_is_named_without_asking_the_network(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    with pytest.raises(InputError) as caught:
+        load_dataset(name, data_dir=tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path / name) in message and "download_and_prepare" in message and "\n" not in message
+    with pytest.raises(InputError, match=name):
+        load_dataset(name)
+
+
+def test_damaged_folder_is_named(tmp_path):
+    folder = tmp_path / "broken" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match="broken"):
+        load_dataset("broken", data_dir=tmp_path)
+
+
+def test_padding_centres_and_refuses_larger_images():
+    images = np.full((2, 3, 3, 1), 7, np.uint8)
+    padded = pad_to(images, 5)
+    assert padded.shape == (2, 5, 5, 1) and padded.sum() == images.sum()
+    assert np.array_equal(padded[:, 1:4, 1:4], images)
+    with pytest.raises(InputError, match="3x3"):
+        pad_to(images, 2)
+
+
+@pytest.mark.parametrize("shape", [(30, 20, 3), (20, 31, 1), (9, 9, 3)])
+def test_center_crop_is_a_square_of_the_middle(shape):
+    image = np.zeros(shape, np.uint8)
+    image[shape[0] // 2 - 1 : shape[0] // 2 + 2, shape[1] // 2 - 1 : shape[1] // 2 + 2] = 255
+    cropped = center_crop(image, 14)
+    assert cropped.shape == (14, 14, shape[2]) and cropped.dtype == np.uint8
+    assert cropped[5:9, 5:9].mean() > cropped.mean()  # the bright middle stays in the middle
+
+
+def test_normalized_images_span_minus_one_to_one():
+    found = normalize(np.array([0, 51, 255], np.uint8))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [-1.0, -0.6, 1.0], atol=1e-6)
