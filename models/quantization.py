@@ -29,8 +29,11 @@ OUTPUT_WIDTH = 8
 """Bit-width of the network's output."""
 
 _WIDTHS = np.array(WIDTHS)
-_CLIPS = np.linspace(0.3, 1.0, 36)
+_CLIPS = np.linspace(0.3, 1.0, 29)
 """Shares of the largest magnitude that calibration tries as clipping points."""
+
+SAMPLES = 20_000
+"""Values of each layer's input that calibration looks at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _activations(architecture: Architecture, kernels: Any, biases: Any, images: 
 
     def sample(name: str, values: Array) -> None:
         flat = np.asarray(values, np.float32).ravel()
-        samples[name] = flat if flat.size <= 100_000 else generator.choice(flat, 100_000)
+        samples[name] = flat if flat.size <= SAMPLES else generator.choice(flat, SAMPLES)
 
     x, outputs = images, {}
     for conv in architecture.convs:
@@ -153,44 +156,43 @@ def _activations(architecture: Architecture, kernels: Any, biases: Any, images: 
 
 def _weight_grid(kernel: np.ndarray, scheme: Scheme) -> Grid:
     """Symmetric grids of a kernel [R, S, C, M], for each width."""
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    if not scheme.per_channel:
-        flat = flat.reshape(-1, 1)
-    largest = np.maximum(np.abs(flat).max(axis=0), 1e-8)
-    scales = []
-    for width in WIDTHS:
-        most = 2 ** (width - 1) - 1
-        clips = _CLIPS if scheme.calibration == "mse" else np.ones(1)
-        trials = clips[:, None] * largest / most  # [clips, M]
-        rounded = np.clip(np.round(flat / trials[:, None]), -most, most) * trials[:, None]
-        best = np.square(rounded - flat).sum(axis=1).argmin(axis=0)
-        scales.append(trials[best, np.arange(trials.shape[1])])
-    scale = jnp.asarray(np.stack(scales), jnp.float32)
-    return Grid(scale, jnp.zeros_like(scale))
+    values = kernel.reshape(-1, kernel.shape[-1] if scheme.per_channel else 1)
+    most = 2 ** (_WIDTHS - 1) - 1
+    largest = np.maximum(np.abs(values).max(axis=0), 1e-8)
+    return _least_error(values, -largest, largest, -most, most, scheme)
 
 
 def _activation_grid(values: np.ndarray, scheme: Scheme) -> Grid:
     """Grids of a layer's input, for each width, from a sample of its values."""
     tail = 100 - scheme.percentile
-    low, high = (np.percentile(values, [tail, 100 - tail]) if tail else (values.min(), values.max()))
-    low, high = min(float(low), 0.0), max(float(high), 1e-6)
-    scales, zeros = [], []
-    for width in WIDTHS:
-        trials = _CLIPS if scheme.calibration == "mse" else (1.0,)
-        best = min((_trial(values, low * clip, high * clip, width, scheme) for clip in trials), key=lambda t: t[0])
-        scales.append(best[1])
-        zeros.append(best[2])
-    return Grid(jnp.asarray(scales, jnp.float32), jnp.asarray(zeros, jnp.float32))
-
-
-def _trial(values: np.ndarray, low: float, high: float, width: int, scheme: Scheme) -> tuple[float, float, float]:
-    """Squared error, scale and zero point of the grid from low to high."""
+    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = min(low, 0.0), max(high, 1e-6)
     if scheme.symmetric_activations:
-        most = 2 ** (width - 1) - 1
-        scale, zero, least = max(-low, high) / most, 0.0, -most
+        most = 2 ** (_WIDTHS - 1) - 1
+        least, high = -most, max(-low, high)
+        low = -high
     else:
-        most, least = 2**width - 1, 0
-        scale = (high - low) / most
-        zero = float(np.round(-low / scale))
-    rounded = (np.clip(np.round(values / scale) + zero, least, most) - zero) * scale
-    return float(np.square(rounded - values).mean()), scale, zero
+        least, most = np.zeros_like(_WIDTHS), 2**_WIDTHS - 1
+    grid = _least_error(values[:, None], np.array([low]), np.array([high]), least, most, scheme)
+    return Grid(grid.scale[:, 0], grid.zero[:, 0])
+
+
+def _least_error(
+    values: np.ndarray, low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray, scheme: Scheme
+) -> Grid:
+    """Grids [7, M] for values [n, M] in low..high [M], with levels from least to most [7]: of the clipping points that
+    calibration tries, for each column the one of least squared error."""
+    clips = _CLIPS if scheme.calibration == "mse" else np.ones(1)
+    scales, zeros = [], []
+    for lowest, highest in zip(least, most, strict=True):
+        trials = []
+        for clip in clips:
+            scale = clip * (high - low) / (highest - lowest)
+            zero = lowest - np.round(clip * low / scale)
+            rounded = (np.clip(np.round(values / scale) + zero, lowest, highest) - zero) * scale
+            trials.append((np.square(rounded - values).sum(axis=0), scale, zero))
+        errors, by_clip, zero_by_clip = (np.stack(part) for part in zip(*trials, strict=True))
+        best, columns = errors.argmin(axis=0), np.arange(values.shape[1])
+        scales.append(by_clip[best, columns])
+        zeros.append(zero_by_clip[best, columns])
+    return Grid(jnp.asarray(np.stack(scales), jnp.float32), jnp.asarray(np.stack(zeros), jnp.float32))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mqjax.data import Dataset, Images, load_dataset, normalize, pad_to
+from mqjax.data import Images, load_dataset, normalize
 from mqjax.errors import InputError
 from mqjax.models.architecture import Architecture
 from mqjax.models.checkpoint import load_checkpoint
@@ -35,15 +36,15 @@ def _correct(
 
 
 class PostTrainingAccuracy:
-    """Accuracy of a calibrated network at any bit-widths: call it with genomes.
+    """Accuracy of a calibrated network at any bit-widths, on some images: call it with genomes.
 
-    model: the float network. calibration: images that choose the grids. data: the images that are classified.
+    settings: what `describe` tells of it.
     """
 
     def __init__(
         self,
         model: MobileNet,
-        calibration: Images,
+        quantizer: Quantizer,
         data: Images,
         *,
         scheme: Scheme = Scheme(),
@@ -51,26 +52,37 @@ class PostTrainingAccuracy:
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.architecture = model.architecture
-        self._scheme, self._batch, self._settings = scheme, min(batch, len(data)), dict(settings or {})
-        with jax.enable_x64(False):
-            self._quantizer = calibrate(model, jnp.asarray(normalize(calibration.images)), scheme)
-        self._data = data
-        self._model = model
+        self._model, self._quantizer, self._data, self._scheme = model, quantizer, data, scheme
+        self._batch, self._settings = min(batch, len(data)), dict(settings or {})
+
+    def on(self, data: Images, **settings: Any) -> PostTrainingAccuracy:
+        """The same quantized network judged on other images."""
+        settings = {**self._settings, **settings}
+        return PostTrainingAccuracy(
+            self._model, self._quantizer, data, scheme=self._scheme, batch=self._batch, settings=settings
+        )
 
     @property
     def layers(self) -> list[Layer]:
         """The network's layers in genome order."""
         return self.architecture.layers()
 
-    def __call__(self, genomes: np.ndarray) -> np.ndarray:
-        """Accuracy float64 [N] of genomes, int [N, L, 2]: input and weight width of every layer, in 2..8."""
+    def __call__(self, genomes: np.ndarray, *, progress: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Accuracy float64 [N] of genomes, int [N, L, 2]: input and weight width of every layer, in 2..8.
+
+        progress is called after each genome.
+        """
         genomes = np.asarray(genomes)
         expected = (len(self.architecture.convs), 2)
         if genomes.ndim != 3 or genomes.shape[1:] != expected:
             raise InputError(f"genomes must have the shape [N, {expected[0]}, 2], not {list(genomes.shape)}")
         if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
             raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
-        return np.array([self._accuracy(genome.astype(np.int32)) for genome in genomes], np.float64)
+        values = np.empty(len(genomes))
+        for i, genome in enumerate(genomes.astype(np.int32)):
+            values[i] = self._accuracy(genome)
+            progress()
+        return values
 
     def _accuracy(self, widths: np.ndarray) -> float:
         counts = []
@@ -91,7 +103,7 @@ class PostTrainingAccuracy:
                 )
         return sum(int(count) for count in counts) / len(self._data)
 
-    @property
+    @cached_property
     def float_accuracy(self) -> float:
         """Accuracy of the network in float on the same images."""
         from mqjax.training import accuracy
@@ -99,7 +111,7 @@ class PostTrainingAccuracy:
         with jax.enable_x64(False):
             return accuracy(self._model, self._data)
 
-    @property
+    @cached_property
     def cache_key(self) -> str:
         """A digest of weights, grids and images: equal keys mean equal accuracies."""
         digest = hashlib.sha256(repr((self.architecture, self._scheme)).encode())
@@ -129,7 +141,9 @@ def default_accuracy(
     data = load_dataset(dataset, data_dir=data_dir)
     if checkpoint is None:
         if (network, dataset) not in DEFAULT_CHECKPOINTS:
-            raise InputError(f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train, pass --checkpoint")
+            raise InputError(
+                f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass --checkpoint"
+            )
         checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
     model, about = load_checkpoint(checkpoint)
     if model.architecture.name != network or about["dataset"] != dataset:
@@ -137,24 +151,21 @@ def default_accuracy(
             f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
             f"not of {network!r} on {dataset!r}"
         )
+    resolution, scheme = model.architecture.resolution, Scheme()
+    calibration = data.sized("train", resolution, limit=CALIBRATION_IMAGES)
+    with jax.enable_x64(False):
+        quantizer = calibrate(model, jnp.asarray(normalize(calibration.images)), scheme)
     return PostTrainingAccuracy(
         model,
-        _images(data, "train", CALIBRATION_IMAGES, model),
-        _images(data, split, num_images, model),
+        quantizer,
+        data.sized(split, resolution, limit=num_images),
+        scheme=scheme,
         settings={
             "network": network,
             "dataset": dataset,
             "split": split,
             "checkpoint": str(checkpoint),
             "width_multiplier": about["width_multiplier"],
-            "resolution": about["resolution"],
+            "resolution": resolution,
         },
     )
-
-
-def _images(data: Dataset, split: str, limit: int | None, model: MobileNet) -> Images:
-    resolution = model.architecture.resolution
-    shape = data.builder.info.features["image"].shape
-    varying = shape[0] is None and data.name != "fashion_mnist"
-    images = data.load(split, limit=limit, resolution=resolution if varying else None)
-    return Images(pad_to(images.images, resolution), images.labels)

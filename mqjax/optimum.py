@@ -206,7 +206,7 @@ def best_mappings(
     for metric in metrics:
         if metric not in METRICS:
             raise InputError(f"unknown metric {metric!r}; it must be one of {', '.join(METRICS)}")
-    triples = _triples(bits)
+    triples = width_triples(bits)
     for triple in triples:
         arch.check_widths(triple, layer)
     space = Mapspace(arch, layer, constraints=constraints)
@@ -216,7 +216,8 @@ def best_mappings(
     ]
 
 
-def _triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths]:
+def width_triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths]:
+    """The triples that `bits` means: see `best_mappings`."""
     if isinstance(bits, BitWidths):
         return [bits]
     if isinstance(bits, str):

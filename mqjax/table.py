@@ -74,7 +74,7 @@ class CostTable:
     def mapping(self, metric: str, layer: int, bits: BitWidths) -> list[dict[str, Any]]:
         """The mapping, as a record, that is optimal by `metric` for layer number `layer` of the network."""
         table = self.tables[self.index[layer]]
-        place = table.index[_metric(metric), entry(bits)]
+        place = table.index[_metric(metric), entry_of(bits)]
         if place < 0:
             raise InputError(f"layer {self.layers[layer].name!r}: no mapping fits {self.arch!r} at bit-widths {bits}")
         return table.mappings[place]
@@ -85,7 +85,7 @@ class CostTable:
         return all(table.covered for table in self.tables)
 
 
-def entry(bits: BitWidths) -> int:
+def entry_of(bits: BitWidths) -> int:
     """Position of a width triple in a `LayerTable`; the last one is native."""
     if bits == BitWidths():
         return len(WIDTHS) ** 3
@@ -161,6 +161,27 @@ def _key(arch: Arch, layer: Layer, constraints: str) -> str:
     """A digest of all that a table depends on: the accelerator by value, the layer's shape, constraints, the model."""
     content = (MODEL_VERSION, dataclasses.replace(arch, name=""), layer.dims, layer.shape, constraints)
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+
+
+def write_table(path: Path, table: CostTable) -> None:
+    """Write a whole table as JSON: unique layers with their costs, mappings and counts (axes as in `LayerTable`)."""
+    layers = [
+        {"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_plain(entries)}
+        for layer, entries in zip(table.unique, table.tables, strict=True)
+    ]
+    bits = [*map(str, all_widths()), "native"]
+    names = [layer.name for layer in table.layers]
+    content = {"arch": table.arch, "metrics": METRICS, "bits": bits, "network": names, "index": table.index.tolist()}
+    text = json.dumps({**content, "layers": layers}).encode()
+    write_atomically(path, gzip.compress(text, 6, mtime=0) if path.suffix == ".gz" else text)
+
+
+def _plain(table: LayerTable) -> dict[str, Any]:
+    arrays = {name: getattr(table, name).tolist() for name in _ARRAYS}
+    for name in ("energy_pj", "cycles"):
+        # JSON knows no infinity; an index of -1 says that nothing fits.
+        arrays[name] = [[None if value == np.inf else value for value in row] for row in arrays[name]]
+    return {**arrays, "mappings": table.mappings, "sizes": table.sizes, "covered": table.covered}
 
 
 _ARRAYS = {"energy_pj": np.float64, "cycles": np.int64, "index": np.int64, "valid": np.int64}

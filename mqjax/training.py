@@ -24,6 +24,7 @@ from flax import nnx
 
 from mqjax.data import Images, normalize
 from mqjax.errors import InputError
+from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
 from mqjax.models.architecture import Architecture
 from mqjax.models.mobilenet import MobileNet
@@ -155,8 +156,7 @@ def train(
     optimizer = _optimizer(config, per_epoch * config.epochs)
     optimizer_state = optimizer.init(state[0])
     results: list[EpochResult] = []
-    options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+    with open_manager(folder / "checkpoints") as manager:
         state, optimizer_state, results = _restore(manager, state, optimizer_state)
         for epoch in range(len(results), config.epochs):
             start, losses = time.perf_counter(), []
@@ -204,19 +204,16 @@ def _payload(state: Any, optimizer_state: Any, results: list[EpochResult]) -> di
 def _restore(manager: ocp.CheckpointManager, state: Any, optimizer_state: Any) -> tuple[Any, Any, list[EpochResult]]:
     """The latest checkpoint that can be read; without one, the fresh state."""
     template = _payload(state, optimizer_state, [])["arrays"].item
-    for step in sorted(manager.all_steps(), reverse=True):
-        try:
-            restored = manager.restore(
-                step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template), results=ocp.args.JsonRestore())
-            )
-        except Exception:  # a torn step: orbax and tensorstore raise many kinds
-            continue
-        nnx.replace_by_pure_dict(state[0], restored["arrays"]["params"])
-        nnx.replace_by_pure_dict(state[1], restored["arrays"]["rest"])
-        structure = jax.tree.structure(optimizer_state)
-        optimizer_state = jax.tree.unflatten(structure, restored["arrays"]["optimizer"])
-        return state, optimizer_state, [EpochResult(**result) for result in restored["results"]]
-    return state, optimizer_state, []
+    found = restore_latest(
+        manager, ocp.args.Composite(arrays=ocp.args.StandardRestore(template), results=ocp.args.JsonRestore())
+    )
+    if found is None:
+        return state, optimizer_state, []
+    _, saved = found
+    nnx.replace_by_pure_dict(state[0], saved["arrays"]["params"])
+    nnx.replace_by_pure_dict(state[1], saved["arrays"]["rest"])
+    optimizer_state = jax.tree.unflatten(jax.tree.structure(optimizer_state), saved["arrays"]["optimizer"])
+    return state, optimizer_state, [EpochResult(**result) for result in saved["results"]]
 
 
 def _csv(results: list[EpochResult]) -> str:

@@ -24,27 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mqjax.data import load_dataset, pad_to
+    from mqjax.data import load_dataset
     from mqjax.errors import InputError
     from mqjax.models import architecture
     from mqjax.models.checkpoint import save_checkpoint
     from mqjax.progress import bar
-    from mqjax.training import EpochResult, Images, TrainConfig, accuracy, full_fashion_mnist, train
+    from mqjax.training import EpochResult, TrainConfig, accuracy, full_fashion_mnist, train
 
     for option in ("epochs", "batch"):
         if getattr(args, option) < 1:
             raise InputError(f"--{option} must be at least 1, not {getattr(args, option)}")
     dataset = load_dataset(args.dataset, data_dir=args.data_dir)
 
-    def split(name: str) -> Images:
-        fixed = dataset.builder.info.features["image"].shape[0] is not None or args.dataset == "fashion_mnist"
-        images = dataset.load(name, resolution=None if fixed else args.resolution)
-        return Images(pad_to(images.images, args.resolution), images.labels)
-
     if args.dataset == "fashion_mnist" and args.data_dir is None:
         data, validation = full_fashion_mnist(args.resolution)
     else:
-        data, validation = split("train"), split("validation" if "validation" in dataset.splits else "test")
+        data, validation = (
+            dataset.sized(split, args.resolution)
+            for split in ("train", "validation" if "validation" in dataset.splits else "test")
+        )
     network = architecture(
         args.network,
         width_multiplier=args.width_multiplier,
@@ -73,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda step, _, loss: progress.update(step, f"loss {loss:.3f}"),
             report=report,
         )
-    test = split("test") if "test" in dataset.splits else validation
+    test = dataset.sized("test", args.resolution) if "test" in dataset.splits else validation
     reached = accuracy(model, test)
     about = {
         "width_multiplier": args.width_multiplier,

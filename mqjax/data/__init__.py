@@ -72,6 +72,13 @@ class Dataset:
             raise InputError(f"data set {self.name!r}: its images differ in size; give a resolution")
         return Images(np.stack([image for image, _ in items]), np.array([label for _, label in items], np.int32))
 
+    def sized(self, split: str, resolution: int, *, limit: int | None = None) -> Images:
+        """A split as a network of this resolution takes it: small images of one size get a black border, others are
+        resized and cropped."""
+        small = self.builder.info.features["image"].shape[0] is not None or self.name == "fashion_mnist"
+        images = self.load(split, limit=limit, resolution=None if small else resolution)
+        return Images(pad_to(images.images, resolution), images.labels)
+
 
 def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     """The prepared data set `name`, in `data_dir` or, by default, the one inside the package.

@@ -60,21 +60,25 @@ def parse(record: dict[str, Any]) -> tuple[Layer, BitWidths]:
     return layer, BitWidths(given.get("Inputs"), given.get("Weights"), given.get("Outputs"))
 
 
-def evaluate_records(arch: Arch, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def evaluate_records(
+    arch: Arch, records: Sequence[dict[str, Any]], *, where: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Evaluate records on `arch`, in order. Each result has the record's tags, `valid`, and `fail` or `stats`.
 
-    Raises `InputError` naming the first record (counted from 1) that cannot be evaluated.
+    Raises `InputError` naming the first record that cannot be evaluated by its place in `where` (default: "record k",
+    counted from 1).
     """
     layers: list[Layer] = []
     bits: list[BitWidths] = []
     mappings: list[Any] = []
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(records):
         try:
             layer, widths = parse(record)
             arch.check_widths(widths, layer)
             encode(arch, [layer], [record["mapping"]])
         except InputError as error:
-            raise InputError(f"record {number}: {error}") from None
+            place = f"record {number + 1}" if where is None else where[number]
+            raise InputError(f"{place}: {error}") from None
         layers.append(layer)
         bits.append(widths)
         mappings.append(record["mapping"])

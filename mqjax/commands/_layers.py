@@ -1,0 +1,74 @@
+"""Options that several commands share: the accelerator, its constraints, and the layers to look at."""
+
+from __future__ import annotations
+
+import argparse
+
+from mqjax.errors import InputError
+from mqjax.types import LAYER_KEYS, SHAPES, Layer
+
+
+def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
+    """--arch, --dialect."""
+    parser.add_argument("--arch", required=True, help="shipped accelerator (such as eyeriss or simba) or YAML file")
+    parser.add_argument(
+        "--dialect", choices=("2024", "2023"), default="2024", help="2023: the first fill of partial sums is charged"
+    )
+
+
+def add_layer_arguments(parser: argparse.ArgumentParser, *, layer: bool = True) -> None:
+    """--network with its sizes or, if `layer`, --layer; --depthwise; --constraints."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--network", help="mobilenetv1 or mobilenetv2")
+    if layer:
+        group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; keys {' '.join(LAYER_KEYS)}, absent ones are 1")
+        parser.add_argument("--shape", choices=SHAPES, default="cnn", help="shape of --layer")
+    parser.add_argument("--width-multiplier", type=float, default=1.0, help="of --network")
+    parser.add_argument("--resolution", type=int, default=224, help="height and width of --network's images")
+    parser.add_argument("--classes", type=int, default=1000, help="outputs of --network")
+    parser.add_argument("--channels", type=int, default=3, help="channels of --network's images")
+    parser.add_argument(
+        "--depthwise",
+        choices=("native", "dense"),
+        default="native",
+        help="depthwise layers of --network as they are, or as dense convolutions, as in the paper's configuration",
+    )
+    parser.add_argument(
+        "--constraints",
+        choices=("paper", "arch", "none"),
+        default="paper",
+        help="paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes",
+    )
+
+
+def chosen_layers(args: argparse.Namespace) -> list[Layer]:
+    """The layers that the options name, in network order."""
+    if getattr(args, "layer", None) is not None:
+        return [parse_layer(args.layer, args.shape)]
+    from mqjax.models import network_layers
+
+    return network_layers(
+        args.network,
+        width_multiplier=args.width_multiplier,
+        resolution=args.resolution,
+        classes=args.classes,
+        channels=args.channels,
+        depthwise=args.depthwise,
+    )
+
+
+def parse_layer(text: str, shape: str) -> Layer:
+    """A layer from "C=3,M=8,...". Raises `InputError` naming the part that is wrong."""
+    dims: dict[str, int] = {}
+    for part in text.split(","):
+        key, sign, value = part.strip().partition("=")
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if not sign or number < 1:
+            raise InputError(f"--layer: {part.strip()!r} must be KEY=VALUE with a positive integer, such as C=64")
+        if key in dims:
+            raise InputError(f"--layer: {key} is given twice")
+        dims[key] = number
+    return Layer.from_dims(dims, shape=shape, name="layer")

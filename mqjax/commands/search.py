@@ -1,0 +1,189 @@
+"""`mqjax search`: per-layer bit-widths by NSGA-II, written to a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+OPTIONS = {
+    "arch": "eyeriss",
+    "dialect": "2024",
+    "network": "mobilenetv1",
+    "depthwise": "native",
+    "dataset": "fashion_mnist",
+    "data_dir": None,
+    "checkpoint": None,
+    "objectives": "error,energy",
+    "population": 48,
+    "generations": 24,
+    "images": 1024,
+    "test_images": 10_000,
+    "seed": 0,
+}
+"""Settings of a run with their defaults; a resumed run takes them from its config.json."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    # Defaults are applied in `run`, so that an option given together with --resume can be noticed.
+    def option(name: str, help: str, **kwargs: Any) -> None:  # noqa: A002
+        shown = "" if OPTIONS[name] is None else f" (default: {OPTIONS[name]})"
+        parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=help + shown, **kwargs)
+
+    option("arch", "shipped accelerator or YAML file")
+    option("dialect", "rule for first fills", choices=("2024", "2023"))
+    option("network", "mobilenetv1 or mobilenetv2")
+    option("depthwise", "how the mapper sees depthwise layers", choices=("native", "dense"))
+    option("dataset", "prepared data set")
+    option("data_dir", "folder of prepared data sets; without it the embedded ones")
+    option("checkpoint", "trained network: a folder made by mqjax train, or a shipped one's name")
+    option("objectives", "comma-separated, of error, energy, edp, delay, memory; all are minimised")
+    option("population", "individuals per generation, even, at least 8", type=int)
+    option("generations", "generations after the first population", type=int)
+    option("images", "validation images that accuracy is measured on", type=int)
+    option("test_images", "test images that the final front is judged on", type=int)
+    option("seed", "makes the run repeatable", type=int)
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS, help="new run folder (default: runs/NETWORK-ARCH-TIME)"
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run that was interrupted")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mqjax.errors import InputError
+    from mqjax.runs import claim, read_settings
+
+    started = time.perf_counter()
+    given = {name: getattr(args, name) for name in (*OPTIONS, "out") if hasattr(args, name)}
+    if args.resume is not None:
+        if given:
+            raise InputError(f"--{next(iter(given)).replace('_', '-')} cannot be changed when a run is resumed")
+        folder = args.resume
+        stored = read_settings(folder)
+        if missing := [name for name in OPTIONS if name not in stored]:
+            raise InputError(f"{folder / 'config.json'}: the setting {missing[0]!r} is missing")
+    else:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        settings = {**OPTIONS, **{name: value for name, value in given.items() if name != "out"}}
+        folder = given.get("out") or Path("runs") / f"{settings['network']}-{Path(settings['arch']).stem}-{stamp}"
+        stored = settings
+    prepared = _Prepared(stored)
+    if args.resume is None:
+        claim(folder, {**stored, **prepared.digests})
+    else:
+        prepared.check(folder, stored)
+    print(f"run folder: {folder}", file=sys.stderr)
+    return _search(prepared, stored, folder, started)
+
+
+class _Prepared:
+    """Everything that a run needs and that can be wrong, loaded before the run folder is touched."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        import hashlib
+
+        from mqjax.accuracy import default_accuracy
+        from mqjax.errors import InputError
+        from mqjax.hw import load_arch
+        from mqjax.models import NETWORKS
+        from mqjax.search import check_options
+
+        self.objectives = tuple(settings["objectives"].split(","))
+        check_options(self.objectives, settings["population"], settings["generations"])
+        for name in ("images", "test_images"):
+            if settings[name] < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {settings[name]}")
+        if settings["network"] not in NETWORKS:
+            raise InputError(f"unknown network {settings['network']!r}; it must be one of {', '.join(NETWORKS)}")
+        self.arch = load_arch(settings["arch"], dialect=settings["dialect"])
+        self.accuracy = default_accuracy(
+            settings["network"],
+            settings["dataset"],
+            checkpoint=settings["checkpoint"],
+            num_images=settings["images"],
+            data_dir=settings["data_dir"],
+        )
+        self.layers = self.accuracy.architecture.layers(depthwise=settings["depthwise"])
+        self.digests = {
+            "arch_digest": hashlib.sha256(repr(self.arch).encode()).hexdigest()[:32],
+            "accuracy_digest": self.accuracy.cache_key,
+        }
+
+    def check(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Raise `InputError` if the accelerator or the network is no longer what the run began with."""
+        from mqjax.errors import InputError
+
+        for name, digest in self.digests.items():
+            if settings.get(name) != digest:
+                what = {"arch_digest": "the accelerator", "accuracy_digest": "the trained network or its data"}[name]
+                raise InputError(f"{folder} cannot be resumed: {what} is not what the run began with")
+
+
+def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started: float) -> int:
+    from mqjax.data import load_dataset
+    from mqjax.progress import bar
+    from mqjax.report import write_report
+    from mqjax.runs import describe, write_run
+    from mqjax.search import search
+    from mqjax.table import cache_folder, cost_table
+
+    arch, accuracy = prepared.arch, prepared.accuracy
+    seconds = {"start": time.perf_counter() - started}
+    clock = time.perf_counter()
+    with bar("tabulating", len(set(prepared.layers)), "layers") as progress:
+        table = cost_table(arch, prepared.layers, cache=cache_folder(), progress=lambda layer: progress.advance())
+    seconds["table"] = time.perf_counter() - clock
+    total = settings["population"] * (settings["generations"] + 1)
+    with bar("searching", total, "assignments") as progress:
+        result = search(
+            table,
+            accuracy,
+            objectives=prepared.objectives,
+            population=settings["population"],
+            generations=settings["generations"],
+            seed=settings["seed"],
+            folder=folder / "population",
+            cache=cache_folder(),
+            progress=lambda done, _: progress.update(done),
+        )
+    clock = time.perf_counter()
+    data = load_dataset(settings["dataset"], data_dir=settings["data_dir"])
+    split = "test" if "test" in data.splits else "validation"
+    limit = min(settings["test_images"], data.builder.info.splits[split].num_examples)
+    test = accuracy.on(data.sized(split, accuracy.architecture.resolution, limit=limit), split=split)
+    with bar("testing", len(result.front) + 7, "assignments") as progress:
+        about = {
+            "accuracy": {**accuracy.describe(), "float": accuracy.float_accuracy},
+            "test": {"split": split, "images": limit, "float": test.float_accuracy},
+        }
+        document = describe(
+            arch,
+            table,
+            result,
+            test_accuracy=lambda genomes: test(genomes, progress=progress.advance),
+            about=about,
+        )
+    seconds["test"] = time.perf_counter() - clock
+    document["seconds"] = {**{k: round(v, 3) for k, v in seconds.items()}, **document["seconds"]}
+    write_run(folder, document, result)
+    path = write_report(folder)
+    _print_front(document)
+    print(f"\nreport: {path}")
+    return 0
+
+
+def _print_front(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(document["objectives"].items())
+    table = Table(title=f"Pareto front: {len(document['members'])} assignments")
+    for heading in ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy"):
+        table.add_column(heading, justify="right")
+    for member in document["members"]:
+        values = [f"{member['objectives'][name]:.6g}" for name, _ in columns]
+        table.add_row(str(member["id"]), *values, f"{member['test_accuracy']:.4f}")
+    Console().print(table)

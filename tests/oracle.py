@@ -1,0 +1,278 @@
+"""The cost model in plain Python: one mapping at a time, integers and loops, no arrays. Slow and obvious.
+
+Written from MODEL.md alone, without a look at the fast path, and compared with both the reference records and the fast
+path. Only what decides validity, traffic, energy and time is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+DIMS = "CMRSNPQ"
+TENSORS = ("Weights", "Inputs", "Outputs")
+
+
+def ranks(shape: str, dims: dict[str, int], tensor: str) -> list[dict[str, int]]:
+    """Each rank as {dimension: coefficient} (MODEL.md section 1)."""
+    if tensor == "Inputs":
+        width = {"R": dims.get("Wdilation", 1), "P": dims.get("Wstride", 1)}
+        height = {"S": dims.get("Hdilation", 1), "Q": dims.get("Hstride", 1)}
+        return [{"N": 1}, {"C": 1}, width, height]
+    names = {"Weights": "CRS" if shape == "depthwise" else "CMRS", "Outputs": "NCPQ" if shape == "depthwise" else "NMPQ"}
+    return [{name: 1} for name in names[tensor]]
+
+
+def extents(loops: list[tuple[str, int]]) -> dict[str, int]:
+    return {d: math.prod(n for dim, n in loops if dim == d) for d in DIMS}
+
+
+def lengths(box_ranks: list[dict[str, int]], e: dict[str, int]) -> list[int]:
+    return [1 + sum(k * (e[d] - 1) for d, k in rank.items()) for rank in box_ranks]
+
+
+def shift(box_ranks: list[dict[str, int]], dim: str, stride: int) -> tuple[int, ...]:
+    return tuple(rank.get(dim, 0) * stride for rank in box_ranks)
+
+
+def plus(a, b):
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def minus(a, b):
+    return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
+def half_away(x: float) -> int:
+    return int(math.floor(abs(x) + 0.5)) * (1 if x >= 0 else -1)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+class Nest:
+    """A mapping as one list of loops, inner to outer, with level and axis (None: temporal)."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.levels = record["mapping"]
+        self.loops: list[tuple[int, str, int, str | None]] = []
+        for s, level in enumerate(self.levels):
+            self.loops += [(s, d, n, axis) for d, n, axis in reversed(level["spatial"])]
+            self.loops += [(s, d, n, None) for d, n in reversed(level["temporal"])]
+
+    def spatial(self, s: int) -> list[tuple[str, int, str]]:
+        """Inner to outer."""
+        return [(d, n, axis) for level, d, n, axis in self.loops if level == s and axis]
+
+    def upto(self, s: int, *, temporal: bool = True) -> dict[str, int]:
+        """Extents of levels 0..s; of level s only the spatial loops unless `temporal`."""
+        return extents([(d, n) for level, d, n, axis in self.loops if level < s or level == s and (temporal or axis)])
+
+    def temporal_from(self, s: int) -> list[tuple[str, int, int]]:
+        """(dimension, bound, stride) of the temporal loops of levels s and above with bound > 1, inner to outer."""
+        seen, result = dict.fromkeys(DIMS, 1), []
+        for level, d, n, axis in self.loops:
+            if level >= s and axis is None and n > 1:
+                result.append((d, n, seen[d]))
+            seen[d] *= n
+        return result
+
+    def offsets(self, s: int, box_ranks) -> list[tuple[int, ...]]:
+        """Offset of each child element of level s, by linear id."""
+        inside, loops = self.upto(s - 1), []
+        for d, n, _ in self.spatial(s):
+            loops.append((n, shift(box_ranks, d, inside[d])))
+            inside[d] *= n
+        zero = (0,) * len(box_ranks)
+        result = []
+        # itertools.product varies its last factor fastest, so the innermost loop goes last.
+        for index in itertools.product(*(range(n) for n, _ in reversed(loops))):
+            total = zero
+            for i, (_, v) in zip(reversed(index), loops, strict=True):
+                total = plus(total, tuple(i * x for x in v))
+            result.append(total)
+        return result
+
+
+def groups(offsets: dict[int, tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for element, offset in offsets.items():
+        found.setdefault(offset, []).append(element)
+    return found
+
+
+def signatures(offsets: dict[int, tuple[int, ...]]) -> dict[tuple[int, int], int]:
+    """{(multicast, scatter): parent accesses per delivered point}."""
+    sizes = [len(members) for members in groups(offsets).values()]
+    return {(g, sizes.count(g)): sizes.count(g) for g in set(sizes)}
+
+
+class Movement:
+    """Deliveries to the children of level s of one tensor (MODEL.md section 6)."""
+
+    def __init__(self, nest: Nest, s: int, box_ranks, fanout: tuple[int, int]) -> None:
+        self.offsets = dict(enumerate(nest.offsets(s, box_ranks)))
+        self.fan = len(self.offsets)
+        self.accesses: dict[tuple[int, int], int] = {}
+        self.link = 0
+        self.delta = 0
+        if s == 0:
+            # The MAC side takes one operand per step, whatever the loops.
+            self.deliver(math.prod(n for _, n, _ in nest.temporal_from(0)), self.offsets)
+            return
+        box = lengths(box_ranks, nest.upto(s - 1))
+        full = math.prod(box)
+
+        def fresh(v) -> int:
+            return full - math.prod(max(0, length - abs(x)) for length, x in zip(box, v, strict=True))
+
+        loops = [(n, shift(box_ranks, d, stride)) for d, n, stride in nest.temporal_from(s)]
+        self.deliver(full, self.offsets)
+        if not loops:
+            return
+        zero = (0,) * len(box)
+        first = loops[0][1]
+        partial = fresh(first)
+        outer = [math.prod(n for n, _ in loops[j + 1 :]) for j in range(len(loops))]
+        moves, sums = [], zero
+        for _, v in loops:
+            moves.append(minus(v, sums))
+            sums = plus(sums, v)
+        times = [(n - 1) * around for (n, _), around in zip(loops, outer, strict=True)]
+        width = max(fanout[0], math.prod(n for _, n, axis in nest.spatial(s) if axis == "X"))
+        # Loop 0 runs once more after every step of an outer loop; what came before decides about forwarding.
+        self.step(partial, 1 * (loops[0][0] - 1), moves[0], partial == full, width)
+        for j in range(1, len(loops)):
+            alike = moves[j] == first
+            size = partial if alike else full
+            self.step(partial, (loops[0][0] - 1) * times[j], moves[0], partial == full or alike, width)
+            self.step(size, times[j], moves[j], size == partial and (partial == full or alike), width)
+
+    def deliver(self, points: int, offsets: dict[int, tuple[int, ...]]) -> None:
+        self.delta += points
+        for signature, per_point in signatures(offsets).items():
+            self.accesses[signature] = self.accesses.get(signature, 0) + per_point * points
+
+    def step(self, size: int, times: int, move, same_as_before: bool, width: int) -> None:
+        """`times` deliveries of `size` points after a move; neighbours help if the step before had the same shape."""
+        if size == 0 or times == 0:
+            return
+        if same_as_before:
+            left = {e: o for e, o in self.offsets.items() if not self.neighbour_holds(e, move, width)}
+            if len(groups(left)) < len(groups(self.offsets)):
+                self.delta += size * times
+                for signature, per_point in signatures(left).items():
+                    self.accesses[signature] = self.accesses.get(signature, 0) + per_point * size * times
+                self.link += size * (self.fan - len(left)) * times
+                return
+        self.deliver(size * times, self.offsets)
+
+    def neighbour_holds(self, e: int, move, width: int) -> bool:
+        around = [e - width, e + width]
+        if e % width > 0:
+            around.append(e - 1)
+        if e % width < width - 1:
+            around.append(e + 1)
+        return any(k in self.offsets and minus(self.offsets[k], self.offsets[e]) == tuple(move) for k in around)
+
+
+def evaluate(arch: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """Cost of one record on an `Arch`: {"valid": False, "stage", "levels"} or {"valid": True, ...}."""
+    nest = Nest(record)
+    depth = len(arch.levels)
+    bits = record.get("bitwidths") or {}
+
+    def per_word(s: int, tensor: str) -> int:
+        width, word = bits.get(tensor), arch.levels[s].word_bits
+        return 1 if width is None or width >= word else word // width
+
+    keep = [{t: t in level["keep"] for t in TENSORS} for level in nest.levels]
+    fan_xy = []
+    for s in range(depth):
+        fan_xy.append([math.prod(n for _, n, axis in nest.spatial(s) if axis == a) for a in "XY"])
+    too_wide = [s for s in range(depth) if any(f > most for f, most in zip(fan_xy[s], arch.fanout[s], strict=True))]
+    if too_wide:
+        return {"valid": False, "stage": "construct", "levels": [arch.levels[s].name for s in too_wide]}
+
+    boxes = {t: ranks(record["shape"], record["dims"], t) for t in TENSORS}
+    tile = {t: [math.prod(lengths(boxes[t], nest.upto(s))) for s in range(depth)] for t in TENSORS}
+    too_small = []
+    for s, level in enumerate(arch.levels):
+        needed = sum(ceil_div(tile[t][s], per_word(s, t)) for t in TENSORS if keep[s][t])
+        if level.capacity_words is not None and needed > level.capacity_words:
+            too_small.append(s)
+    if too_small:
+        return {"valid": False, "stage": "pre_evaluation", "levels": [arch.levels[s].name for s in too_small]}
+
+    steps = math.prod(n for _, _, n, axis in nest.loops if axis is None)
+    mesh = [[math.prod(fan_xy[u][a] for u in range(s + 1, depth)) for a in (0, 1)] for s in range(-1, depth)]
+    instances = [x * y for x, y in mesh[1:]]  # of each level; mesh[0] is the MAC array's
+    macs = mesh[0][0] * mesh[0][1]
+    counts = {
+        t: traffic(arch, nest, boxes[t], tile[t], t, [k[t] for k in keep], instances) for t in TENSORS
+    }
+    energy = steps * macs * arch.mac.energy_pj
+    cycles, levels = steps, {}
+    for s, level in enumerate(arch.levels):
+        total, read_demand, write_demand, tensors = 0.0, 0.0, 0.0, {}
+        clusters = min(instances[s], level.instances / level.cluster)
+        for t in TENSORS:
+            words = [ceil_div(count, per_word(s, t)) for count in counts[t]["traffic"][s]]
+            vectors = [ceil_div(count, level.block_words) for count in words]
+            spent = vectors[0] * level.read_pj + vectors[1] * level.fill_pj + vectors[2] * level.update_pj
+            spent = spent / (instances[s] / clusters) * instances[s]
+            tensors[t] = {"reads": words[0], "fills": words[1], "updates": words[2], "energy_pJ": spent}
+            tensors[t] |= {"tile_size": tile[t][s] if keep[s][t] else 0, "link": counts[t]["link"][s]}
+            tensors[t]["signatures"] = counts[t]["signatures"][s]
+            total += spent
+            read_demand += words[0] / steps
+            write_demand += (words[1] + words[2]) / steps
+        energy += total
+        slowdown = 1.0
+        for demand, limit in ((read_demand, level.read_bandwidth), (write_demand, level.write_bandwidth)):
+            if limit is not None and demand > limit:
+                slowdown = min(slowdown, limit / demand)
+        cycles = max(cycles, math.ceil(steps / slowdown))
+        levels[level.name] = {"energy_total_pJ": total, "tensors": tensors}
+    return {"valid": True, "energy_pJ": energy, "cycles": cycles, "computes": steps * macs, "levels": levels}
+
+
+def traffic(arch, nest: Nest, box, tile: list[int], tensor: str, keep: list[bool], instances: list[int]):
+    """Reads, fills and updates in elements, signatures and link transfers of each level (MODEL.md section 7)."""
+    depth = len(tile)
+    moves = [Movement(nest, s, box, arch.fanout[s]) for s in range(depth)]
+    part = [0] * (depth - 1) + [tile[-1]]
+    for s in range(depth - 2, -1, -1):
+        spatial = any(n > 1 for _, n, _ in nest.spatial(s + 1))
+        den = math.prod(lengths(box, nest.upto(s + 1, temporal=False))) if spatial else tile[s]
+        part[s] = part[s + 1] * tile[s] // den
+    accesses: list[dict[tuple[int, int], float]] = [dict(m.accesses) for m in moves]
+    link = [m.link for m in moves]
+
+    def through(s: int) -> float:
+        return sum(a * g for (g, _), a in accesses[s].items())
+
+    parent = [through(s + 1) / moves[s + 1].fan for s in range(depth - 1)] + [0]
+    content: list[float] = [sum(found.values()) for found in accesses]
+    for s in range(depth - 1):
+        if not keep[s]:
+            factor = content[s] * moves[s + 1].fan / through(s + 1)
+            accesses[s + 1] = {key: a * factor for key, a in accesses[s + 1].items()}
+            content[s + 1], link[s + 1] = sum(accesses[s + 1].values()), 0
+    peer = [link[s + 1] / instances[s] for s in range(depth - 1)] + [0]
+    outermost = max(s for s in range(depth) if keep[s])
+    result = []
+    for s in range(depth):
+        if not keep[s]:
+            result.append((0, 0, 0))
+        elif tensor != "Outputs":
+            result.append((half_away(content[s] + peer[s]), math.trunc(parent[s] + peer[s]), 0))
+        else:
+            first = 0 if s == outermost else part[s]
+            fills = half_away(parent[s] + peer[s] - first)
+            if arch.dialect == "2023":
+                fills = math.trunc(parent[s] + peer[s])
+            result.append((half_away(content[s] + peer[s] - part[s]), fills, half_away(content[s])))
+    return {"traffic": result, "signatures": accesses, "link": link}
