@@ -35,13 +35,13 @@ class TrainConfig:
     """Options of a training run. `shift` is how many pixels an image may be moved, `erase` the side of the square that
     is blanked; images are mirrored at random if `mirror`."""
 
-    epochs: int = 24
+    epochs: int = 40
     batch: int = 128
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    smoothing: float = 0.05
-    shift: int = 2
+    smoothing: float = 0.0
+    shift: int = 1
     erase: int = 0
     mirror: bool = True
     seed: int = 0

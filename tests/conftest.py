@@ -1,1 +1,36 @@
-"""Strict settings for every test: no silent rank promotion between arrays of different rank."""
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from mqjax.hw import load_arch
+
+hypothesis.settings.register_profile("mqjax", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("mqjax")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> list[dict[str, Any]]:
+    """Records of a sample of the reference data (see experiments/make_golden.py)."""
+    with gzip.open(GOLDEN / f"{name}.jsonl.gz", "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def archs():
+    """Shipped accelerators by name, 2024 dialect."""
+    return {name: load_arch(name) for name in ("eyeriss", "simba")}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test sees tables or accuracies that a user keeps."""
+    monkeypatch.setenv("MQJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
