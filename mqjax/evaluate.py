@@ -46,7 +46,7 @@ class Cost:
     @property
     def edp(self) -> np.ndarray:
         """Energy-delay product, pJ * cycles, float64 [B]."""
-        return np.where(self.valid, self.energy_pj * self.cycles, np.inf)
+        return np.where(self.valid, np.where(self.valid, self.energy_pj, 0.0) * self.cycles, np.inf)
 
     @property
     def delay(self) -> np.ndarray:

@@ -192,3 +192,33 @@ def _convergence(document: dict[str, Any]) -> Figure:
     axes.set(xlabel="assignments evaluated", ylabel="hypervolume")
     axes.grid(color="#eceff3")
     return figure
+
+
+def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], arch: str) -> bytes:
+    """PNG of how many mappings cost at most so much, one row per layer; a curve ends at the number that fit.
+
+    layers: (name, [(bits, {metric: Distribution})]).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
+        panels = figure.subplots(len(layers), 2, squeeze=False)
+        for row, (name, spreads) in zip(panels, layers, strict=True):
+            shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(spreads)))
+            for axes, (metric, label) in zip(row, (("energy", "energy (pJ)"), ("edp", "EDP (pJ*cycles)")), strict=True):
+                for (bits, spread), color in zip(spreads, shades, strict=True):
+                    found = spread[metric]
+                    used = np.flatnonzero(found.counts)
+                    if not len(used):
+                        continue
+                    edges = found.edges[used[0] : used[-1] + 2]
+                    below = np.concatenate([[0], np.cumsum(found.counts[used[0] : used[-1] + 1])])
+                    label_of_curve = f"{bits}: {below[-1]:,} fit"
+                    axes.plot(edges, below, color=color, linewidth=1.6, label=label_of_curve)
+                axes.set(xscale="log", xlabel=label)
+                axes.grid(color="#eceff3")
+            row[0].set(ylabel="mappings at most this costly")
+            row[0].set_title(f"{name} on {arch}", loc="left")
+            # Few triples are told apart by a legend, many only by shade.
+            if len(spreads) <= 8:
+                row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _png(figure)

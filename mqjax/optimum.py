@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -77,14 +78,27 @@ def all_widths() -> list[BitWidths]:
 
 
 def distinct_packings(arch: Arch, bits: Sequence[BitWidths]) -> Packings:
-    """Widths that pack alike at every level are evaluated once."""
+    """Widths that pack alike at every level are evaluated once.
+
+    Several triples are filled up with copies to as many packings as `all_widths` has, so that most sets of triples
+    share one compiled program.
+    """
     tables = np.stack([packing_table(arch, triple) for triple in bits])  # [triples, L, T]
     per_tensor, indices = [], []
     for tensor in range(len(TENSORS)):
         unique, index = np.unique(tables[:, :, tensor], axis=0, return_inverse=True)
+        copies = _most_packings(arch)[tensor] - len(unique) if len(bits) > 1 else 0
+        unique = np.concatenate([unique, np.repeat(unique[-1:], max(0, copies), axis=0)])
         per_tensor.append(unique.astype(np.float64))
         indices.append(index.reshape(-1))
     return Packings((per_tensor[0], per_tensor[1], per_tensor[2]), np.stack(indices, axis=1))
+
+
+@cache
+def _most_packings(arch: Arch) -> list[int]:
+    """Number of distinct packings of each tensor over the widths 2..8."""
+    tables = np.stack([packing_table(arch, BitWidths(width, width, width)) for width in WIDTHS])
+    return [len(np.unique(tables[:, :, tensor], axis=0)) for tensor in range(len(TENSORS))]
 
 
 class _Block(NamedTuple):
@@ -131,7 +145,7 @@ class _Job(NamedTuple):
     chunks: int
 
 
-class _Sweeper:
+class Sweeper:
     """Runs the compiled sweep over one mapspace."""
 
     def __init__(self, space: Mapspace, packings: Packings) -> None:
@@ -181,6 +195,19 @@ class _Sweeper:
             results = [sweep.minima(*self._terms(job, chunk), tie) for chunk in range(job.chunks)]
             best, valid, covered = (np.stack([np.asarray(x) for x in part]) for part in zip(*results, strict=True))
         return best, valid.sum(axis=0), float(covered.sum())
+
+    def costs(self, job: _Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
+        with jax.enable_x64(True):
+            terms = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
+        weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = terms
+        for w, i, o in triples:
+            s = i * len(self.packings.per_tensor[2]) + o
+            cycles = np.maximum(weights_cycles[w], shared_cycles[s])
+            if coupled is not None:
+                cycles = np.maximum(cycles, coupled[s, w])
+            fits = np.isfinite(cycles)
+            yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]
 
     def candidates(self, job: _Job, chunk: int, limits: np.ndarray) -> list[tuple[int, ...]]:
         """Rows of each group, for the mappings of a chunk that come within the limits."""
@@ -275,7 +302,7 @@ def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
 
 def _sweep(space: Mapspace, decision: _Decision) -> bool:
     """Sweep approximately, decide exactly. Returns whether every mapping that fits the fan-outs was counted."""
-    sweeper = _Sweeper(space, decision.packings)
+    sweeper = Sweeper(space, decision.packings)
     jobs = list(sweeper.jobs())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(sweeper.minima, jobs))

@@ -1,13 +1,14 @@
-"""Progress for people: bars with a rate and an ETA on a terminal, silence elsewhere."""
+"""What the commands show to people: progress bars on a terminal (silence elsewhere), and tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 
@@ -55,3 +56,15 @@ def bar(title: str, total: int, unit: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield Bar(progress, progress.add_task(title, total=total, note=""))
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on standard output: the first column to the left, numbers to the right, never cut off."""
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    needed = Console(width=10_000).measure(table).maximum
+    (console if console.is_terminal and needed <= console.width else Console(width=max(needed, 40))).print(table)

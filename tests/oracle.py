@@ -276,3 +276,61 @@ def traffic(arch, nest: Nest, box, tile: list[int], tensor: str, keep: list[bool
                 fills = math.trunc(parent[s] + peer[s])
             result.append((half_away(content[s] + peer[s] - part[s]), fills, half_away(content[s])))
     return {"traffic": result, "signatures": accesses, "link": link}
+
+
+def factorisations(bound: int, slots: int):
+    """All ordered ways to write `bound` as a product of `slots` factors."""
+    if slots == 0:
+        if bound == 1:
+            yield ()
+        return
+    for factor in range(1, bound + 1):
+        if bound % factor == 0:
+            for rest in factorisations(bound // factor, slots - 1):
+                yield (factor, *rest)
+
+
+def pruned_mappings(arch: Any, layer: Any, constraints: str):
+    """Every mapping of the pruned space as a record (MODEL.md sections 11.1 to 11.3), by plain enumeration."""
+    tiling = arch.tiling_levels(constraints)
+    per_dim = []
+    for d, bound in zip(DIMS, layer.bounds, strict=True):
+        fixed = {t: bound if level.factors[d] == 0 else level.factors[d] for t, level in enumerate(tiling) if d in level.factors}
+        fixed = {t: factor for t, factor in fixed.items() if factor <= bound}
+        free = [t for t in range(len(tiling)) if t not in fixed]
+        rows = []
+        for split in factorisations(bound // math.prod(fixed.values()), len(free)):
+            rows.append({**fixed, **dict(zip(free, split, strict=True))})
+        per_dim.append(rows)
+    for choice in itertools.product(*per_dim):
+        factors = [{d: row[t] for d, row in zip(DIMS, choice, strict=True)} for t in range(len(tiling))]
+        per_level = [list(level_loops(arch, tiling, t, factors[t])) for t in range(len(tiling))]
+        for loops in itertools.product(*per_level):
+            record = [
+                {"level": s.name, "temporal": [], "spatial": [], "keep": [t for t, k in zip(TENSORS, s.keep, strict=True) if k]}
+                for s in arch.levels
+            ]
+            for level, found in zip(tiling, loops, strict=True):
+                record[level.level]["spatial" if level.spatial else "temporal"] = found
+            yield record
+
+
+def level_loops(arch: Any, tiling: list[Any], t: int, factors: dict[str, int]):
+    """Choices of order and split of one tiling level, as lists of loops, outer to inner."""
+    level = tiling[t]
+    one_dimensional = level.spatial and 1 in arch.fanout[level.level]
+    prefix = level.permutation
+    if t == 0 or (one_dimensional and not prefix):
+        prefix = DIMS
+    free = [d for d in DIMS if d not in prefix]
+    if level.split is None:
+        prefix = "".join(d for d in prefix if factors[d] > 1)
+        free = [d for d in free if factors[d] > 1]
+    for order in itertools.permutations(free):
+        dims = [*prefix, *order]
+        if not level.spatial:
+            yield [[d, factors[d]] for d in reversed(dims)]
+            continue
+        for split in range(len(dims) + 1) if level.split is None else [level.split]:
+            loops = [[d, factors[d], "X" if i < split else "Y"] for i, d in enumerate(dims)]
+            yield loops[::-1]

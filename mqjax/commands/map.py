@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     total = sum(solution.space.size for solution in solutions.values())
     proven = "all covered, so the optima are proven" if all(r["covered"] for r in rows) else "NOT all covered"
     print(
-        f"{len(solutions)} different layers, {total:.3e} nominal mappings, {proven}; {seconds:.1f} s", file=sys.stderr
+        f"different layers: {len(solutions)}; nominal mappings: {total:.3e}, {proven}; {seconds:.1f} s", file=sys.stderr
     )
     return 0
 
@@ -84,15 +84,13 @@ def _row(solution: Any, layer: Any, metric: str, i: int, *, must_fit: bool) -> d
 
 
 def _print(rows: list[dict[str, Any]], metric: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from mqjax.progress import print_table
 
-    table = Table(title=f"best mappings by {metric}")
-    for heading in ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "distinct", "valid"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    lines = []
     for row in rows:
         fits = row["mapping"] is not None
         costs = (f"{row['energy_pj']:.6g}", f"{row['cycles']:,}") if fits else ("none fits", "")
         sizes = (f"{row['nominal_size']:.2e}", *(f"{row[k]:,}" for k in ("pruned_size", "distinct", "valid_mappings")))
-        table.add_row(row["layer"], row["bits"], *costs, *sizes)
-    Console().print(table)
+        lines.append((row["layer"], row["bits"], *costs, *sizes))
+    headings = ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "distinct", "valid")
+    print_table(f"best mappings by {metric}", headings, lines)

@@ -176,14 +176,12 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
 
 
 def _print_front(document: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from mqjax.progress import print_table
 
     columns = list(document["objectives"].items())
-    table = Table(title=f"Pareto front: {len(document['members'])} assignments")
-    for heading in ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy"):
-        table.add_column(heading, justify="right")
+    lines = []
     for member in document["members"]:
         values = [f"{member['objectives'][name]:.6g}" for name, _ in columns]
-        table.add_row(str(member["id"]), *values, f"{member['test_accuracy']:.4f}")
-    Console().print(table)
+        lines.append((str(member["id"]), *values, f"{member['test_accuracy']:.4f}"))
+    headings = ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy")
+    print_table(f"Pareto front: {len(lines)} assignments", headings, lines)

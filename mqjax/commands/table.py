@@ -18,11 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from mqjax.hw import load_arch
-    from mqjax.progress import bar
+    from mqjax.progress import bar, print_table
     from mqjax.table import cache_folder, cost_table, entry_of, write_table
     from mqjax.types import BitWidths
 
@@ -38,15 +35,14 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         write_table(args.out, table)
     columns = [BitWidths(), *(BitWidths(w, w, w) for w in (8, 4, 2))]
-    shown = Table(title=f"least energy in pJ on {arch.name}")
-    for heading in ("layer", "times", *map(str, columns), "nominal", "valid at 8/8/8"):
-        shown.add_column(heading, justify="left" if heading == "layer" else "right")
+    lines = []
     for u, (layer, entries) in enumerate(zip(table.unique, table.tables, strict=True)):
         energies = [f"{entries.value('energy')[entry_of(bits)]:.5g}" for bits in columns]
         valid = f"{entries.valid[entry_of(columns[1])]:,}"
         times = str((table.index == u).sum())
-        shown.add_row(layer.name, times, *energies, f"{entries.sizes['nominal']:.2e}", valid)
-    Console().print(shown)
+        lines.append((layer.name, times, *energies, f"{entries.sizes['nominal']:.2e}", valid))
+    headings = ("layer", "times", *map(str, columns), "nominal", f"valid at {columns[1]}")
+    print_table(f"least energy in pJ on {arch.name}", headings, lines)
     proven = "whole spaces covered, optima proven" if table.covered else "NOT all spaces covered"
     print(
         f"{len(table.unique)} different layers of {len(layers)}, 344 width triples, 3 metrics; {proven}; {seconds:.1f} s",
