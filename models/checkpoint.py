@@ -25,7 +25,7 @@ def save_checkpoint(folder: Path, model: MobileNet, about: dict[str, Any]) -> No
     """
     folder = Path(folder).absolute()
     arch = model.architecture
-    state = nnx.state(model, (nnx.Param, nnx.BatchStat)).to_pure_dict()
+    state = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "weights", state, force=True)
     sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
@@ -48,17 +48,21 @@ def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
     try:
         about = json.loads((path / "model.json").read_text())
         sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
-        model = MobileNet(architecture(about["network"], **sizes), rngs=nnx.Rngs(0))
-        template = nnx.state(model, (nnx.Param, nnx.BatchStat)).to_pure_dict()
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        network = architecture(about["network"], **sizes)
+        # Shapes alone: drawing initial weights only to replace them would cost seconds.
+        model = nnx.eval_shape(lambda: MobileNet(network, rngs=nnx.Rngs(0)))
+        state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), nnx.to_pure_dict(state)
+        )
         with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(path / "weights", abstract)
+            restored = checkpointer.restore(path / "weights", template)
     except InputError:
         raise
     except Exception as error:  # orbax and tensorstore raise many kinds for a torn checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the checkpoint in {path} is torn or of another network: {reason}") from None
-    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     nnx.replace_by_pure_dict(state, restored)
     nnx.update(model, state)
     return model, about

@@ -70,19 +70,19 @@ class Quantizer(NamedTuple):
     output: Grid  # of the logits
 
 
-def fold(model: MobileNet) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Kernels and biases with every batch norm folded in."""
+def fold(model: MobileNet) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Kernels and biases with every batch norm folded in, float32."""
     kernels, biases = {}, {}
     for conv in model.architecture.convs:
         block = model.blocks[conv.name]
-        kernel = block.kernel[...]
+        kernel = np.asarray(block.kernel[...])
         if conv.kind == "fc":
-            kernels[conv.name], biases[conv.name] = kernel, block.bias[...]
+            kernels[conv.name], biases[conv.name] = kernel, np.asarray(block.bias[...])
             continue
-        norm = block.norm
-        factor = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
+        scale, bias, mean, var = (np.asarray(getattr(block.norm, name)[...]) for name in ("scale", "bias", "mean", "var"))
+        factor = scale / np.sqrt(var + np.float32(block.norm.epsilon))
         kernels[conv.name] = kernel * factor
-        biases[conv.name] = norm.bias[...] - norm.mean[...] * factor
+        biases[conv.name] = bias - mean * factor
     return kernels, biases
 
 
@@ -119,29 +119,33 @@ def forward(
 def calibrate(model: MobileNet, images: Array, scheme: Scheme = Scheme()) -> Quantizer:
     """Fold `model` and choose its grids from `images` float32 [B, H, W, C]: a few hundred are enough."""
     kernels, biases = fold(model)
-    samples = _activations(model.architecture, kernels, biases, images)
+    samples = _samples(model.architecture, kernels, biases, images)
     grid = partial(_activation_grid, scheme=scheme)
     return Quantizer(
         kernels=kernels,
         biases=biases,
-        weights={name: _weight_grid(np.asarray(kernel), scheme) for name, kernel in kernels.items()},
+        weights={name: _weight_grid(kernel, scheme) for name, kernel in kernels.items()},
         inputs={conv.name: grid(samples[conv.name]) for conv in model.architecture.convs},
         output=grid(samples["output"]),
     )
 
 
-def _activations(architecture: Architecture, kernels: Any, biases: Any, images: Array) -> dict[str, np.ndarray]:
+def _samples(architecture: Architecture, kernels: Any, biases: Any, images: Array) -> dict[str, np.ndarray]:
     """A sample of every layer's input values, and of the logits, in float."""
-    samples: dict[str, np.ndarray] = {}
     generator = np.random.default_rng(0)
-
-    def sample(name: str, values: Array) -> None:
-        flat = np.asarray(values, np.float32).ravel()
+    samples = {}
+    for name, values in _activations(architecture, kernels, biases, images).items():
+        flat = np.asarray(values).ravel()
         samples[name] = flat if flat.size <= SAMPLES else generator.choice(flat, SAMPLES)
+    return samples
 
-    x, outputs = images, {}
+
+@partial(jax.jit, static_argnames="architecture")
+def _activations(architecture: Architecture, kernels: Any, biases: Any, images: Array) -> dict[str, Array]:
+    """Every layer's input, and the logits as "output", in float."""
+    x, inputs, outputs = images, {}, {}
     for conv in architecture.convs:
-        sample(conv.name, x)
+        inputs[conv.name] = x
         if conv.kind == "fc":
             x = jnp.mean(x, axis=(1, 2))
         x = convolve(x, kernels[conv.name], conv) + biases[conv.name]
@@ -150,8 +154,7 @@ def _activations(architecture: Architecture, kernels: Any, biases: Any, images: 
         if conv.adds is not None:
             x = x + outputs[conv.adds]
         outputs[conv.name] = x
-    sample("output", x)
-    return samples
+    return {**inputs, "output": x}
 
 
 def _weight_grid(kernel: np.ndarray, scheme: Scheme) -> Grid:

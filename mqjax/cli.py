@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
+    _keep_compiled_programs()
     try:
         return args.run(args)
     except InputError as error:
@@ -53,6 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"mqjax {args.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs beside the cached tables, unless the user has chosen a place for them."""
+    from mqjax.io.files import cache_folder
+
+    # JAX reads these when it is imported.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 if __name__ == "__main__":

@@ -57,18 +57,16 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _scale(values: Any) -> tuple[float, str]:
-    """A power of 1000 and its prefix that bring the largest value below 1000."""
-    largest, prefixes = float(np.max(values, initial=1.0)), ["", "k", "M", "G", "T", "P"]
-    steps = min(len(prefixes) - 1, max(0, int(np.log10(max(largest, 1.0)) // 3)))
-    return 1000.0**steps, prefixes[steps]
+def _thousands(values: Any) -> int:
+    """How often the largest value can be divided by 1000 and stay above 1; at most 4."""
+    largest = float(np.max(values, initial=1.0))
+    return min(4, int(np.log10(max(largest, 1.0)) // 3))
 
 
 def _pj_axis(values: Any) -> tuple[float, str]:
     """Divisor and unit for energies given in pJ."""
-    largest = float(np.max(values, initial=1.0))
-    steps = min(4, max(0, int(np.log10(max(largest, 1.0)) // 3)))
-    return 1000.0**steps, ["pJ", "nJ", "uJ", "mJ", "J"][steps].replace("u", "\N{MICRO SIGN}")
+    steps = _thousands(values)
+    return 1000.0**steps, ("pJ", "nJ", "\N{MICRO SIGN}J", "mJ", "J")[steps]
 
 
 def _axis(name: str, values: Any) -> tuple[float, str]:
@@ -78,9 +76,9 @@ def _axis(name: str, values: Any) -> tuple[float, str]:
     if name == "energy":
         divisor, unit = _pj_axis(values)
         return divisor, f"energy ({unit})"
-    divisor, prefix = _scale(values)
+    steps = _thousands(values)
     label = {"edp": "EDP", "delay": "delay", "memory": "weight memory"}[name]
-    return divisor, f"{label} ({prefix}{UNITS[name]})"
+    return 1000.0**steps, f"{label} ({('', 'k', 'M', 'G', 'T')[steps]}{UNITS[name]})"
 
 
 def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str) -> Figure:
@@ -101,9 +99,12 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
         axes.step(front_x[order], front_y[order], where="post", color=BLUE, linewidth=1.4, alpha=0.8)
     axes.scatter(front_x, front_y, s=26, color=BLUE, zorder=3, label="front")
     axes.scatter(column(same, x, by_x), column(same, y, by_y), marker="s", s=40, color=ORANGE, zorder=4, label="uniform")
-    for entry in same:
-        at = (entry["objectives"][x] / by_x, entry["objectives"][y] / by_y)
-        axes.annotate(f"{entry['width']} bit", at, (6, 4), textcoords="offset points", color=ORANGE, fontsize=9)
+    # Widths that pack alike cost the same: one label for all of them, at the lowest.
+    for value in np.unique(column(same, x, by_x)):
+        alike = [entry for entry in same if entry["objectives"][x] / by_x == value]
+        at = (value, min(column(alike, y, by_y)))
+        label = ", ".join(str(entry["width"]) for entry in alike)
+        axes.annotate(f"{label} bit", at, (7, 5), textcoords="offset points", color=ORANGE, fontsize=9)
     pick = highlighted(document)
     if pick:
         at = (pick["objectives"][x] / by_x, pick["objectives"][y] / by_y)

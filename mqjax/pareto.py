@@ -118,10 +118,10 @@ def crowding_distance(objectives: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         ends = np.r_[starts[1:], True]
         first = sorted_values[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
         last = sorted_values[::-1][np.maximum.accumulate(np.where(ends[::-1], np.arange(len(order)), 0))][::-1]
-        span = last - first
-        gap = np.r_[sorted_values[1:], 0.0] - np.r_[0.0, sorted_values[:-1]]
+        # Infinite objectives (what fits nowhere) make gaps and spans that are no numbers; they count as no distance.
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(span > 0, gap / span, 0.0)
+            gap = np.r_[sorted_values[1:], 0.0] - np.r_[0.0, sorted_values[:-1]]
+            share = np.nan_to_num(gap / (last - first), nan=0.0, posinf=0.0)
         distance[order] += np.where(starts | ends, np.inf, share)
     return distance
 

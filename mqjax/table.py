@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -111,7 +110,7 @@ def cost_table(
 ) -> CostTable:
     """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven.
 
-    cache: a folder where tables are kept by content (see `cache_folder`); `None` computes afresh. progress: called after each unique layer.
+    cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh. progress: called after each unique layer.
     """
     unique = tuple(dict.fromkeys(layers))
     tables = []
@@ -148,13 +147,6 @@ def layer_table(arch: Arch, layer: Layer, *, constraints: str = "paper", cache: 
     if path is not None:
         _save(path, table)
     return table
-
-
-def cache_folder() -> Path:
-    """Where the commands keep tables: $MQJAX_CACHE, else $XDG_CACHE_HOME/mqjax, else ~/.cache/mqjax."""
-    if "MQJAX_CACHE" in os.environ:
-        return Path(os.environ["MQJAX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mqjax"
 
 
 def _key(arch: Arch, layer: Layer, constraints: str) -> str:

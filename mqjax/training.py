@@ -194,7 +194,7 @@ def _claim(folder: Path, architecture: Architecture, config: TrainConfig, images
 
 
 def _payload(state: Any, optimizer_state: Any, results: list[EpochResult]) -> dict[str, Any]:
-    leaves = {"params": state[0].to_pure_dict(), "rest": state[1].to_pure_dict()}
+    leaves = {"params": nnx.to_pure_dict(state[0]), "rest": nnx.to_pure_dict(state[1])}
     return {
         "arrays": ocp.args.StandardSave({**leaves, "optimizer": jax.tree.leaves(optimizer_state)}),
         "results": ocp.args.JsonSave([dataclasses.asdict(result) for result in results]),

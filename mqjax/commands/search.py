@@ -124,11 +124,12 @@ class _Prepared:
 
 def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started: float) -> int:
     from mqjax.data import load_dataset
+    from mqjax.io.files import cache_folder
     from mqjax.progress import bar
     from mqjax.report import write_report
     from mqjax.runs import describe, write_run
     from mqjax.search import search
-    from mqjax.table import cache_folder, cost_table
+    from mqjax.table import cost_table
 
     arch, accuracy = prepared.arch, prepared.accuracy
     seconds = {"start": time.perf_counter() - started}

@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
+    from mqjax.io.files import cache_folder
     from mqjax.progress import bar, print_table
-    from mqjax.table import cache_folder, cost_table, entry_of, write_table
+    from mqjax.table import cost_table, entry_of, write_table
     from mqjax.types import BitWidths
 
     arch = load_arch(args.arch, dialect=args.dialect)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that outlive a process: where they are kept, and writing them so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def cache_folder() -> Path:
+    """Where the commands keep tables, accuracies and compiled programs: $MQJAX_CACHE, else $XDG_CACHE_HOME/mqjax, else ~/.cache/mqjax."""
+    if "MQJAX_CACHE" in os.environ:
+        return Path(os.environ["MQJAX_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mqjax"
 
 
 class AppendedTable:
