@@ -3,8 +3,8 @@
     python experiments/check_reference.py DIR
 
 reads every .jsonl and .jsonl.gz file below DIR and prints how many values of each quantity agree: integers exactly,
-others to 1e-12 relative. Exit status 1 if anything differs. Records with a "variant" are the authors' runs of 2023: they belong
-to the 2023 dialect and round the utilization to 6 digits.
+others to 1e-12 relative. Exit status 1 if anything differs. Records with a "variant" are the authors' runs of 2023:
+they belong to the 2023 dialect and round the utilization to 6 digits.
 """
 
 from __future__ import annotations

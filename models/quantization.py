@@ -2,7 +2,8 @@
 
 Batch norms are folded into the weights first, as in deployment. Weights are quantized symmetrically, per output channel
 or per tensor, activations asymmetrically or symmetrically, per tensor, each to 2..8 bits; biases and sums stay wide, as
-in an accelerator with wide partial sums. The input of every layer is quantized at the layer's input width; the logits at 8 bits.
+in an accelerator with wide partial sums. The input of every layer is quantized at the layer's input width; the logits
+at 8 bits.
 A residual sum adds values already rounded to their own grids, and the global average pool rounds its result again.
 
 Widths index tables of scales made by calibration, so one compiled program serves all assignments.
@@ -79,7 +80,9 @@ def fold(model: MobileNet) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
         if conv.kind == "fc":
             kernels[conv.name], biases[conv.name] = kernel, np.asarray(block.bias[...])
             continue
-        scale, bias, mean, var = (np.asarray(getattr(block.norm, name)[...]) for name in ("scale", "bias", "mean", "var"))
+        scale, bias, mean, var = (
+            np.asarray(getattr(block.norm, name)[...]) for name in ("scale", "bias", "mean", "var")
+        )
         factor = scale / np.sqrt(var + np.float32(block.norm.epsilon))
         kernels[conv.name] = kernel * factor
         biases[conv.name] = bias - mean * factor

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     _keep_compiled_programs()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' advice on faster image decoders
     try:
         return args.run(args)
     except InputError as error:

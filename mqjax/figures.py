@@ -98,7 +98,9 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
     if len(document["objectives"]) == 2:
         axes.step(front_x[order], front_y[order], where="post", color=BLUE, linewidth=1.4, alpha=0.8)
     axes.scatter(front_x, front_y, s=26, color=BLUE, zorder=3, label="front")
-    axes.scatter(column(same, x, by_x), column(same, y, by_y), marker="s", s=40, color=ORANGE, zorder=4, label="uniform")
+    axes.scatter(
+        column(same, x, by_x), column(same, y, by_y), marker="s", s=40, color=ORANGE, zorder=4, label="uniform"
+    )
     # Widths that pack alike cost the same: one label for all of them, at the lowest.
     for value in np.unique(column(same, x, by_x)):
         alike = [entry for entry in same if entry["objectives"][x] / by_x == value]
@@ -178,7 +180,9 @@ def _layers(document: dict[str, Any]) -> Figure:
     width = 0.8 / len(entries)
     for number, ((name, _), values) in enumerate(zip(entries, energies, strict=True)):
         color = {"native": GREY, "8 bit": ORANGE}.get(name, BLUE)
-        axes.bar(np.arange(len(layers)) + (number + 0.5) * width - 0.4, values / divisor, width, color=color, label=name)
+        axes.bar(
+            np.arange(len(layers)) + (number + 0.5) * width - 0.4, values / divisor, width, color=color, label=name
+        )
     axes.set_xticks(range(len(layers)), layers, rotation=90)
     axes.set(ylabel=f"energy ({unit})", xlim=(-0.6, len(layers) - 0.4))
     axes.legend(frameon=False)
@@ -189,7 +193,9 @@ def _convergence(document: dict[str, Any]) -> Figure:
     history = document["history"]
     figure = Figure(figsize=(8.2, 2.6))
     axes = figure.add_subplot()
-    axes.plot([h["evaluations"] for h in history], [h["hypervolume"] for h in history], color=BLUE, marker="o", markersize=3)
+    axes.plot(
+        [h["evaluations"] for h in history], [h["hypervolume"] for h in history], color=BLUE, marker="o", markersize=3
+    )
     axes.set(xlabel="assignments evaluated", ylabel="hypervolume")
     axes.grid(color="#eceff3")
     return figure

@@ -93,9 +93,13 @@ def _check_loop(layer: Layer, level: str, loop: Any, length: int) -> tuple[str, 
         raise InputError(f"layer {layer.name!r}: a loop of {level} must have the form {form}, not {loop!r}")
     dim, bound = loop[:2]
     if dim not in DIMS:
-        raise InputError(f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r}; use {' '.join(DIMS)}")
+        raise InputError(
+            f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r}; use {' '.join(DIMS)}"
+        )
     if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
-        raise InputError(f"layer {layer.name!r}: the {dim} loop of {level} needs a positive integer bound, not {bound!r}")
+        raise InputError(
+            f"layer {layer.name!r}: the {dim} loop of {level} needs a positive integer bound, not {bound!r}"
+        )
     return dim, bound
 
 
@@ -104,7 +108,9 @@ def _keep_flags(layer: Layer, level: str, keep: Any, default: tuple[bool, ...]) 
         return list(default)
     unknown = [tensor for tensor in keep if tensor not in TENSORS]
     if unknown:
-        raise InputError(f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}")
+        raise InputError(
+            f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}"
+        )
     return [tensor in keep for tensor in TENSORS]
 
 

@@ -2,7 +2,8 @@
 
 evosax ranks populations by one number; here `fitness` has one column per objective, all minimised. `ask` is compiled;
 `init` and `tell` sort on the host, on float64 values, so that energies that differ in the last digit are told apart
-although JAX's default is float32. Simulated binary crossover and polynomial mutation (Deb and Agrawal 1995) are rounded to integers.
+although JAX's default is float32. Simulated binary crossover and polynomial mutation (Deb and Agrawal 1995) are
+rounded to integers.
 """
 
 from __future__ import annotations

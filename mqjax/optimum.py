@@ -1,8 +1,8 @@
 """Proven-optimal mappings: sweep the whole distinct space, then decide among near-ties with the exact evaluator.
 
 The sweep yields, per chunk, the least approximate cost of every width triple. Chunks that come within rounding of the
-best are looked at again, and their candidates are priced exactly. Ties are broken by (metric, cycles, energy, mapping order), so
-the answer depends on neither chunk size nor device.
+best are looked at again, and their candidates are priced exactly. Ties are broken by (metric, cycles, energy, mapping
+order), so the answer depends on neither chunk size nor device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from mqjax import sweep
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluate import Analysed, analyse_mappings
+from mqjax.evaluator import Analysed, analyse_mappings
 from mqjax.mapping import Mappings, decode
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_table
@@ -128,9 +128,7 @@ def _blocks(space: Mapspace) -> Iterator[_Block]:
         order: dict[int, tuple[int, ...]] = {}
         for of_group, _ in choice:
             order |= of_group
-        parts = [
-            [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)] for _, rows in choice
-        ]
+        parts = [[rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)] for _, rows in choice]
         for rows in itertools.product(*parts):
             yield _Block(order, rows, number == 0)
 
@@ -238,9 +236,7 @@ def best_mappings(
         arch.check_widths(triple, layer)
     space = Mapspace(arch, layer, constraints=constraints)
     solution = solve(space, triples)
-    return [
-        {metric: solution.optimum(metric, i) for metric in metrics} for i in range(len(triples))
-    ]
+    return [{metric: solution.optimum(metric, i) for metric in metrics} for i in range(len(triples))]
 
 
 def width_triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths]:

@@ -63,17 +63,29 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
         "<h2>The front</h2>",
         *(_figure(name, drawn, _front_caption(name)) for name in drawn if name.startswith("front")),
         "<h2>Which widths were chosen</h2>",
-        _figure("widths", drawn, "Each row is a member of the front, each column a layer. Dark is wide. A layer's output "
-                "width is the next layer's input width; the network's output has 8 bits."),
+        _figure(
+            "widths",
+            drawn,
+            "Each row is a member of the front, each column a layer. Dark is wide. A layer's output "
+            "width is the next layer's input width; the network's output has 8 bits.",
+        ),
         "<h2>Where the energy goes</h2>",
-        _figure("levels", drawn, "Energy of the whole network by storage level and arithmetic, for the network without "
-                "packing (native words), the uniform assignments, and the highlighted member."),
+        _figure(
+            "levels",
+            drawn,
+            "Energy of the whole network by storage level and arithmetic, for the network without "
+            "packing (native words), the uniform assignments, and the highlighted member.",
+        ),
         _figure("layers", drawn, "Energy of each layer on its best mapping."),
         "<h2>All members</h2>",
         _members(document),
         "<h2>How the search went</h2>",
-        _figure("convergence", drawn, "Hypervolume of everything evaluated so far, relative to the box spanned by zero "
-                "and the worst uniform assignment: higher is better."),
+        _figure(
+            "convergence",
+            drawn,
+            "Hypervolume of everything evaluated so far, relative to the box spanned by zero "
+            "and the worst uniform assignment: higher is better.",
+        ),
         _times(document),
         "<h2>This run</h2>",
         f"<p>Settings: <code>{_text('; '.join(f'{k}={v}' for k, v in settings.items() if 'digest' not in k))}</code></p>",

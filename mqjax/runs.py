@@ -1,7 +1,7 @@
 """Run folders: what a search leaves behind, for people and for programs.
 
-config.json (settings, versions, device), population/ (checkpoints), evaluated.csv, front.csv, front.json, mappings/ (Timeloop map
-YAML of every layer of every front member); figures/ and report.html are added by `mqjax.report`.
+config.json (settings, versions, device), population/ (checkpoints), evaluated.csv, front.csv, front.json, mappings/
+(Timeloop map YAML of every layer of every front member); figures/ and report.html are added by `mqjax.report`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from mqjax.arch import Arch
+from mqjax.bitsearch import SearchResult
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import write_mapping
 from mqjax.network import layer_widths, network_cost
 from mqjax.pareto import hypervolume
-from mqjax.search import SearchResult
 from mqjax.sweep import METRICS
 from mqjax.table import CostTable, entry_of
 from mqjax.types import BitWidths
@@ -37,7 +37,9 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Begin a run in `folder`: write its config.json. Raises `InputError` where the folder holds anything."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"the run folder {folder} is not empty; choose another one, or continue it with --resume {folder}")
+        raise InputError(
+            f"the run folder {folder} is not empty; choose another one, or continue it with --resume {folder}"
+        )
     write_json(folder / "config.json", {"settings": settings, **environment()})
 
 
@@ -134,9 +136,7 @@ class _Breakdown:
         """Totals and layers of the network with these widths per layer."""
         keys = [(int(u), widths) for u, widths in zip(self._table.index, bits, strict=True)]
         self._evaluate([key for key in dict.fromkeys(keys) if key not in self._known])
-        layers = [
-            {"name": layer.name, **self._known[key]} for layer, key in zip(self._table.layers, keys, strict=True)
-        ]
+        layers = [{"name": layer.name, **self._known[key]} for layer, key in zip(self._table.layers, keys, strict=True)]
         return {
             "energy_pj": sum(layer["energy_pj"] for layer in layers),
             "cycles": sum(layer["cycles"] for layer in layers),

@@ -1,6 +1,7 @@
 """The fast path: cost of all mappings of a mapspace for all packings at once, as one compiled program.
 
-Where neighbours cannot forward data to each other (`Mapspace.may_forward` is false), the model of MODEL.md sections 6 and 7
+Where neighbours cannot forward data to each other (`Mapspace.may_forward` is false), the model of MODEL.md sections 6
+and 7
 collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass demand outwards, so
 
     content at the next keeper = Delta * product of multicast groups in between
@@ -19,7 +20,6 @@ Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -428,7 +428,9 @@ def _own_cycles(
     return cycles
 
 
-def _joint_cycles(plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, packings: dict[int, Array], steps: Any) -> Any:
+def _joint_cycles(
+    plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, packings: dict[int, Array], steps: Any
+) -> Any:
     """Cycles that the levels need which exactly these tensors share; inf where they do not fit together.
 
     packings: per tensor an array [..., L] whose leading axes, one per tensor, lead those of the result [..., N].

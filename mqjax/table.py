@@ -110,7 +110,8 @@ def cost_table(
 ) -> CostTable:
     """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven.
 
-    cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh. progress: called after each unique layer.
+    cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh.
+    progress: called after each unique layer.
     """
     unique = tuple(dict.fromkeys(layers))
     tables = []
@@ -125,7 +126,7 @@ def cost_table(
 
 def layer_table(arch: Arch, layer: Layer, *, constraints: str = "paper", cache: Path | None = None) -> LayerTable:
     """Optima of one layer for all 343 width triples and native, from the cache if it is there."""
-    path = None if cache is None else Path(cache) / f"{_key(arch, layer, constraints)}.json.gz"
+    path = None if cache is None else Path(cache) / "tables" / f"{_key(arch, layer, constraints)}.json.gz"
     if path is not None and path.exists():
         stored = _load(path)
         if stored is not None:

@@ -143,8 +143,8 @@ def train(
     """Train a network, or continue the run that `folder` holds, to the same result as without the interruption.
 
     Writes checkpoints after every epoch, metrics.csv and config.json. progress(step, steps, loss) is called after every
-    step, report after every epoch. Raises `InputError` where `folder` holds a run with another configuration, or where there is less
-    than one batch of data.
+    step, report after every epoch. Raises `InputError` where `folder` holds a run with another configuration, or
+    where there is less than one batch of data.
     """
     if len(data) < config.batch:
         raise InputError(f"{len(data)} training images are fewer than one batch of {config.batch}")
@@ -186,7 +186,9 @@ def _claim(folder: Path, architecture: Architecture, config: TrainConfig, images
     path = folder / "config.json"
     if path.exists():
         if path.read_text() != text:
-            raise InputError(f"{folder} holds a training run with other settings (see its config.json); use another folder")
+            raise InputError(
+                f"{folder} holds a training run with other settings (see its config.json); use another folder"
+            )
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no training run; use another folder")
     else:
@@ -233,7 +235,9 @@ def full_fashion_mnist(resolution: int) -> tuple[Images, Images]:
     from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
 
     if not SYSTEM_FOLDER.exists():
-        raise InputError(f"the full Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist")
+        raise InputError(
+            f"the full Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist"
+        )
     images, labels = read_idx(SYSTEM_FOLDER, "train")
     images, labels = pad_to(images[..., None], resolution), labels.astype(np.int32)
     out = held_out(labels)

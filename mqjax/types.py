@@ -123,7 +123,9 @@ class BitWidths:
             return cls()
         parts = text.split("/")
         if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-            raise InputError(f"bit-widths must be 'I/W/O' with three positive integers (such as 8/4/8), or 'native', not {text!r}")
+            raise InputError(
+                f"bit-widths must be 'I/W/O' with three positive integers (such as 8/4/8), or 'native', not {text!r}"
+            )
         return cls(*(int(part) for part in parts))
 
     def by_tensor(self) -> tuple[int | None, int | None, int | None]:

@@ -20,7 +20,10 @@ def ranks(shape: str, dims: dict[str, int], tensor: str) -> list[dict[str, int]]
         width = {"R": dims.get("Wdilation", 1), "P": dims.get("Wstride", 1)}
         height = {"S": dims.get("Hdilation", 1), "Q": dims.get("Hstride", 1)}
         return [{"N": 1}, {"C": 1}, width, height]
-    names = {"Weights": "CRS" if shape == "depthwise" else "CMRS", "Outputs": "NCPQ" if shape == "depthwise" else "NMPQ"}
+    names = {
+        "Weights": "CRS" if shape == "depthwise" else "CMRS",
+        "Outputs": "NCPQ" if shape == "depthwise" else "NMPQ",
+    }
     return [{name: 1} for name in names[tensor]]
 
 
@@ -210,9 +213,7 @@ def evaluate(arch: Any, record: dict[str, Any]) -> dict[str, Any]:
     mesh = [[math.prod(fan_xy[u][a] for u in range(s + 1, depth)) for a in (0, 1)] for s in range(-1, depth)]
     instances = [x * y for x, y in mesh[1:]]  # of each level; mesh[0] is the MAC array's
     macs = mesh[0][0] * mesh[0][1]
-    counts = {
-        t: traffic(arch, nest, boxes[t], tile[t], t, [k[t] for k in keep], instances) for t in TENSORS
-    }
+    counts = {t: traffic(arch, nest, boxes[t], tile[t], t, [k[t] for k in keep], instances) for t in TENSORS}
     energy = steps * macs * arch.mac.energy_pj
     cycles, levels = steps, {}
     for s, level in enumerate(arch.levels):
@@ -295,7 +296,11 @@ def pruned_mappings(arch: Any, layer: Any, constraints: str):
     tiling = arch.tiling_levels(constraints)
     per_dim = []
     for d, bound in zip(DIMS, layer.bounds, strict=True):
-        fixed = {t: bound if level.factors[d] == 0 else level.factors[d] for t, level in enumerate(tiling) if d in level.factors}
+        fixed = {
+            t: bound if level.factors[d] == 0 else level.factors[d]
+            for t, level in enumerate(tiling)
+            if d in level.factors
+        }
         fixed = {t: factor for t, factor in fixed.items() if factor <= bound}
         free = [t for t in range(len(tiling)) if t not in fixed]
         rows = []
@@ -307,7 +312,12 @@ def pruned_mappings(arch: Any, layer: Any, constraints: str):
         per_level = [list(level_loops(arch, tiling, t, factors[t])) for t in range(len(tiling))]
         for loops in itertools.product(*per_level):
             record = [
-                {"level": s.name, "temporal": [], "spatial": [], "keep": [t for t, k in zip(TENSORS, s.keep, strict=True) if k]}
+                {
+                    "level": s.name,
+                    "temporal": [],
+                    "spatial": [],
+                    "keep": [t for t, k in zip(TENSORS, s.keep, strict=True) if k],
+                }
                 for s in arch.levels
             ]
             for level, found in zip(tiling, loops, strict=True):

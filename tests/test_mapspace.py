@@ -8,14 +8,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import golden
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
+from conftest import golden
 from mqjax import sweep
 from mqjax.errors import InputError
-from mqjax.evaluate import evaluate
+from mqjax.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.io.records import evaluate_records
 from mqjax.mapping import encode

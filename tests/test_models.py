@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from mqjax.models import MobileNetV1, MobileNetV2, architecture, network_layers
-from mqjax.models.mobilenet import ConvBlock, depthwise, parameter_count
 
 from mqjax.errors import InputError
+from mqjax.models import MobileNetV1, MobileNetV2, architecture, network_layers
+from mqjax.models.mobilenet import ConvBlock, depthwise, parameter_count
 
 # The reference's layers at 224x224, depthwise ones written dense: C-M-R-P-Wstride (S = R, Q = P, N = 1, no dilation).
 REFERENCE = {

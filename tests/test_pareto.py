@@ -23,9 +23,7 @@ def ranks_by_definition(points: np.ndarray) -> np.ndarray:
     ranks, left, rank = np.full(len(points), -1), set(range(len(points))), 0
     while left:
         front = {
-            i
-            for i in left
-            if not any((points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left)
+            i for i in left if not any((points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left)
         }
         ranks[list(front)] = rank
         left -= front

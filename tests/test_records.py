@@ -7,10 +7,10 @@ import gzip
 import json
 
 import pytest
-from check_reference import compare, evaluate_any
-from conftest import golden
 
 import oracle
+from check_reference import compare, evaluate_any
+from conftest import golden
 from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.hw import load_arch

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from mqjax.bitsearch import search
 from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.io.files import AppendedTable
@@ -23,7 +24,6 @@ from mqjax.network import layer_widths, network_cost
 from mqjax.pareto import pareto_front
 from mqjax.report import write_report
 from mqjax.runs import claim, describe, write_run
-from mqjax.search import search
 from mqjax.table import cost_table
 from mqjax.types import BitWidths, Layer
 
@@ -78,7 +78,10 @@ def test_network_cost_is_the_sum_of_layer_optima(table):
         for number, bits in enumerate(layer_widths(genome)):
             at = tuple(width - 2 for width in (bits.inputs, bits.weights, bits.outputs))
             u = table.index[number]
-            sums += [*(table.best[m][u][at] for m in ("energy", "edp", "delay")), LAYERS[number].elements("Weights") * bits.weights]
+            sums += [
+                *(table.best[m][u][at] for m in ("energy", "edp", "delay")),
+                LAYERS[number].elements("Weights") * bits.weights,
+            ]
         assert np.array_equal(costs, sums)
 
 
@@ -161,7 +164,10 @@ def test_hardware_front_comes_close_to_the_exact_one(table):
         elements, grown = LAYERS[number].elements("Weights"), {}
         for o in nexts:
             sums = [
-                fronts[i] + [energy[number][i, w, o], elements * (w + 2)] for i in range(7) for w in range(7) if i in fronts
+                fronts[i] + [energy[number][i, w, o], elements * (w + 2)]
+                for i in range(7)
+                for w in range(7)
+                if i in fronts
             ]
             points = np.unique(np.concatenate(sums), axis=0)
             grown[o] = points[pareto_front(points)]
@@ -284,7 +290,9 @@ def test_energies_of_a_run_add_up(finished, archs):
 def test_report_needs_no_other_file(finished, tmp_path, capsys):
     folder, _ = finished
     text = (folder / "report.html").read_text()
-    assert "data:image/png;base64," in text and "src=\"figures" not in text and "http" not in text.replace("http-equiv", "")
+    assert (
+        "data:image/png;base64," in text and 'src="figures' not in text and "http" not in text.replace("http-equiv", "")
+    )
     assert "proven optimum" in text and "less energy than 8 bits everywhere" in text
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

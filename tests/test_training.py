@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from mqjax.models.architecture import Architecture, Conv, architecture
-from mqjax.models.checkpoint import load_checkpoint, save_checkpoint
-from mqjax.models.mobilenet import MobileNet
 
 from mqjax.cli import main
 from mqjax.data import Images
 from mqjax.errors import InputError
+from mqjax.models.architecture import Architecture, Conv, architecture
+from mqjax.models.checkpoint import load_checkpoint, save_checkpoint
+from mqjax.models.mobilenet import MobileNet
 from mqjax.training import TrainConfig, accuracy, augment, batches, train
 
 TINY = Architecture(

@@ -16,7 +16,9 @@ BATCH = 4096
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     parser.add_argument("--records", type=Path, required=True, help="mappings to evaluate, .jsonl or .jsonl.gz")
-    parser.add_argument("--out", type=Path, required=True, help="evaluated records in the same order, .jsonl or .jsonl.gz")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="evaluated records in the same order, .jsonl or .jsonl.gz"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chos
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser)
-    parser.add_argument("--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, 'native', or 'all'")
+    parser.add_argument(
+        "--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, 'native', or 'all'"
+    )
     parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
     parser.add_argument("--json", action="store_true", help="print a list with one object per layer and triple")
     parser.add_argument("--out", type=Path, help="folder for the mappings as Timeloop map YAML")

@@ -86,10 +86,10 @@ class _Prepared:
         import hashlib
 
         from mqjax.accuracy import default_accuracy
+        from mqjax.bitsearch import check_options
         from mqjax.errors import InputError
         from mqjax.hw import load_arch
         from mqjax.models import NETWORKS
-        from mqjax.search import check_options
 
         self.objectives = tuple(settings["objectives"].split(","))
         check_options(self.objectives, settings["population"], settings["generations"])
@@ -123,12 +123,12 @@ class _Prepared:
 
 
 def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started: float) -> int:
+    from mqjax.bitsearch import search
     from mqjax.data import load_dataset
     from mqjax.io.files import cache_folder
     from mqjax.progress import bar
     from mqjax.report import write_report
     from mqjax.runs import describe, write_run
-    from mqjax.search import search
     from mqjax.table import cost_table
 
     arch, accuracy = prepared.arch, prepared.accuracy

@@ -14,8 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="mobilenetv1", help="mobilenetv1 or mobilenetv2")
     parser.add_argument("--width-multiplier", type=float, default=0.25, help="scales the channels of every layer")
     parser.add_argument("--resolution", type=int, default=32, help="height and width of the images")
-    parser.add_argument("--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one")
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared data sets; default: the installed Fashion-MNIST")
+    parser.add_argument(
+        "--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of prepared data sets; default: the installed Fashion-MNIST"
+    )
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
     parser.add_argument("--batch", type=int, default=128, help="images per step")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="peak of the cosine schedule")

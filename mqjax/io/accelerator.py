@@ -145,7 +145,9 @@ def _check_consistency(path: Path, root: yaml.Node | None, model: _Accelerator) 
         inner = level.mesh
     last = len(names) - 1
     if set(model.levels[last].keep) != set(TENSORS):
-        raise _located(path, root, ("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
+        raise _located(
+            path, root, ("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs"
+        )
     taken: set[tuple[str, str, str]] = set()
     for group in ("arch", "paper"):
         for i, rule in enumerate(getattr(model.constraints, group)):

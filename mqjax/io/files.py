@@ -24,7 +24,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where the commands keep tables, accuracies and compiled programs: $MQJAX_CACHE, else $XDG_CACHE_HOME/mqjax, else ~/.cache/mqjax."""
+    """Where the commands keep tables, accuracies and compiled programs: $MQJAX_CACHE, else $XDG_CACHE_HOME/mqjax,
+    else ~/.cache/mqjax."""
     if "MQJAX_CACHE" in os.environ:
         return Path(os.environ["MQJAX_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mqjax"

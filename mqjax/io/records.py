@@ -1,7 +1,7 @@
 """Records of evaluated mappings: JSON lines in the schema of the reference data.
 
-Read are `arch`, `dims`, `shape`, `bitwidths` and `mapping`; written are the input's tags plus `valid` and either `fail` or `stats`.
-Word counts are packed; energies are in pJ, areas in um^2.
+Read are `arch`, `dims`, `shape`, `bitwidths` and `mapping`; written are the input's tags plus `valid` and either
+`fail` or `stats`. Word counts are packed; energies are in pJ, areas in um^2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluate import Analysed, analyse_mappings
+from mqjax.evaluator import Analysed, analyse_mappings
 from mqjax.mapping import encode
 from mqjax.packing import packing_table, words
 from mqjax.price import OUTPUTS

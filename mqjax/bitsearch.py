@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -59,10 +59,7 @@ class SearchResult:
 
     def uniform(self) -> dict[int, int]:
         """Position of each uniform assignment, by its width."""
-        return {
-            width: int(np.flatnonzero((self.genomes == width).all(axis=(1, 2)))[0])
-            for width in WIDTHS
-        }
+        return {width: int(np.flatnonzero((self.genomes == width).all(axis=(1, 2)))[0]) for width in WIDTHS}
 
 
 def search(
@@ -231,6 +228,4 @@ class _Run:
         front = front[np.sort(np.unique(self.objectives[front], axis=0, return_index=True)[1])]
         front = front[np.lexsort(self.objectives[front].T[::-1])]
         shape = (len(self.genomes), -1, 2)
-        return SearchResult(
-            names, self.genomes.reshape(shape), self.objectives, self.generation, front, dict(seconds)
-        )
+        return SearchResult(names, self.genomes.reshape(shape), self.objectives, self.generation, front, dict(seconds))

@@ -1,0 +1,33 @@
+# `make search` and `make test` set up all they need in .venv, which is kept between calls.
+
+PYTHON ?= python3
+VENV := .venv
+RUN ?= runs/mobilenetv1-eyeriss
+
+.PHONY: search test lint clean
+
+search: $(VENV)/installed
+	$(VENV)/bin/mqjax search --arch eyeriss --network mobilenetv1 --dataset fashion_mnist --out $(RUN)
+
+test: $(VENV)/tested
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(VENV)/tested
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV)
