@@ -15,6 +15,8 @@ test: $(VENV)/tested
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	rm -rf build/typed
+	$(VENV)/bin/pip install --quiet --no-deps --target build/typed .
 	$(VENV)/bin/pyright
 
 $(VENV)/bin/python:

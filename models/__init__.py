@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqjax.models.architecture import NETWORKS, Architecture, architecture
 from mqjax.types import Layer
+
+if TYPE_CHECKING:
+    from mqjax.models.mobilenet import MobileNet, MobileNetV1, MobileNetV2
 
 __all__ = ["NETWORKS", "Architecture", "MobileNet", "MobileNetV1", "MobileNetV2", "architecture", "network_layers"]
 

@@ -55,9 +55,9 @@ class Architecture:
             strides = {"Wstride": conv.stride, "Hstride": conv.stride}
             name = f"{self.name}_{conv.name}"
             if conv.kind == "dw" and depthwise == "native":
-                result.append(Layer(C=conv.inputs, **dims, **strides, shape="depthwise", name=name))
+                result.append(Layer.from_dims({"C": conv.inputs, **dims, **strides}, shape="depthwise", name=name))
             else:
-                result.append(Layer(C=conv.inputs, M=conv.outputs, **dims, **strides, name=name))
+                result.append(Layer.from_dims({"C": conv.inputs, "M": conv.outputs, **dims, **strides}, name=name))
         return result
 
 

@@ -64,8 +64,8 @@ class Grid(NamedTuple):
 class Quantizer(NamedTuple):
     """A folded network with its grids; dictionaries are keyed by layer name."""
 
-    kernels: dict[str, Array]  # float32 [R, S, C, M], batch norm folded in
-    biases: dict[str, Array]  # float32 [M]
+    kernels: dict[str, Any]  # float32 [R, S, C, M], batch norm folded in
+    biases: dict[str, Any]  # float32 [M]
     weights: dict[str, Grid]  # scale [7, M] or [7, 1]
     inputs: dict[str, Grid]  # scale [7]
     output: Grid  # of the logits

@@ -103,8 +103,8 @@ class Tech(NamedTuple):
     clusters: np.ndarray  # [L] instances / cluster
     bandwidth: np.ndarray  # [L, 2] read, write; words / cycle / instance
     energy: np.ndarray  # [L, 3] pJ per vector read, fill, update
-    mac_energy: np.ndarray  # [] pJ
-    area: np.ndarray  # [] um^2, whole accelerator
+    mac_energy: np.float64  # pJ
+    area: np.float64  # um^2, whole accelerator
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,9 @@ def analyse_mappings(
     fanout = np.array(arch.fanout, np.int64)
     for start in range(0, len(mappings), chunk):
         rows = np.arange(start, min(start + chunk, len(mappings)))
-        problem = nest.Problem(*(np.stack(part) for part in zip(*(problems[layers[r]] for r in rows), strict=True)))
+        problem = nest.Problem(
+            *(np.stack(part) for part in zip(*(problems[layers[int(r)]] for r in rows), strict=True))
+        )
         some = mappings.take(rows)
         analysis = _on_device(_analyse, problem, some, fanout, elements, chunk)
         fits = (analysis.fan_xy <= fanout).all(axis=(1, 2))
@@ -145,5 +147,5 @@ def _on_device(function, problem: nest.Problem, mappings: Mappings, fanout: np.n
         rows = np.minimum(np.arange(start, start + chunk), size - 1)
         with jax.enable_x64(True):
             result = function(nest.Problem(*(x[rows] for x in problem)), mappings.take(rows), fanout, elements)
-        pieces.append([np.asarray(x)[: size - start] for x in result])
-    return type(result)(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+        pieces.append(type(result)(*(np.asarray(x)[: size - start] for x in result)))
+    return type(pieces[0])(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))

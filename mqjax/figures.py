@@ -13,7 +13,7 @@ from mqjax.runs import UNITS
 
 BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

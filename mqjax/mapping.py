@@ -57,7 +57,7 @@ def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Ma
 
 
 def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row: int) -> None:
-    products = dict.fromkeys(DIMS, 1)
+    products: dict[str, int] = dict.fromkeys(DIMS, 1)
     seen: set[str] = set()
     for entry in record:
         name = entry.get("level")

@@ -15,7 +15,7 @@ a fan-out, D = 7 dimensions, R = 4 ranks.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,8 @@ _C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
 class Problem(NamedTuple):
     """A layer as traced numbers."""
 
-    coefficients: np.ndarray  # int64 [T, R, D]: rank length = 1 + sum coefficient * (extent - 1)
-    keys: np.ndarray  # int64 [T, D]: what a unit step of a dimension adds to the key of a position
+    coefficients: Any  # int64 [T, R, D]: rank length = 1 + sum coefficient * (extent - 1)
+    keys: Any  # int64 [T, D]: what a unit step of a dimension adds to the key of a position
 
 
 def problem(layer: Layer) -> Problem:

@@ -6,6 +6,9 @@ although JAX's default is float32. Simulated binary crossover and polynomial mut
 rounded to integers.
 """
 
+# evosax types one number per individual and its own State and Params.
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 from functools import partial
@@ -59,7 +62,7 @@ class NSGA2(PopulationBasedAlgorithm):
         self.low, self.high = low, high
         self._default_params = Params()
 
-    def init(self, key: Array, population: np.ndarray, fitness: np.ndarray, params: Params) -> State:  # noqa: ARG002
+    def init(self, key: Array, population: np.ndarray, fitness: np.ndarray, params: Params) -> State:
         """The state of an evaluated population [N, D] with fitness [N, K]."""
         return self._select(np.asarray(population, np.int32), np.asarray(fitness, np.float64), None)
 

@@ -197,7 +197,7 @@ class Sweeper:
     def costs(self, job: _Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
         with jax.enable_x64(True):
-            terms = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
+            terms: list[Any] = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
         weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = terms
         for w, i, o in triples:
             s = i * len(self.packings.per_tensor[2]) + o

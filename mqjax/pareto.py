@@ -110,12 +110,12 @@ def _ranks_pairwise(unique: np.ndarray) -> np.ndarray:
 def crowding_distance(objectives: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Crowding distance float64 [N] of each point within its front (Deb et al. 2002, section III-B); inf at the ends."""
     points = np.asarray(objectives, np.float64)
-    distance = np.zeros(len(points))
+    distance: np.ndarray = np.zeros(len(points))
     for values in points.T:
         order = np.lexsort((values, ranks))
         sorted_ranks, sorted_values = ranks[order], values[order]
-        starts = np.r_[True, sorted_ranks[1:] != sorted_ranks[:-1]]
-        ends = np.r_[starts[1:], True]
+        changes = sorted_ranks[1:] != sorted_ranks[:-1]
+        starts, ends = np.concatenate([[True], changes]), np.concatenate([changes, [True]])
         first = sorted_values[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
         last = sorted_values[::-1][np.maximum.accumulate(np.where(ends[::-1], np.arange(len(order)), 0))][::-1]
         # Infinite objectives (what fits nowhere) make gaps and spans that are no numbers; they count as no distance.

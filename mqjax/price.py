@@ -40,7 +40,7 @@ class Validity(NamedTuple):
     @property
     def constructs(self) -> np.ndarray:
         """bool [B]: the spatial loops fit the array."""
-        return ~self.over_fanout.any(axis=(1, 2))
+        return np.asarray(~self.over_fanout.any(axis=(1, 2)))
 
     @property
     def valid(self) -> np.ndarray:
@@ -76,16 +76,16 @@ class Priced(NamedTuple):
 def check(arch: Arch, analysis: Analysis, keep: np.ndarray, packing: np.ndarray) -> Validity:
     """Fan-out and capacity of every level. keep: bool [B, L, T]; packing: operands per word, int64 [B, L, T]."""
     needed = np.where(keep, words(analysis.tile, packing), 0).sum(axis=2)
-    over_fanout = analysis.fan_xy > np.array(arch.fanout)
+    over_fanout = np.asarray(analysis.fan_xy > np.array(arch.fanout))
     return Validity(over_fanout, needed > arch.tech.capacity, needed)
 
 
 def plain_signatures(analysis: Analysis) -> Signatures:
     """Signatures of mappings without neighbour forwarding: one per group size."""
     groups = np.asarray(analysis.groups)
-    delta = analysis.delta[..., None]
+    delta = np.asarray(analysis.delta)[..., None]
     multicast = np.arange(1, groups.shape[-1] + 1, dtype=np.float64)
-    return Signatures(multicast, groups, (groups * delta).astype(np.float64), analysis.group_hops * delta)
+    return Signatures(multicast, groups, (groups * delta).astype(np.float64), np.asarray(analysis.group_hops) * delta)
 
 
 def forwarded_signatures(analysis: Analysis, forwarding: Forwarding) -> Signatures:

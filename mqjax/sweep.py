@@ -92,18 +92,18 @@ def make_plan(space: Mapspace) -> Plan:
 class Numbers(NamedTuple):
     """Traced numbers of a layer, an accelerator and its packings. All float64 but the flag."""
 
-    bounds: np.ndarray  # [D] loop bounds
-    stride: np.ndarray  # [2] Wstride, Hstride
-    dilation: np.ndarray  # [2]
-    depthwise: np.ndarray  # bool []
-    capacity: np.ndarray  # [L]
-    block: np.ndarray  # [L]
-    clusters: np.ndarray  # [L]
-    bandwidth: np.ndarray  # [L, 2]
-    energy: np.ndarray  # [L, 3]
-    mac_energy: np.ndarray  # []
-    tie: np.ndarray  # [] cycles per pJ, small enough never to outweigh one cycle
-    packings: tuple[np.ndarray, np.ndarray, np.ndarray]  # per tensor [K, L] operands per word
+    bounds: Any  # [D] loop bounds
+    stride: Any  # [2] Wstride, Hstride
+    dilation: Any  # [2]
+    depthwise: Any  # bool []
+    capacity: Any  # [L]
+    block: Any  # [L]
+    clusters: Any  # [L]
+    bandwidth: Any  # [L, 2]
+    energy: Any  # [L, 3]
+    mac_energy: Any  # []
+    tie: Any  # [] cycles per pJ, small enough never to outweigh one cycle
+    packings: tuple[Any, Any, Any]  # per tensor [K, L] operands per word
 
 
 def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Numbers:
@@ -498,7 +498,7 @@ class Tables(NamedTuple):
 
     columns: tuple[np.ndarray, ...]
     weights: tuple[np.ndarray, ...]
-    rows: tuple[np.ndarray, ...]
+    rows: tuple[Any, ...]
 
 
 def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):

@@ -199,7 +199,7 @@ def _payload(state: Any, optimizer_state: Any, results: list[EpochResult]) -> di
     leaves = {"params": nnx.to_pure_dict(state[0]), "rest": nnx.to_pure_dict(state[1])}
     return {
         "arrays": ocp.args.StandardSave({**leaves, "optimizer": jax.tree.leaves(optimizer_state)}),
-        "results": ocp.args.JsonSave([dataclasses.asdict(result) for result in results]),
+        "results": ocp.args.JsonSave({"epochs": [dataclasses.asdict(result) for result in results]}),
     }
 
 
@@ -215,7 +215,7 @@ def _restore(manager: ocp.CheckpointManager, state: Any, optimizer_state: Any) -
     nnx.replace_by_pure_dict(state[0], saved["arrays"]["params"])
     nnx.replace_by_pure_dict(state[1], saved["arrays"]["rest"])
     optimizer_state = jax.tree.unflatten(jax.tree.structure(optimizer_state), saved["arrays"]["optimizer"])
-    return state, optimizer_state, [EpochResult(**result) for result in saved["results"]]
+    return state, optimizer_state, [EpochResult(**result) for result in saved["results"]["epochs"]]
 
 
 def _csv(results: list[EpochResult]) -> str:

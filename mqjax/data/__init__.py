@@ -101,7 +101,7 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:  # tfds raises many kinds for a damaged folder
         raise InputError(f"the data set in {folder} cannot be read: {error}") from None
-    features = builder.info.features
+    features: Any = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise InputError(f"the data set in {folder} must have the features 'image' and 'label'")
     return Dataset(name, builder, int(features["label"].num_classes))
