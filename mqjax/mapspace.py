@@ -26,15 +26,31 @@ from mqjax.types import DIMS, RELEVANT, TENSORS, Layer
 class Group(NamedTuple):
     """Dimensions that share a fan-out or a free loop order, with the joint factorisations that fit the fan-outs.
 
-    bounds: int32 [rows, len(dims), T]. weight: float64 [rows], how many pruned choices of permutations and splits of
-    the group's levels fit. orders: for each free loop order of the group, (order per level, rows that need it):
-    rows where it is not equivalent to an earlier order.
+    tables: per dimension its factorisations int32 [F, T]; picks: per dimension the factorisation of each row, int32
+    [rows]. weight: float64 [rows], how many pruned choices of permutations and splits of the group's levels fit.
+    orders: for each free loop order of the group, (order per level, rows that need it): rows where it is not
+    equivalent to an earlier order.
     """
 
     dims: tuple[int, ...]
-    bounds: np.ndarray
+    tables: tuple[np.ndarray, ...]
+    picks: tuple[np.ndarray, ...]
     weight: np.ndarray
     orders: tuple[tuple[dict[int, tuple[int, ...]], np.ndarray], ...]
+
+    def bounds(self, d: int, t: int) -> np.ndarray:
+        """Bounds int32 [rows] of dimension d at tiling level t."""
+        i = self.dims.index(d)
+        return self.tables[i][:, t][self.picks[i]]
+
+
+def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct rows of a table of small non-negative integers [N, K], how often each occurs, and each row's place."""
+    # One integer per row sorts much faster than the rows themselves.
+    radices = [int(n) + 1 for n in rows.max(axis=0, initial=0)]
+    key = np.ravel_multi_index(tuple(rows.T), radices) if rows.shape[1] else np.zeros(len(rows), np.int64)
+    _, first, inverse, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    return rows[first], counts, inverse.reshape(-1)
 
 
 class Mapspace:
@@ -184,47 +200,51 @@ class Mapspace:
 
     # --- The pruned space ------------------------------------------------------------------------------------------
 
-    def _level_choices(self, t: int, bounds: dict[int, int]) -> tuple[int, int]:
-        """(choices of order and split of tiling level t in the pruned space, those that fit the fan-out), given the
-        bounds of its loops. Temporal loops always fit."""
+    def _fitting_choices(self, t: int, bounds: dict[int, int]) -> int:
+        """Choices of order and split of tiling level t, in the pruned space, that fit the fan-out, given the bounds of
+        its loops. Temporal loops always fit."""
         level = self.tiling[t]
         pruned = level.split is None
         prefix = [d for d in self.prefix(t) if not pruned or bounds.get(d, 1) > 1]
         free = [d for d in self.free_dims(t) if not pruned or bounds.get(d, 1) > 1]
         if not level.spatial:
-            return math.factorial(len(free)), math.factorial(len(free))
+            return math.factorial(len(free))
         width, height = self.arch.fanout[level.level]
-        fits = total = 0
+        fits = 0
         for order in itertools.permutations(free):
             loops = [bounds.get(d, 1) for d in (*prefix, *order)]
             for split in range(len(loops) + 1) if pruned else (level.split,):
-                total += 1
                 fits += math.prod(loops[:split]) <= width and math.prod(loops[split:]) <= height
-        return total, fits
+        return fits
 
     @cached_property
     def pruned_size(self) -> int:
         """Number of mappings when loops of bound 1 are not permuted (MODEL.md section 11.3)."""
-        # The number of choices depends on which loops have bound 1 only, so count such patterns, not factorisations.
-        patterns: dict[tuple[int, ...], int] = {(0,) * len(self.tiling): 1}
+        # The choices at a level depend only on how many of its loops exceed 1, so count factorisations by such counts.
+        constant, varying = 1, []
+        for t, level in enumerate(self.tiling):
+            if level.split is not None:
+                constant *= math.factorial(len(self.free_dims(t)))
+            elif level.spatial or len(self.free_dims(t)) > 1:
+                varying.append(t)
+        ways: dict[tuple[int, ...], int] = {(0,) * (2 * len(varying)): 1}
         for d, table in enumerate(self.tables):
-            unique, counts = np.unique(table > 1, axis=0, return_counts=True)
-            merged: dict[tuple[int, ...], int] = {}
-            for seen, ways in patterns.items():
-                for flags, count in zip(unique, counts, strict=True):
-                    key = tuple(s | int(f) << d for s, f in zip(seen, flags, strict=True))
-                    merged[key] = merged.get(key, 0) + ways * int(count)
-            patterns = merged
-        choices: dict[tuple[int, int], int] = {}
+            moving = (table[:, varying] > 1).astype(np.int64)
+            free = moving * [d in self.free_dims(t) for t in varying]
+            unique, counts = _unique_rows(np.concatenate([free, moving], axis=1))[:2]
+            grown: dict[tuple[int, ...], int] = {}
+            for seen, before in ways.items():
+                for row, count in zip(unique.tolist(), counts.tolist(), strict=True):
+                    key = tuple(a + b for a, b in zip(seen, row, strict=True))
+                    grown[key] = grown.get(key, 0) + before * count
+            ways = grown
         total = 0
-        for pattern, ways in patterns.items():
-            for t, flags in enumerate(pattern):
-                if (t, flags) not in choices:
-                    bounds = {d: 2 for d in range(len(DIMS)) if flags >> d & 1}
-                    choices[t, flags] = self._level_choices(t, bounds)[0]
-                ways *= choices[t, flags]
-            total += ways
-        return total
+        for counts, before in ways.items():
+            free, moving = counts[: len(varying)], counts[len(varying) :]
+            for t, orders, loops in zip(varying, free, moving, strict=True):
+                before *= math.factorial(orders) * (loops + 1 if self.tiling[t].spatial else 1)
+            total += before
+        return constant * total
 
     # --- The distinct space, as joint tables -----------------------------------------------------------------------
 
@@ -267,43 +287,53 @@ class Mapspace:
 
     def _group(self, dims: tuple[int, ...]) -> Group:
         spatial = [t for t, level in enumerate(self.tiling) if level.spatial]
-        bounds = np.ones((1, 0, len(self.tiling)), np.int32)
-        for d in dims:
-            table = self.tables[d].astype(np.int32)
-            left = np.repeat(np.arange(len(bounds)), len(table))
-            right = np.tile(np.arange(len(table)), len(bounds))
-            used = np.prod(bounds[:, :, spatial], axis=1)[left] * table[right][:, spatial]
-            most = [math.prod(self.arch.fanout[self.tiling[t].level]) for t in spatial]
-            fits = (used <= most).all(axis=1)
-            bounds = np.concatenate([bounds[left[fits]], table[right[fits], None]], axis=1)
-        weight = np.ones(len(bounds))
+        tables = tuple(self.tables[d].astype(np.int32) for d in dims)
+        most = np.array([math.prod(self.arch.fanout[self.tiling[t].level]) for t in spatial], np.int32)
+        # Join row numbers rather than rows, dropping at once what exceeds a fan-out.
+        picks: list[np.ndarray] = []
+        used = np.ones((1, len(spatial)), np.int32)
+        for table in tables:
+            factors = table[:, spatial]
+            left, right = np.nonzero((used[:, None] * factors <= most).all(axis=2))
+            picks = [*(pick[left] for pick in picks), right.astype(np.int32)]
+            used = used[left] * factors[right]
+        group = Group(dims, tables, tuple(picks), np.ones(len(used)), ())
+        weight = group.weight
         for t in range(len(self.tiling)):
             if any(d in dims for d in self.movable(t)):
-                weight *= self._weights(t, dims, bounds[:, :, t])
+                weight *= self._weights(t, group)
         fits = weight > 0
-        bounds, weight = bounds[fits], weight[fits]
-        return Group(dims, bounds, weight, self._orders(dims, bounds))
+        group = group._replace(picks=tuple(pick[fits] for pick in picks), weight=weight[fits])
+        return group._replace(orders=self._orders(group))
 
-    def _weights(self, t: int, dims: tuple[int, ...], bounds: np.ndarray) -> np.ndarray:
-        """Fitting choices of tiling level t for each row of its bounds [rows, len(dims)]."""
-        free = set(self.free_dims(t))
+    def _weights(self, t: int, group: Group) -> np.ndarray | float:
+        """Fitting choices of tiling level t for each row of a group."""
+        free, dims = set(self.free_dims(t)), group.dims
         if not self.tiling[t].spatial and len(free & set(dims)) < 2:
-            return np.ones(len(bounds))
-        unique, inverse = np.unique(bounds, axis=0, return_inverse=True)
-        fitting = [self._level_choices(t, dict(zip(dims, map(int, row), strict=True)))[1] for row in unique]
-        return np.array(fitting, np.float64)[inverse.reshape(-1)]
+            return 1.0
+        level = self.tiling[t]
+        if level.split is not None and not free:
+            fits: Any = True
+            for part, limit in zip(
+                (self.prefix(t)[: level.split], self.prefix(t)[level.split :]), self.arch.fanout[level.level], strict=True
+            ):
+                fits = fits & (math.prod(group.bounds(d, t) for d in part if d in dims) <= limit)
+            return np.asarray(fits, np.float64)
+        unique, _, inverse = _unique_rows(np.stack([group.bounds(d, t) for d in dims], axis=1))
+        fitting = [self._fitting_choices(t, dict(zip(dims, row, strict=True))) for row in unique.tolist()]
+        return np.array(fitting, np.float64)[inverse]
 
-    def _orders(self, dims: tuple[int, ...], bounds: np.ndarray):
+    def _orders(self, group: Group):
         """Loop orders of the group's free temporal levels, each with the rows that need it."""
         levels = []
         for t, level in enumerate(self.tiling):
-            free = [d for d in self.movable(t) if d in self.free_dims(t) and d in dims]
+            free = [d for d in self.movable(t) if d in self.free_dims(t) and d in group.dims]
             if not level.spatial and len(free) > 1:
                 levels.append((t, list(itertools.permutations(free))))
-        needs = [self._needed(t, orders, dims, bounds[:, :, t]) for t, orders in levels]
+        needs = [self._needed(t, orders, group) for t, orders in levels]
         result = []
         for choice in itertools.product(*(range(len(orders)) for _, orders in levels)):
-            needed = np.ones(len(bounds), bool)
+            needed = np.ones(len(group.weight), bool)
             for need, pick in zip(needs, choice, strict=True):
                 needed &= need[:, pick]
             if needed.any():
@@ -311,11 +341,11 @@ class Mapspace:
                 result.append((order, np.flatnonzero(needed)))
         return tuple(result)
 
-    def _needed(self, t: int, orders: list[tuple[int, ...]], dims: tuple[int, ...], bounds: np.ndarray) -> np.ndarray:
+    def _needed(self, t: int, orders: list[tuple[int, ...]], group: Group) -> np.ndarray:
         """bool [rows, orders]: the order may cost differently from every earlier one, given which bounds exceed 1."""
-        free = set(orders[0])
-        moving = np.array([[d in free for d in dims]]) & (bounds > 1)
-        unique, inverse = np.unique(moving, axis=0, return_inverse=True)
+        dims = orders[0]
+        moving = np.stack([group.bounds(d, t) > 1 for d in dims], axis=1)
+        unique, _, inverse = _unique_rows(moving)
         needed = np.zeros((len(unique), len(orders)), bool)
         for i, flags in enumerate(unique):
             active = {d for d, flag in zip(dims, flags, strict=True) if flag}
@@ -324,7 +354,7 @@ class Mapspace:
                 signature = self._order_signature(t, [d for d in order if d in active])
                 needed[i, j] = signature not in seen
                 seen.add(signature)
-        return needed[inverse.reshape(-1)]
+        return needed[inverse]
 
     def _order_signature(self, t: int, loops: list[int]) -> tuple:
         """What the order of adjacent loops of tiling level t, innermost first, can change in the cost.
@@ -362,7 +392,8 @@ class Mapspace:
         for i, picks in enumerate(rows):
             factors = np.ones((len(DIMS), len(self.tiling)), np.int64)
             for group, row in zip(self.groups, picks, strict=True):
-                factors[list(group.dims)] = group.bounds[row]
+                for d, table, pick in zip(group.dims, group.tables, group.picks, strict=True):
+                    factors[d] = table[pick[row]]
             for t, level in enumerate(self.tiling):
                 loops, split = self._fitting(t, factors[:, t], order.get(t, ()))
                 self._write_level(arrays, i, level, loops, factors[loops, t], split)

@@ -31,7 +31,7 @@ from mqjax.types import TENSORS, WIDTHS, BitWidths, Layer
 BLOCK_ROWS = 2**15
 """Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
 
-CHUNKS_PER_CALL = 64
+CHUNKS_PER_CALL = 16
 
 NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
 """Approximate costs within these factors of the least are decided exactly."""
@@ -151,7 +151,7 @@ class Sweeper:
         self.plan = sweep.make_plan(space)
         self.numbers = sweep.numbers(space.arch, space.layer, packings.per_tensor)
         triples = int(np.prod([len(p) for p in packings.per_tensor]))
-        self.size = 2**14 if triples == 1 else 2**12
+        self.size = 2**12 if triples > 1 else 2**13
 
     def jobs(self) -> Iterator[_Job]:
         for block in _blocks(self.space):
@@ -166,7 +166,7 @@ class Sweeper:
             capacity = BLOCK_ROWS if slots else 1
             table = np.ones((len(slots), capacity))
             for c, (d, t) in enumerate(slots):
-                table[c, : len(rows)] = group.bounds[rows, group.dims.index(d), t]
+                table[c, : len(rows)] = group.bounds(d, t)[rows]
             weight = np.zeros(capacity)
             weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
             columns.append(table)
@@ -189,10 +189,17 @@ class Sweeper:
     def minima(self, job: _Job) -> tuple[np.ndarray, np.ndarray, float]:
         """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones."""
         with jax.enable_x64(True):
-            tie = self.numbers.tie
-            results = [sweep.minima(*self._terms(job, chunk), tie) for chunk in range(job.chunks)]
-            best, valid, covered = (np.stack([np.asarray(x) for x in part]) for part in zip(*results, strict=True))
-        return best, valid.sum(axis=0), float(covered.sum())
+            best, valid, covered = sweep.minima(
+                self.plan,
+                self.numbers,
+                job.tables,
+                job.picks,
+                np.int64(job.first),
+                np.int64(job.chunks),
+                self.size,
+                CHUNKS_PER_CALL,
+            )
+        return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
 
     def costs(self, job: _Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""

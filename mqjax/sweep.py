@@ -507,7 +507,22 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
     bound: dict[tuple[int, int], Any] = {}
     weight: Any = 1.0
     rest = number
-    for g in range(len(tables.columns) - 1, -1, -1):
+    filled = [g for g, slots in enumerate(plan.columns) if slots]
+    if len(filled) == 1:
+        # The only table is read in order, and slices are much faster than gathers.
+        (g,) = filled
+
+        def part(column: Array) -> Array:
+            return lax.dynamic_slice(column, (start.astype(jnp.int32),), (size,))
+
+        bound = {slot: part(tables.columns[g][c]) for c, slot in enumerate(plan.columns[g])}
+        weight = part(tables.weights[g])
+        rest = jnp.where(number < tables.rows[g], 0.0, 1.0)
+        filled = []
+        for other in range(len(plan.columns)):
+            if other != g:
+                weight = weight * tables.weights[other][0]
+    for g in range(len(tables.columns) - 1, -1, -1) if filled else ():
         rows = tables.rows[g]
         # A float division is faster than an integer one; half a unit keeps the floor exact.
         above = jnp.floor((rest + 0.5) * (1.0 / rows))
@@ -534,12 +549,39 @@ def terms(
     return _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
 
 
-@jax.jit
-def minima(costs: Costs, weight: Array, tie: Array) -> tuple[Array, Array, Array]:
-    """Least costs of a chunk, float64 [KS, KW, 3], for energy, EDP and delay (with the energy as its fraction); the
-    number of pruned mappings that fit each triple, float64 [KS, KW], and that of all of them, float64."""
-    found = _by_triple(tie, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
-    return found, _valid(costs, weight), jnp.sum(weight)
+_FAST = {
+    "xla_cpu_enable_fast_min_max": True,  # no NaN ever arises here, so minima need not watch for it
+    "xla_cpu_multi_thread_eigen": False,  # several chunks run at once; each on one core
+    "xla_cpu_prefer_vector_width": 512,
+}
+
+
+@partial(jax.jit, static_argnames=("plan", "size", "most"), compiler_options=_FAST)
+def minima(
+    plan: Plan,
+    n: Numbers,
+    tables: Tables,
+    picks: tuple[Array, ...],
+    first: Array,
+    chunks: Array,
+    size: int,
+    most: int,
+) -> tuple[Array, Array, Array]:
+    """Least costs of each of the `chunks` <= most chunks from number `first` on, float64 [most, KS, KW, 3], for energy,
+    EDP and delay (with the energy as its fraction); the number of pruned mappings that fit each triple, float64
+    [KS, KW], and that of all of them, float64."""
+    pairs, weights = len(n.packings[_I]) * len(n.packings[_O]), len(n.packings[_W])
+
+    def chunk(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        best, valid, covered = carry
+        costs, weight = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
+        # Without the barrier XLA would compute the terms again for every pair.
+        costs, weight = lax.optimization_barrier((costs, weight))
+        found = _by_triple(n.tie, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
+        return best.at[k].set(found), valid + _valid(costs, weight), covered + jnp.sum(weight)
+
+    start = (jnp.full((most, pairs, weights, len(METRICS)), jnp.inf), jnp.zeros((pairs, weights)), jnp.float64(0))
+    return lax.fori_loop(0, chunks, chunk, start)
 
 
 @jax.jit
