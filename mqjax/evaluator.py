@@ -67,6 +67,19 @@ class Analysed(NamedTuple):
     signatures: price.Signatures
     links: np.ndarray
 
+    def take(self, rows: np.ndarray) -> Analysed:
+        """Some of these mappings, any of them also several times."""
+        signatures = self.signatures
+        return Analysed(
+            self.rows[rows],
+            self.keep[rows],
+            nest.Analysis(*(x[rows] for x in self.analysis)),
+            signatures._replace(
+                scatter=signatures.scatter[rows], accesses=signatures.accesses[rows], hops=signatures.hops[rows]
+            ),
+            self.links[rows],
+        )
+
     def cost(self, arch: Arch, packing: np.ndarray) -> tuple[price.Validity, price.Priced]:
         """Validity and cost at a packing, int64 [B, L, T] or [L, T] operands per word. Rows that do not fit are priced
         too, and their numbers mean nothing."""

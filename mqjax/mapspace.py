@@ -315,7 +315,9 @@ class Mapspace:
         if level.split is not None and not free:
             fits: Any = True
             for part, limit in zip(
-                (self.prefix(t)[: level.split], self.prefix(t)[level.split :]), self.arch.fanout[level.level], strict=True
+                (self.prefix(t)[: level.split], self.prefix(t)[level.split :]),
+                self.arch.fanout[level.level],
+                strict=True,
             ):
                 fits = fits & (math.prod(group.bounds(d, t) for d in part if d in dims) <= limit)
             return np.asarray(fits, np.float64)

@@ -33,6 +33,9 @@ BLOCK_ROWS = 2**15
 
 CHUNKS_PER_CALL = 16
 
+NUMBERS_AT_ONCE = 2**20
+"""Largest size of an array in exact pricing: enough to amortize the calls, and no more memory than the sweep takes."""
+
 NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
 """Approximate costs within these factors of the least are decided exactly."""
 
@@ -347,7 +350,7 @@ class _Decision:
         shape = (len(METRICS), len(self.unique))
         self.energy, self.cycles = np.full(shape, np.inf), np.zeros(shape, np.int64)
         self.value = np.full(shape, np.inf)
-        self.best: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self.best: dict[tuple[int, int], Mappings] = {}
         kw, ki, ko = (len(p) for p in packings.per_tensor)
         self.valid = np.zeros((ki * ko, kw))
 
@@ -356,33 +359,37 @@ class _Decision:
         if not len(mappings):
             return
         arch, layer = self.space.arch, self.space.layer
-        parts = list(analyse_mappings(arch, [layer] * len(mappings), mappings, chunk=256))
+        parts = list(analyse_mappings(arch, [layer] * len(mappings), mappings, chunk=64))
         ko = len(self.packings.per_tensor[2])
-        for u, triple in enumerate(self.unique):
-            packing = np.stack([p[k] for p, k in zip(self.packings.per_tensor, triple, strict=True)], axis=1)
-            fits, energy, cycles = _exact(arch, parts, packing.astype(np.int64), len(mappings))
+        chosen = [p[self.unique[:, t]] for t, p in enumerate(self.packings.per_tensor)]
+        fits, energy, cycles = _exact(arch, parts, np.stack(chosen, axis=2).astype(np.int64), len(mappings))
+        for u, (w, i, o) in enumerate(self.unique):
             if weights is not None:
-                self.valid[triple[1] * ko + triple[2], triple[0]] += weights[fits].sum()
-            if fits.any():
-                self._compete(u, mappings, fits, energy, cycles)
+                self.valid[i * ko + o, w] += weights[fits[u]].sum()
+            if fits[u].any():
+                self._compete(u, mappings, fits[u], energy[u], cycles[u])
 
     def _compete(self, u: int, mappings: Mappings, fits: np.ndarray, energy: np.ndarray, cycles: np.ndarray) -> None:
-        for m, value in enumerate((energy, energy * cycles, cycles)):
+        for m, value in enumerate((np.where(fits, energy, 0.0), np.where(fits, energy, 0.0) * cycles, cycles)):
             value = np.where(fits, value, np.inf)
-            row = np.lexsort((np.arange(len(value)), energy, cycles, value))[0]
+            least = np.flatnonzero(value == value.min())
+            row = least[np.lexsort((least, energy[least], cycles[least]))[0]]
             challenger = (value[row], cycles[row], energy[row])
             if challenger < (self.value[m, u], self.cycles[m, u], self.energy[m, u]):
                 self.value[m, u], self.cycles[m, u], self.energy[m, u] = challenger
-                self.best[m, u] = decode(self.space.arch, mappings, int(row))
+                self.best[m, u] = mappings.take(slice(row, row + 1))
 
     def solution(self, bits: Sequence[BitWidths], covered: bool) -> Solution:
         """What was found, for each of `bits`."""
         index = np.full(self.energy.shape, -1)
+        places: dict[bytes, int] = {}
         records: list[list[dict[str, Any]]] = []
-        for (m, u), record in sorted(self.best.items()):
-            if record not in records:
-                records.append(record)
-            index[m, u] = records.index(record)
+        for (m, u), mapping in sorted(self.best.items(), key=lambda item: item[0]):
+            key = b"".join(array.tobytes() for array in mapping)
+            if key not in places:
+                places[key] = len(records)
+                records.append(decode(self.space.arch, mapping, 0))
+            index[m, u] = places[key]
         w, i, o = self.packings.triples.T
         valid = self.valid[i * len(self.packings.per_tensor[2]) + o, w]
         return Solution(
@@ -398,9 +405,20 @@ class _Decision:
 
 
 def _exact(arch: Arch, parts: list[Analysed], packing: np.ndarray, size: int):
-    """Validity, energy and cycles of all mappings of `parts` at one packing [L, T]."""
-    fits, energy, cycles = np.zeros(size, bool), np.full(size, np.inf), np.zeros(size, np.int64)
+    """Validity, energy and cycles [U, size] of all mappings of `parts` at packings [U, L, T]."""
+    count = len(packing)
+    fits, energy = np.zeros((count, size), bool), np.full((count, size), np.inf)
+    cycles = np.zeros((count, size), np.int64)
     for part in parts:
-        validity, priced = part.cost(arch, packing)
-        fits[part.rows], energy[part.rows], cycles[part.rows] = validity.valid, priced.energy_pj, priced.cycles
+        mappings = len(part.rows)
+        at_once = max(1, NUMBERS_AT_ONCE // part.signatures.accesses.size)
+        for first in range(0, count, at_once):
+            some = packing[first : first + at_once]
+            # One long batch: all mappings with the first packing, then all with the next.
+            repeated = part.take(np.tile(np.arange(mappings), len(some)))
+            validity, priced = repeated.cost(arch, np.repeat(some, mappings, axis=0))
+            at = np.ix_(range(first, first + len(some)), part.rows)
+            fits[at] = validity.valid.reshape(len(some), mappings)
+            energy[at] = priced.energy_pj.reshape(len(some), mappings)
+            cycles[at] = priced.cycles.reshape(len(some), mappings)
     return fits, energy, cycles

@@ -82,10 +82,11 @@ def check(arch: Arch, analysis: Analysis, keep: np.ndarray, packing: np.ndarray)
 
 def plain_signatures(analysis: Analysis) -> Signatures:
     """Signatures of mappings without neighbour forwarding: one per group size."""
-    groups = np.asarray(analysis.groups)
+    # Sizes that no group of the batch has would only add zeros.
+    used = np.flatnonzero(np.any(analysis.groups, axis=(0, 1, 2)))
+    groups, hops = np.asarray(analysis.groups)[..., used], np.asarray(analysis.group_hops)[..., used]
     delta = np.asarray(analysis.delta)[..., None]
-    multicast = np.arange(1, groups.shape[-1] + 1, dtype=np.float64)
-    return Signatures(multicast, groups, (groups * delta).astype(np.float64), np.asarray(analysis.group_hops) * delta)
+    return Signatures(used + 1.0, groups, (groups * delta).astype(np.float64), hops * delta)
 
 
 def forwarded_signatures(analysis: Analysis, forwarding: Forwarding) -> Signatures:
