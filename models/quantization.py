@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture
+from mqjax.models.architecture import Architecture, Conv
 from mqjax.models.mobilenet import MobileNet, convolve
 from mqjax.types import WIDTHS
 
@@ -65,7 +65,7 @@ class Quantizer(NamedTuple):
     """A folded network with its grids; dictionaries are keyed by layer name."""
 
     kernels: dict[str, Any]  # float32 [R, S, C, M], batch norm folded in
-    biases: dict[str, Any]  # float32 [M]
+    biases: dict[str, Any]  # float32 [7, M] by weight width, corrected for the mean error of the rounded weights
     weights: dict[str, Grid]  # scale [7, M] or [7, 1]
     inputs: dict[str, Grid]  # scale [7]
     output: Grid  # of the logits
@@ -110,7 +110,7 @@ def forward(
         if conv.kind == "fc":
             x = round_to(jnp.mean(x, axis=(1, 2)), grid, width, signed=symmetric)
         kernel = round_to(quantizer.kernels[conv.name], quantizer.weights[conv.name], widths[number, 1], signed=True)
-        x = convolve(x, kernel, conv) + quantizer.biases[conv.name]
+        x = convolve(x, kernel, conv) + quantizer.biases[conv.name][widths[number, 1] - WIDTHS[0]]
         if conv.relu:
             x = jnp.clip(x, 0.0, 6.0)
         if conv.adds is not None:
@@ -122,25 +122,51 @@ def forward(
 def calibrate(model: MobileNet, images: Array, scheme: Scheme = Scheme()) -> Quantizer:
     """Fold `model` and choose its grids from `images` float32 [B, H, W, C]: a few hundred are enough."""
     kernels, biases = fold(model)
-    samples = _samples(model.architecture, kernels, biases, images)
+    inputs = {name: np.asarray(x) for name, x in _activations(model.architecture, kernels, biases, images).items()}
+    samples = _samples(inputs)
     grid = partial(_activation_grid, scheme=scheme)
+    weights = {name: _weight_grid(kernel, scheme) for name, kernel in kernels.items()}
     return Quantizer(
         kernels=kernels,
-        biases=biases,
-        weights={name: _weight_grid(kernel, scheme) for name, kernel in kernels.items()},
+        biases={
+            conv.name: biases[conv.name] + _mean_error(conv, kernels[conv.name], weights[conv.name], inputs[conv.name])
+            for conv in model.architecture.convs
+        },
+        weights=weights,
         inputs={conv.name: grid(samples[conv.name]) for conv in model.architecture.convs},
         output=grid(samples["output"]),
     )
 
 
-def _samples(architecture: Architecture, kernels: Any, biases: Any, images: Array) -> dict[str, np.ndarray]:
-    """A sample of every layer's input values, and of the logits, in float."""
+def _samples(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A sample of every layer's input values, and of the logits."""
     generator = np.random.default_rng(0)
-    samples = {}
-    for name, values in _activations(architecture, kernels, biases, images).items():
-        flat = np.asarray(values).ravel()
-        samples[name] = flat if flat.size <= SAMPLES else generator.choice(flat, SAMPLES)
-    return samples
+    flat = {name: values.ravel() for name, values in inputs.items()}
+    return {name: x if x.size <= SAMPLES else generator.choice(x, SAMPLES) for name, x in flat.items()}
+
+
+def _mean_error(conv: Conv, kernel: np.ndarray, grid: Grid, x: np.ndarray) -> np.ndarray:
+    """How much rounding the kernel lowers each output on average, float32 [7, M]; x: the layer's input, float.
+
+    Few weights feed a depthwise output, so their errors do not average out and would shift it (Nagel et al. 2019,
+    section 4.2).
+    """
+    size, stride = conv.kernel, conv.stride
+    if conv.kind == "fc":
+        x = x.mean(axis=(1, 2), keepdims=True)
+    pad = (size - 1) // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((extent - 1) // stride + 1 for extent in x.shape[1:3])
+    rows, columns = (np.arange(n) * stride for n in (height, width))
+    patch = np.array(
+        [[padded[:, rows + i][:, :, columns + j].mean(axis=(0, 1, 2)) for j in range(size)] for i in range(size)]
+    )  # [R, S, C]
+    scale = np.asarray(grid.scale)[:, None, None, None]
+    most = (2.0 ** (_WIDTHS - 1) - 1)[:, None, None, None, None]
+    error = kernel - np.clip(np.round(kernel / scale), -most, most) * scale  # [7, R, S, C, M]
+    if conv.kind == "dw":
+        return np.einsum("wrsm,rsm->wm", error[:, :, :, 0], patch).astype(np.float32)
+    return np.einsum("wrscm,rsc->wm", error, patch).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames="architecture")
