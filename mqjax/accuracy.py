@@ -17,7 +17,7 @@ from mqjax.errors import InputError
 from mqjax.models.architecture import Architecture
 from mqjax.models.checkpoint import load_checkpoint
 from mqjax.models.mobilenet import MobileNet
-from mqjax.models.quantization import Quantizer, Scheme, calibrate, forward
+from mqjax.models.quantization import Quantizer, Scheme, calibrate, forward, round_kernels
 from mqjax.types import WIDTHS, Layer
 
 DEFAULT_CHECKPOINTS = {("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashion_mnist"}
@@ -26,12 +26,21 @@ DEFAULT_CHECKPOINTS = {("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashio
 CALIBRATION_IMAGES = 512
 
 
+_kernels = jax.jit(round_kernels, static_argnames="architecture")
+
+
 @partial(jax.jit, static_argnames=("architecture", "symmetric"))
 def _correct(
-    architecture: Architecture, quantizer: Quantizer, images: jax.Array, labels: jax.Array, widths, symmetric: bool
+    architecture: Architecture,
+    quantizer: Quantizer,
+    kernels: dict[str, jax.Array],
+    images: jax.Array,
+    labels: jax.Array,
+    widths: jax.Array,
+    symmetric: bool,
 ) -> jax.Array:
     """Number of correctly classified images, int32."""
-    logits = forward(architecture, quantizer, images, widths, symmetric=symmetric)
+    logits = forward(architecture, quantizer, images, widths, kernels=kernels, symmetric=symmetric)
     return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
 
@@ -85,23 +94,17 @@ class PostTrainingAccuracy:
         return values
 
     def _accuracy(self, widths: np.ndarray) -> float:
-        counts = []
+        size, count = len(self._data), jnp.int32(0)
         with jax.enable_x64(False):
-            for start in range(0, len(self._data), self._batch):
+            kernels = _kernels(self.architecture, self._quantizer, widths)
+            for start in range(0, size, self._batch):
                 rows = np.arange(start, start + self._batch)
-                images = normalize(self._data.images[rows % len(self._data)])
-                labels = np.where(rows < len(self._data), self._data.labels[rows % len(self._data)], -1)
-                counts.append(
-                    _correct(
-                        self.architecture,
-                        self._quantizer,
-                        images,
-                        labels,
-                        widths,
-                        self._scheme.symmetric_activations,
-                    )
-                )
-        return sum(int(count) for count in counts) / len(self._data)
+                images = normalize(self._data.images[rows % size])
+                labels = np.where(rows < size, self._data.labels[rows % size], -1)
+                symmetric = self._scheme.symmetric_activations
+                # The sum stays on the device, so that batches follow each other without waiting.
+                count += _correct(self.architecture, self._quantizer, kernels, images, labels, widths, symmetric)
+        return int(count) / size
 
     @cached_property
     def float_accuracy(self) -> float:

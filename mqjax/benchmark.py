@@ -1,0 +1,181 @@
+"""Throughput of the parts of mqjax on this machine. Each function returns plain numbers for a JSON file."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mqjax.arch import Arch
+from mqjax.evaluator import evaluate
+from mqjax.hw import load_arch
+from mqjax.mapspace import Mapspace
+from mqjax.models import network_layers
+from mqjax.network import network_cost
+from mqjax.nsga2 import NSGA2, uniform_population
+from mqjax.optimum import Sweeper, all_widths, distinct_packings
+from mqjax.table import CostTable, cost_table
+from mqjax.types import BitWidths, Layer
+
+SINGLE = BitWidths(8, 8, 8)
+OPERATIONS = 400
+"""Floating-point operations per mapping of the single-triple evaluator, roughly: what the reference kernel does."""
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call takes, and its result."""
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, Any]:
+    """Mappings per second of the sweep over the layer's space, for one triple and for all 343, minima only."""
+    space = Mapspace(arch, layer)
+    result: dict[str, Any] = {"arch": arch.name, "layer": layer.name, "distinct_mappings": space.distinct}
+    for name, bits in (("one_triple", [SINGLE]), ("all_triples", all_widths())):
+        sweeper = Sweeper(space, distinct_packings(arch, bits))
+        jobs = list(sweeper.jobs())
+        compiled, _ = timed(lambda s=sweeper, j=jobs: s.minima(j[0]))
+        rounds, spent = 0, 0.0
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            while spent < seconds:
+                spent += timed(lambda p=pool, s=sweeper, j=jobs: list(p.map(s.minima, j)))[0]
+                rounds += 1
+        rate = rounds * space.distinct / spent
+        result[name] = {
+            "first_call_s": round(compiled, 3),
+            "evaluated_mappings_per_s": rate,
+            "covered_mappings_per_s": rate * space.pruned_size / space.distinct,
+            "mapping_triples_per_s": rate * len(bits),
+        }
+    result["one_triple"]["share_of_machine"] = result["one_triple"]["evaluated_mappings_per_s"] / machine()
+    return result
+
+
+def machine() -> float:
+    """Kernels of `OPERATIONS` fused element-wise float64 operations that this machine runs per second, on all cores."""
+
+    @jax.jit
+    def kernel(x: jax.Array) -> jax.Array:
+        # Eight independent chains, as the evaluator has independent counts.
+        chains = [x + k for k in range(8)]
+        for _ in range(OPERATIONS // 16):
+            chains = [jnp.maximum(c * 1.0000001, x) for c in chains]
+        return lax.reduce_min(sum(chains), (0,))
+
+    size, repeats = 2**20, 8
+    with jax.enable_x64(True):
+        x = jnp.linspace(1.0, 2.0, size)
+        kernel(x).block_until_ready()
+        seconds, _ = timed(lambda: [kernel(x).block_until_ready() for _ in range(repeats)])
+    return size * repeats / seconds
+
+
+def general(arch: Arch, layer: Layer, count: int = 4096) -> dict[str, float]:
+    """Mappings per second of the general evaluator, which prices any mapping, on a random sample of the space."""
+    mappings = Mapspace(arch, layer).sample(jax.random.key(0), count)
+    evaluate(arch, layer, SINGLE, mappings)
+    seconds, _ = timed(lambda: evaluate(arch, layer, SINGLE, mappings))
+    return {"evaluated_mappings_per_s": count / seconds}
+
+
+def table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
+    """Seconds for the table of a 224x224 network after compilation: all triples and native, three metrics, mappings."""
+    layers = network_layers(network, depthwise=depthwise)
+    warm, _ = timed(lambda: cost_table(arch, [Layer(C=16, M=16, R=3, S=3, P=4, Q=4)]))
+    seconds, found = timed(lambda: cost_table(arch, layers))
+    distinct = sum(entry.sizes["distinct"] for entry in found.tables)
+    pruned = sum(entry.sizes["pruned"] for entry in found.tables)
+    return {
+        "arch": arch.name,
+        "network": network,
+        "depthwise": depthwise,
+        "unique_layers": len(found.unique),
+        "compile_and_first_layer_s": round(warm, 3),
+        "seconds": round(seconds, 3),
+        "covered": found.covered,
+        "distinct_mappings": distinct,
+        "evaluated_mappings_per_s": distinct / seconds,
+        "covered_mappings_per_s": pruned / seconds,
+    }
+
+
+def pricing(network: str = "mobilenetv2", count: int = 2**20) -> dict[str, Any]:
+    """Genomes per second priced by look-up, in a table of made-up costs."""
+    generator = np.random.default_rng(0)
+    layers = network_layers(network)
+    unique = tuple(dict.fromkeys(layers))
+    index = np.array([unique.index(layer) for layer in layers])
+    costs = {"energy": generator.random((len(unique), 7, 7, 7))}
+    made_up = CostTable("none", tuple(layers), unique, index, costs)
+    genomes = generator.integers(2, 9, (count, len(layers), 2)).astype(np.int8)
+    seconds, _ = timed(lambda: network_cost(made_up, genomes))
+    return {"network": network, "genomes_per_s": count / seconds}
+
+
+def generation(objectives: int, population: int = 16_384, genes: int = 106) -> dict[str, Any]:
+    """Seconds of one NSGA-II generation (ask and tell) without evaluations."""
+    algorithm = NSGA2(population, np.zeros(genes, np.int32), low=2, high=8)
+    params, key = algorithm.default_params, jax.random.key(0)
+    weights = np.random.default_rng(0).random((genes, objectives))
+
+    def fitness(genomes: np.ndarray) -> np.ndarray:
+        values = genomes @ weights
+        values[:, 0] = (2.0**-genomes) @ weights[:, 0]
+        return values
+
+    start = uniform_population(key, population, genes, low=2, high=8)
+    state = algorithm.init(key, start, fitness(start), params)
+    algorithm.ask(key, state, params)
+    spent = 0.0
+    for step in range(3):
+        asked, (children, state) = timed(lambda s=step, st=state: algorithm.ask(jax.random.fold_in(key, s), st, params))
+        values = fitness(children)
+        told, (state, _) = timed(lambda c=children, v=values, st=state: algorithm.tell(key, c, v, st, params))
+        spent += asked + told
+    return {"objectives": objectives, "population": population, "seconds": round(spent / 3, 4)}
+
+
+def accuracy(images: int = 1024, count: int = 10) -> dict[str, Any]:
+    """Assignments per second of post-training accuracy, of the shipped network on the embedded data."""
+    from mqjax.accuracy import default_accuracy
+
+    start, judge = timed(lambda: default_accuracy(num_images=images))
+    genomes = np.random.default_rng(0).integers(2, 9, (count, len(judge.architecture.convs), 2))
+    judge(genomes[:1])
+    seconds, _ = timed(lambda: judge(genomes))
+    return {"images": images, "start_s": round(start, 3), "assignments_per_s": count / seconds}
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "evaluator": lambda: [evaluator(load_arch(name), _typical()) for name in ("eyeriss", "simba")],
+    "general": lambda: {name: general(load_arch(name), _typical()) for name in ("eyeriss", "simba")},
+    "table": lambda: [
+        table(load_arch(arch), network, "native")
+        for network in ("mobilenetv1", "mobilenetv2")
+        for arch in ("eyeriss", "simba")
+    ],
+    "pricing": pricing,
+    "nsga2": lambda: [generation(objectives) for objectives in (2, 3)],
+    "accuracy": accuracy,
+}
+"""What `mqjax bench` measures, by name."""
+
+
+def _typical() -> Layer:
+    """A pointwise layer in the middle of MobileNetV1 at 224x224."""
+    return Layer(C=256, M=256, P=28, Q=28, name="mobilenetv1_pw5")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
