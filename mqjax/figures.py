@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from mqjax.runs import UNITS
 
@@ -112,7 +113,12 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
         at = (pick["objectives"][x] / by_x, pick["objectives"][y] / by_y)
         axes.scatter(*at, s=170, facecolors="none", edgecolors=DARK, linewidths=1.6, zorder=5, label="highlighted")
     axes.set(xlabel=label_x, ylabel=label_y)
-    axes.grid(color="#eceff3")
+    if y == "error" and cloud_y.min() > 0:
+        # Small errors matter most.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "235" else ""))
+    axes.grid(color="#eceff3", which="both")
     axes.legend(frameon=False)
     return figure
 
@@ -122,22 +128,29 @@ def _short(names: list[str]) -> list[str]:
     return [name.split("_", 1)[-1] for name in names]
 
 
+def spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spread, ends included."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 def _widths(document: dict[str, Any]) -> Figure:
-    members = document["members"]
+    members = spread(document["members"], 30)
     triples = np.array([[[*map(int, layer["bits"].split("/"))] for layer in m["layers"]] for m in members])
     layers = _short(document["layers"])
-    figure = Figure(figsize=(max(8.2, 0.28 * len(layers)), 1.6 + 0.3 * len(members)))
-    panels = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(max(9.0, 0.36 * len(layers)), 1.5 + 0.2 * len(members)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     image = None
-    for axes, tensor, axis in zip(panels, ("input width", "weight width"), (0, 1), strict=True):
+    for axes, title, axis in zip(panels, ("input width", "weight width"), (0, 1), strict=True):
         image = axes.imshow(triples[:, :, axis], cmap="YlGnBu", vmin=1.5, vmax=8.5, aspect="auto")
-        axes.set(title=tensor, ylabel="member")
-        ticks = np.unique(np.linspace(0, len(members) - 1, min(len(members), 12)).round().astype(int))
-        axes.set_yticks(ticks, [str(members[i]["id"]) for i in ticks])
+        axes.set_title(title, loc="left")
+        axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
         axes.tick_params(length=0)
-    panels[1].set_xticks(range(len(layers)), layers, rotation=90)
+    panels[0].set_yticks(range(len(members)), [str(member["id"]) for member in members], fontsize=8)
+    panels[0].set(ylabel="member")
     if image is not None:
-        figure.colorbar(image, ax=list(panels), ticks=range(2, 9), label="bits", pad=0.01, fraction=0.02)
+        figure.colorbar(image, ax=list(panels), ticks=range(2, 9), label="bits", pad=0.01, fraction=0.03)
     return figure
 
 

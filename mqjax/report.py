@@ -66,7 +66,7 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
         _figure(
             "widths",
             drawn,
-            "Each row is a member of the front, each column a layer. Dark is wide. A layer's output "
+            "Each row is a member of the front (thirty at most are shown), each column a layer. Dark is wide. A layer's output "
             "width is the next layer's input width; the network's output has 8 bits.",
         ),
         "<h2>Where the energy goes</h2>",
@@ -114,7 +114,7 @@ def _figure(name: str, drawn: dict[str, bytes], caption: str) -> str:
 
 def _front_caption(name: str) -> str:
     return (
-        "Grey: every assignment that was evaluated. Squares: one width for the whole network, labelled by it. Line: the "
+        "Error is on a logarithmic axis. Grey: every assignment that was evaluated. Squares: one width for the whole network, labelled by it. Line: the "
         "front, with the highlighted member ringed. Down and to the left is better. Error is on the validation images "
         "that the search used."
     )

@@ -19,8 +19,8 @@ OPTIONS = {
     "checkpoint": None,
     "objectives": "error,energy",
     "population": 64,
-    "generations": 40,
-    "images": 1024,
+    "generations": 24,
+    "images": 2000,
     "test_images": 10_000,
     "seed": 0,
 }
@@ -177,12 +177,14 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
 
 
 def _print_front(document: dict[str, Any]) -> None:
+    from mqjax.figures import spread
     from mqjax.progress import print_table
 
     columns = list(document["objectives"].items())
     lines = []
-    for member in document["members"]:
+    for member in spread(document["members"], 20):
         values = [f"{member['objectives'][name]:.6g}" for name, _ in columns]
         lines.append((str(member["id"]), *values, f"{member['test_accuracy']:.4f}"))
     headings = ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy")
-    print_table(f"Pareto front: {len(lines)} assignments", headings, lines)
+    shown = "" if len(lines) == len(document["members"]) else f", {len(lines)} of them shown"
+    print_table(f"Pareto front: {len(document['members'])} assignments{shown}", headings, lines)
