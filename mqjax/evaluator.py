@@ -7,6 +7,7 @@ ever float32. Code around it (Flax training) keeps JAX's 32-bit default.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -118,7 +119,9 @@ def analyse_mappings(
 
     Parts may come out of order: mappings in which neighbours forward data are analysed apart.
     """
-    problems = {layer: _checked_problem(layer) for layer in set(layers)}
+    for layer in set(layers):
+        check_counts(layer)
+    problems = {layer: nest.problem(layer) for layer in set(layers)}
     elements = max(x * y for x, y in arch.fanout)
     chunk = max(16, min(chunk, 2**20 // elements**2))
     fanout = np.array(arch.fanout, np.int64)
@@ -143,14 +146,13 @@ def analyse_mappings(
             yield Analysed(rows[forwards], some.keep[forwards], part, signatures, forwarding.links)
 
 
-def _checked_problem(layer: Layer) -> nest.Problem:
-    """The layer's traced numbers, if its counts stay exact."""
+def check_counts(layer: Layer, largest_exact: float = LARGEST_COUNT) -> None:
+    """Raise `InputError` where the counts of a layer could exceed those that are exact."""
     largest = layer.macs * layer.Wstride * layer.Hstride * layer.Wdilation * layer.Hdilation
-    if largest >= LARGEST_COUNT:
+    if largest >= largest_exact:
         raise InputError(
-            f"layer {layer.name!r}: its counts may exceed 2^53, beyond which they would not be exact; use smaller bounds"
+            f"layer {layer.name!r}: its counts may exceed 2^{math.log2(largest_exact):g}, beyond which they would not be exact; use smaller bounds"
         )
-    return nest.problem(layer)
 
 
 def _on_device(function, problem: nest.Problem, mappings: Mappings, fanout: np.ndarray, elements: int, chunk: int):

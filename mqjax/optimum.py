@@ -21,7 +21,7 @@ import numpy as np
 from mqjax import sweep
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluator import Analysed, analyse_mappings
+from mqjax.evaluator import Analysed, analyse_mappings, check_counts
 from mqjax.mapping import Mappings, decode
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_table
@@ -300,6 +300,7 @@ class Solution:
 
 def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
     """Cover the whole of `space` for all `bits` and all metrics."""
+    check_counts(space.layer, sweep.LARGEST_COUNT)
     packings = distinct_packings(space.arch, bits)
     decision = _Decision(space, packings)
     covered = _exhaust(space, decision) if space.may_forward else _sweep(space, decision)

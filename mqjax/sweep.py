@@ -36,6 +36,7 @@ from mqjax.types import DIMS, TENSORS, Layer
 _C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
 _W, _I, _O = range(len(TENSORS))
 LARGEST_COUNT = 2.0**48
+"""Counts below this are exact here, their ceilings included (`_ceil`)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,7 +95,10 @@ def test_grids_serve_their_widths(trained, scheme):
 
 def test_clipping_by_squared_error_beats_no_clipping(trained):
     model, images = trained
-    chosen, unclipped = calibrate(model, images), calibrate(model, images, Scheme(calibration="percentile", percentile=100))
+    chosen, unclipped = (
+        calibrate(model, images),
+        calibrate(model, images, Scheme(calibration="percentile", percentile=100)),
+    )
     for name, kernel in chosen.kernels.items():
         for width in range(2, 9):
             errors = [

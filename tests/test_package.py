@@ -1,0 +1,136 @@
+"""The project as a whole: the README's example, the public names, imports that flow one way, bench."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mqjax
+from mqjax.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up: a module imports only from those before it (inside functions, later ones are allowed).
+LAYERS = (
+    "errors", "types", "arch", "packing", "mapping", "factors", "mapspace", "io.files", "io.accelerator", "io.timeloop",
+    "io.checkpoints", "hw", "nest", "price", "evaluator", "io.records", "sweep", "optimum", "distribution", "table", "models",
+    "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "figures", "report", "progress",
+    "benchmark", "commands", "cli",
+)  # fmt: skip
+
+
+def module_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = parts[1:] if parts[0] == "mqjax" else parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def place(module: str) -> int | None:
+    """Position of the longest listed prefix of a module's name."""
+    found = [name for name in LAYERS if module == name or module.startswith(f"{name}.")]
+    return LAYERS.index(max(found, key=len)) if found else None
+
+
+def test_imports_flow_one_way():
+    files = [*ROOT.glob("mqjax/**/*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("hw/*.py")]
+    assert len(files) > 40
+    for path in files:
+        here = place(module_of(path))
+        assert here is not None or module_of(path) in ("", "io"), f"{path} has no place in LAYERS"
+        for node in ast.parse(path.read_text()).body:
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("mqjax.")
+                and here is not None
+            ):
+                there = place(node.module.removeprefix("mqjax."))
+                assert there is not None and there <= here, f"{path} imports {node.module}"
+
+
+def readme_example() -> tuple[str, str]:
+    """The Python block of the README, and the output that follows it."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    at = next(i for i, (language, _) in enumerate(blocks) if language == "python")
+    return blocks[at][1], blocks[at + 1][1]
+
+
+def test_readme_example_prints_what_it_says():
+    code, wanted = readme_example()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    assert printed.getvalue().strip() == wanted.strip()
+
+
+def test_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    named = re.search(r"The names to know: (.*?);", text, re.S)
+    assert named is not None
+    for name in re.findall(r"`(\w+)`", named[1]):
+        assert callable(getattr(mqjax, name)) and name in mqjax.__all__
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(AttributeError, match="nothing"):
+        mqjax.nothing  # noqa: B018
+
+
+def test_light_names_do_not_wait_for_jax():
+    code = "import mqjax, sys; mqjax.load_arch('eyeriss'); mqjax.Layer(C=4); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_64_bit_stays_off_outside_the_evaluator(archs):
+    import jax.numpy as jnp
+
+    mqjax.best_mappings(archs["eyeriss"], mqjax.Layer(C=4, M=4), "native")
+    assert jnp.arange(3.0).dtype == jnp.float32
+
+
+def test_counts_beyond_exactness_are_refused(archs):
+    with pytest.raises(mqjax.InputError, match="2\\^"):
+        mqjax.best_mappings(archs["eyeriss"], mqjax.Layer(C=2**20, M=2**20, P=2**10, Q=2**10, name="vast"), "native")
+
+
+def test_large_counts_stay_exact(archs):
+    """Beyond float32's 2^24 and int32's 2^31: the oracle counts in Python's integers."""
+    import oracle
+
+    layer = mqjax.Layer(C=4096, M=4096, P=64, Q=64)
+    best = mqjax.best_mappings(archs["simba"], layer, mqjax.BitWidths(3, 5, 7), metrics=("delay",))[0]["delay"]
+    widths = {"Inputs": 3, "Weights": 5, "Outputs": 7}
+    record = {"dims": layer.dims, "shape": "cnn", "bitwidths": widths, "mapping": best.mapping}
+    found = oracle.evaluate(archs["simba"], record)
+    assert layer.macs > 2**35
+    assert (found["energy_pJ"], found["cycles"]) == (best.energy_pj, best.cycles)
+
+
+def test_bench_writes_json(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--parts", "pricing,nsga2", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["pricing"]["genomes_per_s"] > 0 and result["device"]["kind"] and len(result["nsga2"]) == 2
+    assert "genomes_per_s" in capsys.readouterr().out
+    assert main(["bench", "--parts", "luck"]) == 2 and "luck" in capsys.readouterr().err
+
+
+def test_devices_agree(archs):
+    """On an accelerator the chosen mappings are those of the CPU; where there is none, this compares CPU with itself."""
+    import jax
+
+    layer = mqjax.Layer(C=32, M=24, R=3, S=3, P=6, Q=6)
+    here = mqjax.best_mappings(archs["simba"], layer, mqjax.BitWidths(4, 3, 8), metrics=("energy", "edp", "delay"))
+    with jax.default_device(jax.devices("cpu")[0]):
+        there = mqjax.best_mappings(archs["simba"], layer, mqjax.BitWidths(4, 3, 8), metrics=("energy", "edp", "delay"))
+    assert here == there
