@@ -22,6 +22,9 @@ from mqjax.mapping import Mappings, Record, encode
 from mqjax.packing import packing_table
 from mqjax.types import BitWidths, Layer
 
+CHUNKS = (16, 64, 2048)
+"""Numbers of mappings that are analysed at a time."""
+
 LARGEST_COUNT = 2**53
 """Float64 holds every integer up to here."""
 
@@ -123,7 +126,9 @@ def analyse_mappings(
         check_counts(layer)
     problems = {layer: nest.problem(layer) for layer in set(layers)}
     elements = max(x * y for x, y in arch.fanout)
-    chunk = max(16, min(chunk, 2**20 // elements**2))
+    # Few mappings fill a small chunk; a chunk of each size is compiled once.
+    chunk = min(chunk, next((size for size in CHUNKS if size >= len(mappings)), CHUNKS[-1]))
+    chunk = max(CHUNKS[0], min(chunk, 2**20 // elements**2))
     fanout = np.array(arch.fanout, np.int64)
     for start in range(0, len(mappings), chunk):
         rows = np.arange(start, min(start + chunk, len(mappings)))
