@@ -21,9 +21,10 @@ from mqjax.mapspace import Mapspace
 from mqjax.models import network_layers
 from mqjax.network import network_cost
 from mqjax.nsga2 import NSGA2, uniform_population
-from mqjax.optimum import Sweeper, all_widths, distinct_packings
+from mqjax.packing import distinct_packings
+from mqjax.sweep import Sweeper
 from mqjax.table import CostTable, cost_table
-from mqjax.types import BitWidths, Layer
+from mqjax.types import BitWidths, Layer, all_widths
 
 SINGLE = BitWidths(8, 8, 8)
 OPERATIONS = 400

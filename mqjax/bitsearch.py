@@ -155,7 +155,7 @@ class _Evaluator:
         return np.stack([costs[name] for name in self.objectives], axis=1)
 
     def _accuracies(self, genomes: np.ndarray) -> np.ndarray:
-        assert self.accuracy is not None  # noqa: S101
+        assert self.accuracy is not None
         values = np.empty(len(genomes))
         for i, genome in enumerate(genomes):
             key = "".join(map(str, genome.ravel()))

@@ -9,7 +9,8 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import Sweeper, distinct_packings
+from mqjax.packing import distinct_packings
+from mqjax.sweep import Sweeper
 from mqjax.types import BitWidths
 
 PER_DECADE = 50

@@ -68,21 +68,14 @@ class Analysed(NamedTuple):
     rows: np.ndarray
     keep: np.ndarray
     analysis: nest.Analysis
-    signatures: price.Signatures
-    links: np.ndarray
+    traffic: price.Traffic
 
     def take(self, rows: np.ndarray) -> Analysed:
-        """Some of these mappings, any of them also several times."""
-        signatures = self.signatures
-        return Analysed(
-            self.rows[rows],
-            self.keep[rows],
-            nest.Analysis(*(x[rows] for x in self.analysis)),
-            signatures._replace(
-                scatter=signatures.scatter[rows], accesses=signatures.accesses[rows], hops=signatures.hops[rows]
-            ),
-            self.links[rows],
-        )
+        """Some of these mappings, any of them also several times, without what only networks' statistics need."""
+        unused = {"groups", "group_hops"}
+        analysis = {name: None if name in unused else x[rows] for name, x in self.analysis._asdict().items()}
+        moved = price.Traffic(*(x[rows] for x in self.traffic[:-1]), network=None)
+        return Analysed(self.rows[rows], self.keep[rows], nest.Analysis(**analysis), moved)
 
     def cost(self, arch: Arch, packing: np.ndarray) -> tuple[price.Validity, price.Priced]:
         """Validity and cost at a packing, int64 [B, L, T] or [L, T] operands per word. Rows that do not fit are priced
@@ -90,7 +83,7 @@ class Analysed(NamedTuple):
         packing = np.broadcast_to(packing, self.keep.shape)
         validity = price.check(arch, self.analysis, self.keep, packing)
         with np.errstate(all="ignore"):
-            return validity, price.price(arch, self.analysis, self.signatures, self.links, self.keep, packing)
+            return validity, price.price(arch, self.analysis, self.traffic, self.keep, packing)
 
 
 def evaluate(
@@ -141,14 +134,23 @@ def analyse_mappings(
         forwards = analysis.forwardable & fits
         if not forwards.all():
             part = nest.Analysis(*(x[~forwards] for x in analysis))
-            signatures, links = price.plain_signatures(part), np.zeros_like(part.delta)
-            yield Analysed(rows[~forwards], some.keep[~forwards], part, signatures, links)
+            moved = _traffic(arch, part, price.plain_signatures(part), np.zeros_like(part.delta), some.keep[~forwards])
+            yield Analysed(rows[~forwards], some.keep[~forwards], part, moved)
         if forwards.any():
             part = nest.Analysis(*(x[forwards] for x in analysis))
             some_problems = nest.Problem(*(x[forwards] for x in problem))
             forwarding = _on_device(_forward, some_problems, some.take(forwards), fanout, elements, 64)
             signatures = price.forwarded_signatures(part, forwarding)
-            yield Analysed(rows[forwards], some.keep[forwards], part, signatures, forwarding.links)
+            moved = _traffic(arch, part, signatures, forwarding.links, some.keep[forwards])
+            yield Analysed(rows[forwards], some.keep[forwards], part, moved)
+
+
+def _traffic(
+    arch: Arch, analysis: nest.Analysis, signatures: price.Signatures, links: np.ndarray, keep: np.ndarray
+) -> price.Traffic:
+    # Mappings that do not fit go through too; what they divide by zero is never looked at.
+    with np.errstate(all="ignore"):
+        return price.traffic(arch, analysis, signatures, links, keep)
 
 
 def check_counts(layer: Layer, largest_exact: float = LARGEST_COUNT) -> None:

@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import itertools
 import os
-from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from mqjax import sweep
 from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.evaluator import Analysed, analyse_mappings, check_counts
 from mqjax.mapping import Mappings, decode
 from mqjax.mapspace import Mapspace
-from mqjax.packing import packing_table
-from mqjax.sweep import METRICS
-from mqjax.types import TENSORS, WIDTHS, BitWidths, Layer
+from mqjax.packing import Packings, distinct_packings
+from mqjax.sweep import METRICS, Sweeper, blocks
+from mqjax.terms import LARGEST_COUNT
+from mqjax.types import BitWidths, Layer, all_widths
 
-BLOCK_ROWS = 2**15
-"""Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
-
-CHUNKS_PER_CALL = 16
-
-NUMBERS_AT_ONCE = 2**20
-"""Largest size of an array in exact pricing: enough to amortize the calls, and no more memory than the sweep takes."""
+ROWS_AT_ONCE = 2**13
+"""Mappings times packings that are priced together: enough to amortize the calls, in little memory."""
 
 NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
 """Approximate costs within these factors of the least are decided exactly."""
@@ -65,164 +57,6 @@ class Optimum:
     def edp(self) -> float:
         """Energy-delay product, pJ * cycles."""
         return self.energy_pj * self.cycles
-
-
-class Packings(NamedTuple):
-    """The distinct packings behind some width triples. per_tensor: float64 [K, L] for Weights, Inputs, Outputs;
-    triples: for each width triple the index of its packing of each tensor, int [triples, 3]."""
-
-    per_tensor: tuple[np.ndarray, np.ndarray, np.ndarray]
-    triples: np.ndarray
-
-
-def all_widths() -> list[BitWidths]:
-    """The 343 triples of widths 2..8: Inputs slowest, then Weights, then Outputs."""
-    return [BitWidths(*triple) for triple in itertools.product(WIDTHS, repeat=3)]
-
-
-def distinct_packings(arch: Arch, bits: Sequence[BitWidths]) -> Packings:
-    """Widths that pack alike at every level are evaluated once.
-
-    Several triples are filled up with copies to as many packings as `all_widths` has, so that most sets of triples
-    share one compiled program.
-    """
-    tables = np.stack([packing_table(arch, triple) for triple in bits])  # [triples, L, T]
-    per_tensor, indices = [], []
-    for tensor in range(len(TENSORS)):
-        unique, index = np.unique(tables[:, :, tensor], axis=0, return_inverse=True)
-        copies = _most_packings(arch)[tensor] - len(unique) if len(bits) > 1 else 0
-        unique = np.concatenate([unique, np.repeat(unique[-1:], max(0, copies), axis=0)])
-        per_tensor.append(unique.astype(np.float64))
-        indices.append(index.reshape(-1))
-    return Packings((per_tensor[0], per_tensor[1], per_tensor[2]), np.stack(indices, axis=1))
-
-
-@cache
-def _most_packings(arch: Arch) -> list[int]:
-    """Number of distinct packings of each tensor over the widths 2..8."""
-    tables = np.stack([packing_table(arch, BitWidths(width, width, width)) for width in WIDTHS])
-    return [len(np.unique(tables[:, :, tensor], axis=0)) for tensor in range(len(TENSORS))]
-
-
-class _Block(NamedTuple):
-    """A part of the distinct space: one loop order, and some rows of every group."""
-
-    order: dict[int, tuple[int, ...]]
-    rows: tuple[np.ndarray, ...]
-    counted: bool  # whether the multiplicities count here: each factorisation counts in its first order only
-
-    @property
-    def size(self) -> int:
-        return int(np.prod([len(rows) for rows in self.rows], dtype=np.int64))
-
-    def at(self, numbers: np.ndarray, space: Mapspace) -> tuple[list[tuple[int, ...]], np.ndarray]:
-        """The rows of each group, and the weights, of the mappings with these numbers in the block."""
-        positions = np.unravel_index(numbers, [len(rows) for rows in self.rows])
-        picks = [rows[at] for rows, at in zip(self.rows, positions, strict=True)]
-        weights = np.full(len(numbers), float(self.counted))
-        for group, pick in zip(space.groups, picks, strict=True):
-            weights *= group.weight[pick]
-        return [tuple(int(p) for p in row) for row in zip(*picks, strict=True)], weights
-
-
-def _blocks(space: Mapspace) -> Iterator[_Block]:
-    """The distinct space in mapping order."""
-    for number, choice in enumerate(itertools.product(*(group.orders for group in space.groups))):
-        order: dict[int, tuple[int, ...]] = {}
-        for of_group, _ in choice:
-            order |= of_group
-        parts = [[rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)] for _, rows in choice]
-        for rows in itertools.product(*parts):
-            yield _Block(order, rows, number == 0)
-
-
-class _Job(NamedTuple):
-    """Some chunks of a block, and its tables."""
-
-    block: _Block
-    tables: sweep.Tables
-    picks: tuple[np.ndarray, ...]
-    first: int
-    chunks: int
-
-
-class Sweeper:
-    """Runs the compiled sweep over one mapspace."""
-
-    def __init__(self, space: Mapspace, packings: Packings) -> None:
-        self.space, self.packings = space, packings
-        self.plan = sweep.make_plan(space)
-        self.numbers = sweep.numbers(space.arch, space.layer, packings.per_tensor)
-        triples = int(np.prod([len(p) for p in packings.per_tensor]))
-        self.size = 2**12 if triples > 1 else 2**13
-
-    def jobs(self) -> Iterator[_Job]:
-        for block in _blocks(self.space):
-            tables, picks = self._tables(block), self._picks(block.order)
-            chunks = -(-block.size // self.size)
-            for first in range(0, chunks, CHUNKS_PER_CALL):
-                yield _Job(block, tables, picks, first, min(CHUNKS_PER_CALL, chunks - first))
-
-    def _tables(self, block: _Block) -> sweep.Tables:
-        columns, weights = [], []
-        for group, slots, rows in zip(self.space.groups, self.plan.columns, block.rows, strict=True):
-            capacity = BLOCK_ROWS if slots else 1
-            table = np.ones((len(slots), capacity))
-            for c, (d, t) in enumerate(slots):
-                table[c, : len(rows)] = group.bounds(d, t)[rows]
-            weight = np.zeros(capacity)
-            weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
-            columns.append(table)
-            weights.append(weight)
-        return sweep.Tables(tuple(columns), tuple(weights), tuple(np.float64(len(rows)) for rows in block.rows))
-
-    def _picks(self, order: dict[int, tuple[int, ...]]) -> tuple[np.ndarray, ...]:
-        """Per free level, which of its free dimensions stands at each position; unit dimensions come last."""
-        picks = []
-        for t in self.plan.free_levels:
-            free = self.plan.tiling[t][3]
-            moving = order.get(t, ())
-            sequence = [*moving, *(d for d in free if d not in moving)]
-            picks.append(np.array([free.index(d) for d in sequence], np.int32))
-        return tuple(picks)
-
-    def _terms(self, job: _Job, chunk: int) -> tuple[sweep.Costs, jax.Array]:
-        return sweep.terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
-
-    def minima(self, job: _Job) -> tuple[np.ndarray, np.ndarray, float]:
-        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones."""
-        with jax.enable_x64(True):
-            best, valid, covered = sweep.minima(
-                self.plan,
-                self.numbers,
-                job.tables,
-                job.picks,
-                np.int64(job.first),
-                np.int64(job.chunks),
-                self.size,
-                CHUNKS_PER_CALL,
-            )
-        return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
-
-    def costs(self, job: _Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
-        with jax.enable_x64(True):
-            terms: list[Any] = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
-        weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = terms
-        for w, i, o in triples:
-            s = i * len(self.packings.per_tensor[2]) + o
-            cycles = np.maximum(weights_cycles[w], shared_cycles[s])
-            if coupled is not None:
-                cycles = np.maximum(cycles, coupled[s, w])
-            fits = np.isfinite(cycles)
-            yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]
-
-    def candidates(self, job: _Job, chunk: int, limits: np.ndarray) -> list[tuple[int, ...]]:
-        """Rows of each group, for the mappings of a chunk that come within the limits."""
-        with jax.enable_x64(True):
-            found = sweep.candidates(self._terms(job, chunk)[0], self.numbers.tie, limits)
-        numbers = (job.first + chunk) * self.size + np.flatnonzero(np.asarray(found))
-        return job.block.at(numbers, self.space)[0]
 
 
 def best_mappings(
@@ -300,7 +134,7 @@ class Solution:
 
 def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
     """Cover the whole of `space` for all `bits` and all metrics."""
-    check_counts(space.layer, sweep.LARGEST_COUNT)
+    check_counts(space.layer, LARGEST_COUNT)
     packings = distinct_packings(space.arch, bits)
     decision = _Decision(space, packings)
     covered = _exhaust(space, decision) if space.may_forward else _sweep(space, decision)
@@ -330,7 +164,7 @@ def _sweep(space: Mapspace, decision: _Decision) -> bool:
 def _exhaust(space: Mapspace, decision: _Decision, batch: int = 2048) -> bool:
     """Price every mapping with the exact evaluator: slower, but also where neighbours may forward data."""
     counted = 0.0
-    for block in _blocks(space):
+    for block in blocks(space):
         for start in range(0, block.size, batch):
             numbers = np.arange(start, min(start + batch, block.size))
             rows, weights = block.at(numbers, space)
@@ -412,7 +246,7 @@ def _exact(arch: Arch, parts: list[Analysed], packing: np.ndarray, size: int):
     cycles = np.zeros((count, size), np.int64)
     for part in parts:
         mappings = len(part.rows)
-        at_once = max(1, NUMBERS_AT_ONCE // part.signatures.accesses.size)
+        at_once = max(1, ROWS_AT_ONCE // mappings)
         for first in range(0, count, at_once):
             some = packing[first : first + at_once]
             # One long batch: all mappings with the first packing, then all with the next.

@@ -30,6 +30,17 @@ class Signatures(NamedTuple):
     hops: np.ndarray  # float64 [B, L, T, S] hop-weighted accesses
 
 
+class Traffic(NamedTuple):
+    """What moves, before packing: elements per instance; the same at all bit-widths."""
+
+    reads: np.ndarray  # int64 [B, L, T], 0 where bypassed
+    fills: np.ndarray  # int64 [B, L, T]
+    updates: np.ndarray  # int64 [B, L, T]
+    temporal_reductions: np.ndarray  # int64 [B, L, T]
+    links: np.ndarray  # float64 [B, L, T] elements handed from neighbour to neighbour
+    network: Signatures | None  # after bypassed levels have passed their demand on; None: not wanted
+
+
 class Validity(NamedTuple):
     """Where a mapping does not fit (MODEL.md section 4)."""
 
@@ -69,8 +80,6 @@ class Priced(NamedTuple):
     slowdown: np.ndarray  # float64 [B, L]
     level_cycles: np.ndarray  # int64 [B, L]
     cycles: np.ndarray  # int64 [B]
-    network: Signatures  # after bypassed levels have passed their demand on, unpacked
-    links: np.ndarray  # float64 [B, L, T] elements handed from neighbour to neighbour
 
 
 def check(arch: Arch, analysis: Analysis, keep: np.ndarray, packing: np.ndarray) -> Validity:
@@ -140,26 +149,23 @@ def _bypass(
     return accesses, links, content
 
 
-def price(
-    arch: Arch,
-    analysis: Analysis,
-    signatures: Signatures,
-    links: np.ndarray,
-    keep: np.ndarray,
-    packing: np.ndarray,
-) -> Priced:
-    """Cost of a batch of valid mappings; keep: bool [B, L, T], packing: int64 [B, L, T] operands per word."""
-    tech = arch.tech
+def traffic(arch: Arch, analysis: Analysis, signatures: Signatures, links: np.ndarray, keep: np.ndarray) -> Traffic:
+    """Traffic of a batch of mappings (MODEL.md section 7); keep: bool [B, L, T]."""
     inner_pas = _total(signatures.accesses * signatures.multicast) / analysis.fan[..., None]
     pas = np.concatenate([inner_pas[:, 1:], np.zeros_like(inner_pas[:, :1])], axis=1)
     accesses, links, content = _bypass(signatures, analysis, keep, links.astype(np.float64))
     instances = np.prod(analysis.instances_xy, axis=-1)  # [B, L + 1]
     peer = np.zeros_like(links)
     peer[:, :-1] = links[:, 1:] / instances[:, 1:-1, None]
+    counts = (np.where(keep, count, 0) for count in _accesses(arch, analysis, keep, content, pas, peer))
+    return Traffic(*counts, links, signatures._replace(accesses=accesses))
 
-    reads, fills, updates, reductions = (
-        np.where(keep, words(count, packing), 0) for count in _traffic(arch, analysis, keep, content, pas, peer)
-    )
+
+def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, packing: np.ndarray) -> Priced:
+    """Cost of a batch of valid mappings; keep: bool [B, L, T], packing: int64 [B, L, T] operands per word."""
+    tech = arch.tech
+    instances = np.prod(analysis.instances_xy, axis=-1)  # [B, L + 1]
+    reads, fills, updates, reductions = (words(count, packing) for count in moved[:4])
     counts = np.stack([reads, fills, updates], axis=-1)
     vectors = words(counts, tech.block.astype(np.int64)[:, None, None])
     used = instances[:, 1:].astype(np.float64)  # [B, L]
@@ -191,12 +197,10 @@ def price(
         slowdown=slowdown,
         level_cycles=level_cycles,
         cycles=np.maximum(analysis.steps, level_cycles.max(axis=1)),
-        network=signatures._replace(accesses=accesses),
-        links=links,
     )
 
 
-def _traffic(arch: Arch, analysis: Analysis, keep: np.ndarray, content, pas, peer) -> tuple[np.ndarray, ...]:
+def _accesses(arch: Arch, analysis: Analysis, keep: np.ndarray, content, pas, peer) -> tuple[np.ndarray, ...]:
     """Reads, fills, updates and temporal reductions in elements, int64 [B, L, T] (MODEL.md sections 7.5 and 14)."""
     output = np.arange(len(TENSORS)) == OUTPUTS
     # The first write of each partial sum needs no read ("first read elision").

@@ -1,26 +1,14 @@
-"""The fast path: cost of all mappings of a mapspace for all packings at once, as one compiled program.
+"""Sweeping a mapspace: the least cost of every packing triple over all mappings, as one compiled program.
 
-Where neighbours cannot forward data to each other (`Mapspace.may_forward` is false), the model of MODEL.md sections 6
-and 7
-collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass demand outwards, so
-
-    content at the next keeper = Delta * product of multicast groups in between
-    Delta = F S_0 - (F - d0) sum_{j: D_j = v_0} (S_j - S_{j+1}),    S_j = product of the bounds of loops j, j+1, ...
-
-with loop 0 the innermost loop of bound > 1 outside the tile. For tensors without halo the sum telescopes: Delta = F S_r
-with r the first relevant loop. Counts contain no bit-width; a packing enters as ceil(count / (operands * block)).
-
-Exactness: every count is an integer below 2^48 held in float64 and so exact, and the ceilings are exact (`_ceil`).
-Energies may be off by an ulp, as XLA may fuse multiplications with additions; so this module only selects candidates, whose costs
-the exact evaluator then computes.
-
-Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, Outputs: KW, KI, KO).
+Chunks of mappings are unranked from joint tables (`Mapspace.groups`), their cost terms computed (`mqjax.terms`) and
+combined for every triple. Energies may be off by an ulp here, so this module only selects candidates, whose costs the
+exact evaluator then computes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,439 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.arch import Arch
 from mqjax.mapspace import Mapspace
-from mqjax.types import DIMS, TENSORS, Layer
+from mqjax.packing import Packings
+from mqjax.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, make_plan, numbers
+from mqjax.terms import Costs, cost_terms, unroll
 
-_C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
-_W, _I, _O = range(len(TENSORS))
-LARGEST_COUNT = 2.0**48
-"""Counts below this are exact here, their ceilings included (`_ceil`)."""
+BLOCK_ROWS = 2**15
+"""Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What shapes the compiled program: the accelerator's structure and its constraints, no numbers and no layer.
-
-    tiling: per tiling level (storage level, spatial, dims in fixed order, dims in free order), inner to outer; only
-    dimensions whose factor may exceed 1 are listed. columns: per group of the mapspace, the (dim, tiling level) of each
-    column of its table. single: dimensions with one possible slot, whose factor is the layer's bound.
-    """
-
-    keep: tuple[tuple[bool, bool, bool], ...]
-    tiling: tuple[tuple[int, bool, tuple[int, ...], tuple[int, ...]], ...]
-    columns: tuple[tuple[tuple[int, int], ...], ...]
-    single: tuple[int, ...]
-    limited: tuple[int, ...]  # levels with a capacity
-    throttled: tuple[int, ...]  # levels with a bandwidth
-    dialect: str
-
-    @property
-    def free_levels(self) -> tuple[int, ...]:
-        """Tiling levels with a free loop order of two or more dimensions."""
-        return tuple(t for t, level in enumerate(self.tiling) if not level[1] and len(level[3]) > 1)
-
-
-def make_plan(space: Mapspace) -> Plan:
-    """The plan of a mapspace. Mapspaces of layers with batch 1 share one plan, those with larger batches another."""
-    arch = space.arch
-    unit = () if space.layer.N > 1 else (_N,)
-    slots = [tuple(d for d in space.slots(t) if d not in unit) for t in range(len(space.tiling))]
-    tiling = []
-    for t, level in enumerate(space.tiling):
-        fixed = tuple(d for d in space.prefix(t) if d in slots[t])
-        tiling.append((level.level, level.spatial, fixed, tuple(d for d in space.free_dims(t) if d in slots[t])))
-    count = {d: sum(d in s for s in slots) for d in range(len(DIMS))}
-    columns = []
-    for group in space.groups:
-        of_group = [(d, t) for d in group.dims for t in range(len(slots)) if d in slots[t] and count[d] > 1]
-        columns.append(tuple(of_group))
-    levels = arch.levels
-    return Plan(
-        keep=tuple(level.keep for level in levels),
-        tiling=tuple(tiling),
-        columns=tuple(columns),
-        single=tuple(d for d in count if count[d] == 1),
-        limited=tuple(s for s, level in enumerate(levels) if level.capacity_words is not None),
-        throttled=tuple(
-            s for s, level in enumerate(levels) if level.read_bandwidth is not None or level.write_bandwidth is not None
-        ),
-        dialect=arch.dialect,
-    )
-
-
-class Numbers(NamedTuple):
-    """Traced numbers of a layer, an accelerator and its packings. All float64 but the flag."""
-
-    bounds: Any  # [D] loop bounds
-    stride: Any  # [2] Wstride, Hstride
-    dilation: Any  # [2]
-    depthwise: Any  # bool []
-    capacity: Any  # [L]
-    block: Any  # [L]
-    clusters: Any  # [L]
-    bandwidth: Any  # [L, 2]
-    energy: Any  # [L, 3]
-    mac_energy: Any  # []
-    tie: Any  # [] cycles per pJ, small enough never to outweigh one cycle
-    packings: tuple[Any, Any, Any]  # per tensor [K, L] operands per word
-
-
-def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Numbers:
-    """The traced numbers; packings: per tensor (Weights, Inputs, Outputs) operands per word [K, L]."""
-    tech = arch.tech
-    # Generous: twice a read, a fill and an update at every level for each MAC.
-    most = layer.macs * layer.Wstride * layer.Hstride * float(tech.mac_energy + 6 * tech.energy.sum())
-    return Numbers(
-        bounds=np.array(layer.bounds, np.float64),
-        stride=np.array([layer.Wstride, layer.Hstride], np.float64),
-        dilation=np.array([layer.Wdilation, layer.Hdilation], np.float64),
-        depthwise=np.array(layer.shape == "depthwise"),
-        capacity=tech.capacity,
-        block=tech.block,
-        clusters=tech.clusters,
-        bandwidth=tech.bandwidth,
-        energy=tech.energy,
-        mac_energy=tech.mac_energy,
-        tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most))),
-        packings=tuple(np.asarray(p, np.float64) for p in packings),  # type: ignore[arg-type]
-    )
-
-
-class _Loop(NamedTuple):
-    """A temporal loop. `dims` are the dimensions that it may be, `picks[i]` whether it is dims[i] (None: it is)."""
-
-    bound: Any
-    level: int
-    dims: tuple[int, ...]
-    picks: tuple[Any, ...]
-    w: Any  # shift of Inputs along width, or None where always 0
-    h: Any
-
-
-class _Nest(NamedTuple):
-    """A chunk of mappings, unrolled."""
-
-    loops: list[_Loop]  # temporal, inner to outer
-    suffix: list[Any]  # S_j: product of the bounds of loops j, j+1, ...; one longer than loops
-    extents: list[dict[int, Any]]  # per level: extent of each dimension
-    spatial: list[dict[int, Any]]  # per level: bound of each spatial loop
-    inside: list[Any]  # per level: number of instances in use
-
-
-def _product(factors: Any) -> Any:
-    return math.prod(factors, start=1.0)
-
-
-def _unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> _Nest:
-    """Loops, extents and instances from the bounds of all slots. picks: per free level, the free dims in order."""
-    extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
-    loops: list[_Loop] = []
-    extents: list[dict[int, Any]] = []
-    spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
-    step = {_P: n.stride[0], _Q: n.stride[1], _R: n.dilation[0], _S: n.dilation[1]}
-    for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
-        if is_spatial:
-            for d in (*fixed, *free):
-                spatial[level][d] = bound[d, t]
-        else:
-            shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
-            for d in fixed:
-                loops.append(_Loop(bound[d, t], level, (d,), (None,), *_shifts((d,), (None,), shift)))
-            if len(free) == 1:
-                loops.append(_Loop(bound[free[0], t], level, free, (None,), *_shifts(free, (None,), shift)))
-            elif free:
-                order = picks[plan.free_levels.index(t)]
-                for position in range(len(free)):
-                    is_dim = tuple(order[position] == i for i in range(len(free)))
-                    size = _select(is_dim, [bound[d, t] for d in free])
-                    loops.append(_Loop(size, level, free, is_dim, *_shifts(free, is_dim, shift)))
-        for d in (*fixed, *free):
-            extent[d] = extent[d] * bound[d, t]
-        if not is_spatial:
-            extents.append(dict(extent))
-    suffix = [1.0]
-    for loop in reversed(loops):
-        suffix.append(suffix[-1] * loop.bound)
-    inside: list[Any] = [1.0] * len(plan.keep)
-    for level in range(len(plan.keep) - 2, -1, -1):
-        inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
-    return _Nest(loops, suffix[::-1], extents, spatial, inside)
-
-
-def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
-    result = values[-1]
-    for flag, value in zip(is_dim[:-1], values[:-1], strict=True):
-        result = jnp.where(flag, value, result)
-    return result
-
-
-def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
-    """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
-    result = []
-    for rank in ((_P, _R), (_Q, _S)):
-        if not any(d in rank for d in dims):
-            result.append(None)
-        elif len(dims) == 1:
-            result.append(shift[dims[0]])
-        else:
-            result.append(_select(picks, [shift[d] if d in rank else 0.0 for d in dims]))
-    return tuple(result)
-
-
-def _is_one_of(loop: _Loop, dims: tuple[int, ...]) -> Any:
-    """Whether a loop runs over one of `dims`: a Python bool where the plan decides, else a traced flag."""
-    inside = [d in dims for d in loop.dims]
-    if all(inside) or not any(inside):
-        return inside[0]
-    flags = [pick for pick, is_in in zip(loop.picks, inside, strict=True) if is_in]
-    return jnp.any(jnp.stack(flags))
-
-
-def _relevant(tensor: int, loop: _Loop, n: Numbers) -> Any:
-    """Whether Weights or Outputs depend on the loop; M has bound 1 in depthwise layers, so it may count either way."""
-    if tensor == _W:
-        return _is_one_of(loop, (_C, _M, _R, _S))
-    dense = _is_one_of(loop, (_M, _N, _P, _Q))
-    channel = _is_one_of(loop, (_C,))
-    if dense is True or channel is False:
-        return dense
-    return (channel & n.depthwise) | dense
-
-
-def _deliveries(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
-    """Delta of the tile that `level` holds of Weights or Outputs."""
-    first = next(j for j in range(len(nest.loops) + 1) if j == len(nest.loops) or nest.loops[j].level > level)
-    factor: Any = 1.0
-    for j in range(len(nest.loops) - 1, first - 1, -1):
-        relevant = _relevant(tensor, nest.loops[j], n)
-        if relevant is not False:
-            counts = nest.loops[j].bound > 1
-            factor = jnp.where(counts if relevant is True else counts & relevant, nest.suffix[j], factor)
-    return _tile(tensor, level, nest, n) * factor
-
-
-def _input_lengths(level: int, nest: _Nest, n: Numbers) -> tuple[Any, Any]:
-    e = nest.extents[level]
-    width = n.stride[0] * (e[_P] - 1) + n.dilation[0] * (e[_R] - 1) + 1
-    height = n.stride[1] * (e[_Q] - 1) + n.dilation[1] * (e[_S] - 1) + 1
-    return width, height
-
-
-def _tile(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
-    """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
-    e = nest.extents[level]
-    if tensor == _W:
-        return e[_C] * e[_M] * e[_R] * e[_S]
-    if tensor == _O:
-        return e[_N] * e[_P] * e[_Q] * e[_M] * jnp.where(n.depthwise, e[_C], 1.0)
-    width, height = _input_lengths(level, nest, n)
-    return e[_N] * e[_C] * width * height
-
-
-def _input_deliveries(level: int, nest: _Nest, n: Numbers) -> Any:
-    """Delta of the tile of Inputs at `level`, with halos and coincidences.
-
-    `at_w`, `at_h` is v_0 plus the sum of all shifts so far: loop j repeats the first move where its own shift equals
-    that. A loop over C or N gets a shift of its own, larger than any sum of real ones, so that it never matches.
-    """
-    at_w: Any = 0.0
-    at_h: Any = 0.0
-    first_w: Any = 0.0
-    first_h: Any = 0.0
-    started: Any = False
-    repeated: Any = 0.0
-    for j, loop in enumerate(nest.loops):
-        if loop.level <= level:
-            continue
-        moves = loop.bound > 1
-        far = _is_one_of(loop, (_C, _N))
-        w, h = loop.w, loop.h
-        if far is not False:
-            huge = 2.0 ** (200 + 4 * j)
-            w = huge if far is True else jnp.where(far, huge, 0.0 if w is None else w)
-        starts = moves if started is False else moves & ~started
-        if far is not True:
-            same = (at_w == (0.0 if w is None else w)) & (at_h == (0.0 if h is None else h))
-            alike = same if w is None and h is None else same | starts
-            if far is not False:
-                alike = alike & ~far
-            repeated = repeated + jnp.where(alike, nest.suffix[j] - nest.suffix[j + 1], 0.0)
-        if w is not None:
-            first_w = jnp.where(starts, w, first_w)
-            at_w = at_w + jnp.where(moves, jnp.where(starts, 2 * w, w), 0.0)
-        if h is not None:
-            first_h = jnp.where(starts, h, first_h)
-            at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
-        started = moves if started is False else moves | started
-    width, height = _input_lengths(level, nest, n)
-    e = nest.extents[level]
-    overlap = e[_N] * e[_C] * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
-    first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
-    return e[_N] * e[_C] * width * height * nest.suffix[first] - overlap * repeated
-
-
-class _Traffic(NamedTuple):
-    """Accesses of a tensor at a level that keeps it, in elements per instance; `None` where there can be none."""
-
-    tile: Any
-    reads: Any
-    fills: Any
-    updates: Any
-
-
-def _groups(tensor: int, level: int, nest: _Nest, n: Numbers) -> Any:
-    """Number of multicast groups at a level: the product of its relevant spatial bounds."""
-    relevant = {_W: (_C, _M, _R, _S), _I: (_N, _C, _P, _Q, _R, _S), _O: (_M, _N, _P, _Q)}[tensor]
-    factor = _product(b for d, b in nest.spatial[level].items() if d in relevant)
-    if tensor == _O and _C in nest.spatial[level]:
-        factor = factor * jnp.where(n.depthwise, nest.spatial[level][_C], 1.0)
-    return factor
-
-
-def _traffic(plan: Plan, tensor: int, nest: _Nest, n: Numbers) -> dict[int, _Traffic]:
-    """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7)."""
-    keepers = [s for s, keep in enumerate(plan.keep) if keep[tensor]]
-    outermost = len(plan.keep) - 1
-    result = {}
-    demand, passed = nest.suffix[0], -1
-    for s in keepers:
-        content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
-        tile = _tile(tensor, s, nest, n)
-        delivered = fills = None
-        if s < outermost:
-            delivered = fills = _input_deliveries(s, nest, n) if tensor == _I else _deliveries(tensor, s, nest, n)
-        if tensor == _O:
-            outputs = _tile(_O, outermost, nest, n)
-            part = outputs / _product(_groups(_O, u, nest, n) for u in range(s + 1, outermost + 1))
-            if fills is not None and plan.dialect == "2024":
-                fills = fills - part
-            result[s] = _Traffic(tile, content - part, fills, content)
-        else:
-            result[s] = _Traffic(tile, content, fills, None)
-        demand, passed = delivered, s
-    return result
-
-
-def _ceil(count: Any, divisor: Any) -> Any:
-    """ceil(count / divisor), exact: a quotient that is no integer lies at least 1 / divisor above one, and a count
-    below 2^48 times a rounded reciprocal is off by far less than a quarter of that."""
-    return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
-
-
-class Costs(NamedTuple):
-    """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
-    cycles are inf where a tile does not fit. KS = KI * KO pairs of an Inputs and an Outputs packing."""
-
-    weights_pj: Array  # [KW, N]
-    weights_cycles: Array  # [KW, N]
-    shared_pj: Array  # [KS, N], MACs included
-    shared_cycles: Array  # [KS, N]
-    coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
-
-
-def _costs(plan: Plan, n: Numbers, nest: _Nest, size: int) -> Costs:
-    traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
-    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
-    # Without the barrier XLA would recompute the counts for every packing.
-    traffic, inside, steps, mac = lax.optimization_barrier(
-        (traffic, nest.inside, nest.suffix[0], computes * n.mac_energy)
-    )
-    energy, cycles = zip(
-        *(
-            (
-                _energy(traffic[t], n, inside, n.packings[t], size),
-                _own_cycles(plan, t, traffic[t], n, n.packings[t], steps, size),
-            )
-            for t in range(len(TENSORS))
-        ),
-        strict=True,
-    )
-    pairs = {_I: n.packings[_I][:, None], _O: n.packings[_O][None]}
-    shared_cycles = jnp.maximum(cycles[_I][:, None], cycles[_O])
-    shared_cycles = jnp.maximum(shared_cycles, _joint_cycles(plan, traffic, n, pairs, steps))
-    shared_pj = energy[_I][:, None] + energy[_O] + mac
-    return Costs(
-        weights_pj=energy[_W],
-        weights_cycles=cycles[_W],
-        shared_pj=shared_pj.reshape(-1, size),
-        shared_cycles=shared_cycles.reshape(-1, size),
-        coupled_cycles=_coupled_cycles(plan, traffic, n, steps, size),
-    )
-
-
-def _coupled_cycles(plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, steps: Any, size: int) -> Array | None:
-    """Cycles [KS, KW, N] of the levels that Weights share with other tensors; `None` if there are none."""
-    if not any(plan.keep[s][_W] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
-        return None
-    cube = {_W: n.packings[_W][None, None], _I: n.packings[_I][:, None, None], _O: n.packings[_O][None, :, None]}
-    cycles = jnp.broadcast_to(steps, (len(n.packings[_I]), len(n.packings[_O]), len(n.packings[_W]), size))
-    for tensors in ((_W, _I), (_W, _O), (_W, _I, _O)):
-        cycles = jnp.maximum(cycles, _joint_cycles(plan, traffic, n, {t: cube[t] for t in tensors}, steps))
-    return cycles.reshape(-1, *cycles.shape[2:])
-
-
-def _energy(traffic: dict[int, _Traffic], n: Numbers, inside: list[Any], packing: Array, size: int) -> Array:
-    """Energy of one tensor at all levels, pJ, [K, N] (MODEL.md section 8)."""
-    total: Any = jnp.zeros((len(packing), size))
-    for s, entry in traffic.items():
-        per_vector = (packing[:, s] * n.block[s])[:, None]
-        kinds = ((entry.reads, 0), (entry.fills, 1), (entry.updates, 2))
-        vectors = sum(_ceil(count, per_vector) * n.energy[s, kind] for count, kind in kinds if count is not None)
-        total = total + vectors * jnp.minimum(inside[s], n.clusters[s])
-    return total
-
-
-def _own_cycles(
-    plan: Plan, tensor: int, traffic: dict[int, _Traffic], n: Numbers, packing: Array, steps: Any, size: int
-) -> Array:
-    """Cycles [K, N] that the levels need which a tensor has to itself; inf where it does not fit one of them."""
-    cycles: Any = jnp.broadcast_to(steps, (len(packing), size))
-    for s, entry in traffic.items():
-        if sum(plan.keep[s]) > 1:
-            continue
-        operands = packing[:, s][:, None]
-        if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, [(entry, operands)], n, steps))
-        if s in plan.limited:
-            # ceil(tile / operands) <= capacity, without a division
-            cycles = jnp.where(entry.tile <= n.capacity[s] * operands, cycles, jnp.inf)
-    return cycles
-
-
-def _joint_cycles(
-    plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, packings: dict[int, Array], steps: Any
-) -> Any:
-    """Cycles that the levels need which exactly these tensors share; inf where they do not fit together.
-
-    packings: per tensor an array [..., L] whose leading axes, one per tensor, lead those of the result [..., N].
-    """
-    cycles: Any = steps
-    for s, keep in enumerate(plan.keep):
-        if tuple(t for t in range(len(TENSORS)) if keep[t]) != tuple(sorted(packings)):
-            continue
-        users = [(traffic[t][s], packing[..., s][..., None]) for t, packing in packings.items()]
-        if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, users, n, steps))
-        if s in plan.limited:
-            needed = sum(_ceil(entry.tile, operands) for entry, operands in users)
-            cycles = jnp.where(needed <= n.capacity[s], cycles, jnp.inf)
-    return cycles
-
-
-def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
-    """Cycles of a level with limited bandwidth, in the reference's floating-point steps (MODEL.md section 10)."""
-    read: Any = 0.0
-    write: Any = 0.0
-    for entry, operands in users:
-        read = read + _ceil(entry.reads, operands) / steps
-        written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
-        write = write + written / steps
-    limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
-    slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
-    slowdown = jnp.minimum(slowdown, jnp.where(write > limit_write, limit_write / write, 1.0))
-    return jnp.ceil(steps / slowdown)
-
+CHUNKS_PER_CALL = 16
 
 METRICS = ("energy", "edp", "delay")
 
@@ -537,7 +101,7 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
-    costs = _costs(plan, n, _unroll(plan, n, bound, picks), size)
+    costs = cost_terms(plan, n, unroll(plan, n, bound, picks), size)
     weight = jnp.broadcast_to(weight, (size,))
     return costs._replace(weights_cycles=costs.weights_cycles + beyond), weight
 
@@ -571,7 +135,7 @@ def minima(
     """Least costs of each of the `chunks` <= most chunks from number `first` on, float64 [most, KS, KW, 3], for energy,
     EDP and delay (with the energy as its fraction); the number of pruned mappings that fit each triple, float64
     [KS, KW], and that of all of them, float64."""
-    pairs, weights = len(n.packings[_I]) * len(n.packings[_O]), len(n.packings[_W])
+    pairs, weights = len(n.packings[INPUTS]) * len(n.packings[OUTPUTS]), len(n.packings[WEIGHTS])
 
     def chunk(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         best, valid, covered = carry
@@ -604,3 +168,124 @@ def _valid(costs: Costs, weight: Array) -> Array:
         return shared_fit @ weights_fit.T
     coupled_fit = jnp.where(costs.coupled_cycles < jnp.inf, 1.0, 0.0)
     return jnp.einsum("sn,wn,swn->sw", shared_fit, weights_fit, coupled_fit)
+
+
+class Block(NamedTuple):
+    """A part of the distinct space: one loop order, and some rows of every group."""
+
+    order: dict[int, tuple[int, ...]]
+    rows: tuple[np.ndarray, ...]
+    counted: bool  # whether the multiplicities count here: each factorisation counts in its first order only
+
+    @property
+    def size(self) -> int:
+        return int(np.prod([len(rows) for rows in self.rows], dtype=np.int64))
+
+    def at(self, numbers: np.ndarray, space: Mapspace) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """The rows of each group, and the weights, of the mappings with these numbers in the block."""
+        positions = np.unravel_index(numbers, [len(rows) for rows in self.rows])
+        picks = [rows[at] for rows, at in zip(self.rows, positions, strict=True)]
+        weights = np.full(len(numbers), float(self.counted))
+        for group, pick in zip(space.groups, picks, strict=True):
+            weights *= group.weight[pick]
+        return [tuple(int(p) for p in row) for row in zip(*picks, strict=True)], weights
+
+
+def blocks(space: Mapspace) -> Iterator[Block]:
+    """The distinct space in mapping order."""
+    for number, choice in enumerate(itertools.product(*(group.orders for group in space.groups))):
+        order: dict[int, tuple[int, ...]] = {}
+        for of_group, _ in choice:
+            order |= of_group
+        parts = [[rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)] for _, rows in choice]
+        for rows in itertools.product(*parts):
+            yield Block(order, rows, number == 0)
+
+
+class Job(NamedTuple):
+    """Some chunks of a block, and its tables."""
+
+    block: Block
+    tables: Tables
+    picks: tuple[np.ndarray, ...]
+    first: int
+    chunks: int
+
+
+class Sweeper:
+    """Runs the compiled sweep over one mapspace."""
+
+    def __init__(self, space: Mapspace, packings: Packings) -> None:
+        self.space, self.packings = space, packings
+        self.plan = make_plan(space)
+        self.numbers = numbers(space.arch, space.layer, packings.per_tensor)
+        triples = int(np.prod([len(p) for p in packings.per_tensor]))
+        self.size = 2**12 if triples > 1 else 2**13
+
+    def jobs(self) -> Iterator[Job]:
+        for block in blocks(self.space):
+            tables, picks = self._tables(block), self._picks(block.order)
+            chunks = -(-block.size // self.size)
+            for first in range(0, chunks, CHUNKS_PER_CALL):
+                yield Job(block, tables, picks, first, min(CHUNKS_PER_CALL, chunks - first))
+
+    def _tables(self, block: Block) -> Tables:
+        columns, weights = [], []
+        for group, slots, rows in zip(self.space.groups, self.plan.columns, block.rows, strict=True):
+            capacity = BLOCK_ROWS if slots else 1
+            table = np.ones((len(slots), capacity))
+            for c, (d, t) in enumerate(slots):
+                table[c, : len(rows)] = group.bounds(d, t)[rows]
+            weight = np.zeros(capacity)
+            weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
+            columns.append(table)
+            weights.append(weight)
+        return Tables(tuple(columns), tuple(weights), tuple(np.float64(len(rows)) for rows in block.rows))
+
+    def _picks(self, order: dict[int, tuple[int, ...]]) -> tuple[np.ndarray, ...]:
+        """Per free level, which of its free dimensions stands at each position; unit dimensions come last."""
+        picks = []
+        for t in self.plan.free_levels:
+            free = self.plan.tiling[t][3]
+            moving = order.get(t, ())
+            sequence = [*moving, *(d for d in free if d not in moving)]
+            picks.append(np.array([free.index(d) for d in sequence], np.int32))
+        return tuple(picks)
+
+    def _terms(self, job: Job, chunk: int) -> tuple[Costs, jax.Array]:
+        return terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
+
+    def minima(self, job: Job) -> tuple[np.ndarray, np.ndarray, float]:
+        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones."""
+        with jax.enable_x64(True):
+            best, valid, covered = minima(
+                self.plan,
+                self.numbers,
+                job.tables,
+                job.picks,
+                np.int64(job.first),
+                np.int64(job.chunks),
+                self.size,
+                CHUNKS_PER_CALL,
+            )
+        return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
+
+    def costs(self, job: Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
+        with jax.enable_x64(True):
+            terms: list[Any] = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
+        weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = terms
+        for w, i, o in triples:
+            s = i * len(self.packings.per_tensor[2]) + o
+            cycles = np.maximum(weights_cycles[w], shared_cycles[s])
+            if coupled is not None:
+                cycles = np.maximum(cycles, coupled[s, w])
+            fits = np.isfinite(cycles)
+            yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]
+
+    def candidates(self, job: Job, chunk: int, limits: np.ndarray) -> list[tuple[int, ...]]:
+        """Rows of each group, for the mappings of a chunk that come within the limits."""
+        with jax.enable_x64(True):
+            found = candidates(self._terms(job, chunk)[0], self.numbers.tie, limits)
+        numbers = (job.first + chunk) * self.size + np.flatnonzero(np.asarray(found))
+        return job.block.at(numbers, self.space)[0]

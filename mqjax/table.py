@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import gzip
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,9 +20,9 @@ from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import all_widths, solve
+from mqjax.optimum import solve
 from mqjax.sweep import METRICS
-from mqjax.types import WIDTHS, BitWidths, Layer
+from mqjax.types import WIDTHS, BitWidths, Layer, all_widths
 
 MODEL_VERSION = 1
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
@@ -115,10 +117,13 @@ def cost_table(
     """
     unique = tuple(dict.fromkeys(layers))
     tables = []
-    for layer in unique:
-        tables.append(layer_table(arch, layer, constraints=constraints, cache=cache))
-        if progress is not None:
-            progress(layer)
+    # While one layer's factor tables are joined on the host, another's mappings are swept.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending = pool.map(lambda layer: layer_table(arch, layer, constraints=constraints, cache=cache), unique)
+        for layer, table in zip(unique, pending, strict=True):
+            tables.append(table)
+            if progress is not None:
+                progress(layer)
     best = {metric: np.stack([table.value(metric)[:-1].reshape(_GRID) for table in tables]) for metric in METRICS}
     index = np.array([unique.index(layer) for layer in layers])
     return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables))

@@ -7,6 +7,7 @@ Dimension and tensor orders are Timeloop's and are used as array axes everywhere
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,3 +137,8 @@ class BitWidths:
         if self == BitWidths():
             return "native"
         return "/".join("native" if w is None else str(w) for w in (self.inputs, self.weights, self.outputs))
+
+
+def all_widths() -> list[BitWidths]:
+    """The 343 triples of widths 2..8: Inputs slowest, then Weights, then Outputs."""
+    return [BitWidths(*triple) for triple in itertools.product(WIDTHS, repeat=3)]

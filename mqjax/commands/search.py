@@ -29,7 +29,7 @@ OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Defaults are applied in `run`, so that an option given together with --resume can be noticed.
-    def option(name: str, help: str, **kwargs: Any) -> None:  # noqa: A002
+    def option(name: str, help: str, **kwargs: Any) -> None:
         shown = "" if OPTIONS[name] is None else f" (default: {OPTIONS[name]})"
         parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=help + shown, **kwargs)
 

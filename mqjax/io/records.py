@@ -99,6 +99,9 @@ class _Writer:
 
     def __init__(self, arch: Arch, part: Analysed, packing: np.ndarray) -> None:
         self.arch, self.analysis, self.keep = arch, part.analysis, part.keep
+        if part.traffic.network is None:
+            raise ValueError("records need the networks' statistics")
+        self.traffic, self.network = part.traffic, part.traffic.network
         self.validity, self.priced = part.cost(arch, packing)
         self.valid = self.validity.valid
         self.instances = np.prod(part.analysis.instances_xy, axis=-1)
@@ -209,7 +212,7 @@ class _Writer:
 
     def _transfers(self, i: int, s: int, t: int, bits: BitWidths) -> dict[str, Any]:
         """Statistics of one tensor on the network inside level s (MODEL.md section 9)."""
-        network = self.priced.network
+        network = self.network
         # Only the DRAM has no reduction unit: partial sums are read there before they are added to.
         outermost = s == len(self.arch.levels) - 1
         reread = float(self.priced.part[i, s, t]) if outermost and t == OUTPUTS else None
@@ -243,7 +246,7 @@ class _Writer:
             "multicast_factor": max((signature["multicast"] for signature in signatures), default=0),
             "ingresses": ingresses,
             "ingress_by_multicast": signatures,
-            "link_transfers": int(words(int(self.priced.links[i, s, t]), operands)),
+            "link_transfers": int(words(int(self.traffic.links[i, s, t]), operands)),
             "spatial_reductions": reductions,
             "num_hops": hops / ingresses if ingresses else 0,
             "energy_per_hop_pJ": 0,
