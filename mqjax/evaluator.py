@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,7 +73,9 @@ class Analysed(NamedTuple):
     def take(self, rows: np.ndarray) -> Analysed:
         """Some of these mappings, any of them also several times, without what only networks' statistics need."""
         unused = {"groups", "group_hops"}
-        analysis = {name: None if name in unused else x[rows] for name, x in self.analysis._asdict().items()}
+        analysis: dict[str, Any] = {
+            name: None if name in unused else x[rows] for name, x in self.analysis._asdict().items()
+        }
         moved = price.Traffic(*(x[rows] for x in self.traffic[:-1]), network=None)
         return Analysed(self.rows[rows], self.keep[rows], nest.Analysis(**analysis), moved)
 

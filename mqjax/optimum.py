@@ -252,7 +252,7 @@ def _exact(arch: Arch, parts: list[Analysed], packing: np.ndarray, size: int):
             # One long batch: all mappings with the first packing, then all with the next.
             repeated = part.take(np.tile(np.arange(mappings), len(some)))
             validity, priced = repeated.cost(arch, np.repeat(some, mappings, axis=0))
-            at = np.ix_(range(first, first + len(some)), part.rows)
+            at = np.ix_(np.arange(first, first + len(some)), part.rows)
             fits[at] = validity.valid.reshape(len(some), mappings)
             energy[at] = priced.energy_pj.reshape(len(some), mappings)
             cycles[at] = priced.cycles.reshape(len(some), mappings)

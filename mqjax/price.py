@@ -157,8 +157,10 @@ def traffic(arch: Arch, analysis: Analysis, signatures: Signatures, links: np.nd
     instances = np.prod(analysis.instances_xy, axis=-1)  # [B, L + 1]
     peer = np.zeros_like(links)
     peer[:, :-1] = links[:, 1:] / instances[:, 1:-1, None]
-    counts = (np.where(keep, count, 0) for count in _accesses(arch, analysis, keep, content, pas, peer))
-    return Traffic(*counts, links, signatures._replace(accesses=accesses))
+    reads, fills, updates, reductions = (
+        np.where(keep, count, 0) for count in _accesses(arch, analysis, keep, content, pas, peer)
+    )
+    return Traffic(reads, fills, updates, reductions, links, signatures._replace(accesses=accesses))
 
 
 def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, packing: np.ndarray) -> Priced:

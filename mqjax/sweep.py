@@ -77,7 +77,7 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
         # The only table is read in order, and slices are much faster than gathers.
         (g,) = filled
 
-        def part(column: Array) -> Array:
+        def part(column: Any) -> Array:
             return lax.dynamic_slice(column, (start.astype(jnp.int32),), (size,))
 
         bound = {slot: part(tables.columns[g][c]) for c, slot in enumerate(plan.columns[g])}
