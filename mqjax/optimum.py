@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mqjax.arch import Arch
@@ -145,8 +147,10 @@ def _sweep(space: Mapspace, decision: _Decision) -> bool:
     """Sweep approximately, decide exactly. Returns whether every mapping that fits the fan-outs was counted."""
     sweeper = Sweeper(space, decision.packings)
     jobs = list(sweeper.jobs())
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(sweeper.minima, jobs))
+    # Minima over chunks do not depend on where a chunk was swept, so neither does the optimum.
+    devices = jax.local_devices()
+    with concurrent.futures.ThreadPoolExecutor(max(len(devices), os.cpu_count() or 1)) as pool:
+        results = list(pool.map(sweeper.minima, jobs, itertools.cycle(devices)))
     best = np.concatenate([result[0] for result in results])  # [chunks, KS, KW, 3]
     decision.valid += np.sum([result[1] for result in results], axis=0)
     limits = best.min(axis=0) * np.array([NEAR[m] for m in METRICS])

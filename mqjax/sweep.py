@@ -255,9 +255,12 @@ class Sweeper:
     def _terms(self, job: Job, chunk: int) -> tuple[Costs, jax.Array]:
         return terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
 
-    def minima(self, job: Job) -> tuple[np.ndarray, np.ndarray, float]:
-        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones."""
-        with jax.enable_x64(True):
+    def minima(self, job: Job, device: jax.Device | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones.
+
+        device: where to compute; default JAX's own.
+        """
+        with jax.enable_x64(True), jax.default_device(device):
             best, valid, covered = minima(
                 self.plan,
                 self.numbers,
