@@ -22,7 +22,7 @@ from mqjax.mapping import Mappings, Record, encode
 from mqjax.packing import packing_table
 from mqjax.types import BitWidths, Layer
 
-CHUNKS = (16, 64, 2048)
+CHUNKS = (64, 2048)
 """Numbers of mappings that are analysed at a time."""
 
 LARGEST_COUNT = 2**53

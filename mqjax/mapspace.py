@@ -38,10 +38,10 @@ class Group(NamedTuple):
     weight: np.ndarray
     orders: tuple[tuple[dict[int, tuple[int, ...]], np.ndarray], ...]
 
-    def bounds(self, d: int, t: int) -> np.ndarray:
-        """Bounds int32 [rows] of dimension d at tiling level t."""
+    def bounds(self, d: int, t: int, rows: Any = slice(None)) -> np.ndarray:
+        """Bounds int32 [rows] of dimension d at tiling level t, of all rows or some."""
         i = self.dims.index(d)
-        return self.tables[i][:, t][self.picks[i]]
+        return self.tables[i][:, t][self.picks[i][rows]]
 
 
 def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,6 +97,13 @@ class Mapspace:
 
     def prefix(self, t: int) -> tuple[int, ...]:
         """Dimensions whose order tiling level t fixes, innermost first; the others follow in any order."""
+        return self._prefixes[t]
+
+    @cached_property
+    def _prefixes(self) -> list[tuple[int, ...]]:
+        return [self._prefix(t) for t in range(len(self.tiling))]
+
+    def _prefix(self, t: int) -> tuple[int, ...]:
         level = self.tiling[t]
         one_dimensional = level.spatial and 1 in self.arch.fanout[level.level]
         # Timeloop ignores the permutation given for the innermost level (MODEL.md section 13, quirk 10).

@@ -7,7 +7,7 @@ an operand takes a word. The division is applied to whole counts, so operands of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,11 @@ def distinct_packings(arch: Arch, bits: Sequence[BitWidths]) -> Packings:
     Several triples are filled up with copies to as many packings as `all_widths` has, so that most sets of triples
     share one compiled program.
     """
+    return _distinct_packings(arch, tuple(bits))
+
+
+@lru_cache(maxsize=64)
+def _distinct_packings(arch: Arch, bits: tuple[BitWidths, ...]) -> Packings:
     tables = np.stack([packing_table(arch, triple) for triple in bits])  # [triples, L, T]
     per_tensor, indices = [], []
     for tensor in range(len(TENSORS)):

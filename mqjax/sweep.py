@@ -235,7 +235,7 @@ class Sweeper:
             capacity = BLOCK_ROWS if slots else 1
             table = np.ones((len(slots), capacity))
             for c, (d, t) in enumerate(slots):
-                table[c, : len(rows)] = group.bounds(d, t)[rows]
+                table[c, : len(rows)] = group.bounds(d, t, rows)
             weight = np.zeros(capacity)
             weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
             columns.append(table)
@@ -272,6 +272,15 @@ class Sweeper:
                 CHUNKS_PER_CALL,
             )
         return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
+
+    def operations(self, job: Job) -> float:
+        """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""
+        with jax.enable_x64(True):
+            arguments = (self.plan, self.numbers, job.tables, job.picks, np.int64(0), self.size)
+            counted = terms.lower(*arguments).compile().cost_analysis()
+        triples = int(np.prod([len(p) for p in self.packings.per_tensor]))
+        # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
+        return float(counted["flops"]) / self.size + 8 * triples
 
     def costs(self, job: Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
