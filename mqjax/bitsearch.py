@@ -226,4 +226,6 @@ class _Run:
         front = front[np.sort(np.unique(self.objectives[front], axis=0, return_index=True)[1])]
         front = front[np.lexsort(self.objectives[front].T[::-1])]
         shape = (len(self.genomes), -1, 2)
+        if not len(front):
+            raise InputError("no assignment that was evaluated fits the accelerator: some layer has no valid mapping")
         return SearchResult(names, self.genomes.reshape(shape), self.objectives, self.generation, front, dict(seconds))

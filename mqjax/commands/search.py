@@ -89,6 +89,7 @@ class _Prepared:
         from mqjax.bitsearch import check_options
         from mqjax.errors import InputError
         from mqjax.hw import load_arch
+        from mqjax.mapspace import Mapspace
         from mqjax.models import NETWORKS
 
         self.objectives = tuple(settings["objectives"].split(","))
@@ -107,6 +108,8 @@ class _Prepared:
             data_dir=settings["data_dir"],
         )
         self.layers = self.accuracy.architecture.layers(depthwise=settings["depthwise"])
+        for layer in set(self.layers):
+            Mapspace(self.arch, layer).tables  # noqa: B018 - raises where the constraints cannot be met
         self.digests = {
             "arch_digest": hashlib.sha256(repr(self.arch).encode()).hexdigest()[:32],
             "accuracy_digest": self.accuracy.cache_key,
