@@ -255,10 +255,10 @@ class Sweeper:
     def _terms(self, job: Job, chunk: int) -> tuple[Costs, jax.Array]:
         return terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
 
-    def minima(self, job: Job, device: jax.Device | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+    def minima(self, job: Job, device: Any = None) -> tuple[np.ndarray, np.ndarray, float]:
         """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones.
 
-        device: where to compute; default JAX's own.
+        device: the JAX device that computes; default JAX's own.
         """
         with jax.enable_x64(True), jax.default_device(device):
             best, valid, covered = minima(
@@ -277,7 +277,7 @@ class Sweeper:
         """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""
         with jax.enable_x64(True):
             arguments = (self.plan, self.numbers, job.tables, job.picks, np.int64(0), self.size)
-            counted = terms.lower(*arguments).compile().cost_analysis()
+            counted: Any = terms.lower(*arguments).compile().cost_analysis()
         triples = int(np.prod([len(p) for p in self.packings.per_tensor]))
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
         return float(counted["flops"]) / self.size + 8 * triples

@@ -177,7 +177,7 @@ def write_prepared(
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # several may be made in one process
         VERSION = tfds.core.Version("1.0.0")
-        name = "placeholder"
+        name = "prepared"
 
         def _info(self):
             return self.dataset_info_from_configs(features=features)
