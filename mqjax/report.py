@@ -61,7 +61,7 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
         _cards(document),
         _meaning(document),
         "<h2>The front</h2>",
-        *(_figure(name, drawn, _front_caption(name)) for name in drawn if name.startswith("front")),
+        *(_figure(name, drawn, _FRONT_CAPTION) for name in drawn if name.startswith("front")),
         "<h2>Which widths were chosen</h2>",
         _figure(
             "widths",
@@ -112,12 +112,11 @@ def _figure(name: str, drawn: dict[str, bytes], caption: str) -> str:
     )
 
 
-def _front_caption(name: str) -> str:
-    return (
-        "Error is on a logarithmic axis. Grey: every assignment that was evaluated. Squares: one width for the whole network, labelled by it. Line: the "
-        "front, with the highlighted member ringed. Down and to the left is better. Error is on the validation images "
-        "that the search used."
-    )
+_FRONT_CAPTION = (
+    "Grey: every assignment that was evaluated. Squares: one width for the whole network, labelled by it. Blue: the front, "
+    "with the highlighted member ringed. Down and to the left is better. Error is on a logarithmic axis, and measured on "
+    "the validation images that the search used."
+)
 
 
 def _card(value: str, meaning: str) -> str:

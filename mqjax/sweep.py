@@ -66,28 +66,16 @@ class Tables(NamedTuple):
     rows: tuple[Any, ...]
 
 
-def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):
-    """Cost terms of mappings start, start + 1, ..., of a block; those past its end do not fit. Also their weights."""
+def _unrank(plan: Plan, tables: Tables, start: Array, size: int) -> tuple[dict[tuple[int, int], Any], Any, Any]:
+    """Slot bounds and weights of mappings start, start + 1, ..., of a block, and a flag above 0 for those past its end."""
     number = start + jnp.arange(size, dtype=jnp.float64)
+    filled = [g for g, slots in enumerate(plan.columns) if slots]
+    if len(filled) == 1:
+        return _read_in_order(plan, tables, filled[0], start, number)
     bound: dict[tuple[int, int], Any] = {}
     weight: Any = 1.0
     rest = number
-    filled = [g for g, slots in enumerate(plan.columns) if slots]
-    if len(filled) == 1:
-        # The only table is read in order, and slices are much faster than gathers.
-        (g,) = filled
-
-        def part(column: Any) -> Array:
-            return lax.dynamic_slice(column, (start.astype(jnp.int32),), (size,))
-
-        bound = {slot: part(tables.columns[g][c]) for c, slot in enumerate(plan.columns[g])}
-        weight = part(tables.weights[g])
-        rest = jnp.where(number < tables.rows[g], 0.0, 1.0)
-        filled = []
-        for other in range(len(plan.columns)):
-            if other != g:
-                weight = weight * tables.weights[other][0]
-    for g in range(len(tables.columns) - 1, -1, -1) if filled else ():
+    for g in range(len(tables.columns) - 1, -1, -1):
         rows = tables.rows[g]
         # A float division is faster than an integer one; half a unit keeps the floor exact.
         above = jnp.floor((rest + 0.5) * (1.0 / rows))
@@ -96,6 +84,26 @@ def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], sta
         for c, slot in enumerate(plan.columns[g]):
             bound[slot] = jnp.take(tables.columns[g][c], row, mode="clip")
         weight = weight * jnp.take(tables.weights[g], row, mode="clip")
+    return bound, weight, rest
+
+
+def _read_in_order(plan: Plan, tables: Tables, g: int, start: Array, number: Array):
+    """`_unrank` where only group g has a table: its rows are the mappings in order, and slices beat gathers by far."""
+
+    def part(column: Any) -> Array:
+        return lax.dynamic_slice(column, (start.astype(jnp.int32),), number.shape)
+
+    bound = {slot: part(tables.columns[g][c]) for c, slot in enumerate(plan.columns[g])}
+    weight = part(tables.weights[g])
+    for other, weights in enumerate(tables.weights):
+        if other != g:
+            weight = weight * weights[0]
+    return bound, weight, jnp.where(number < tables.rows[g], 0.0, 1.0)
+
+
+def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):
+    """Cost terms of mappings start, start + 1, ..., of a block; those past its end do not fit. Also their weights."""
+    bound, weight, rest = _unrank(plan, tables, start, size)
     beyond = jnp.where(rest > 0, jnp.inf, 0.0)
     weight = jnp.where(rest > 0, 0.0, weight)
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
