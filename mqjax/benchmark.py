@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import importlib.util
+import itertools
 import os
 import resource
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +24,8 @@ from mqjax.mapspace import Mapspace
 from mqjax.models import network_layers
 from mqjax.network import network_cost
 from mqjax.nsga2 import NSGA2, uniform_population
-from mqjax.packing import distinct_packings
-from mqjax.sweep import Sweeper
+from mqjax.packing import packing_boxes
+from mqjax.sweep import Rows, Sweeper
 from mqjax.table import CostTable, cost_table
 from mqjax.types import BitWidths, Layer, all_widths
 
@@ -40,7 +44,7 @@ def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, An
     space = Mapspace(arch, layer)
     result: dict[str, Any] = {"arch": arch.name, "layer": layer.name, "distinct_mappings": space.distinct}
     for name, bits in (("one_triple", [SINGLE]), ("all_triples", all_widths())):
-        sweeper = Sweeper(space, distinct_packings(arch, bits))
+        sweeper = Sweeper(space, packing_boxes(arch, bits))
         jobs = list(sweeper.jobs())
         compiled, _ = timed(lambda s=sweeper, j=jobs: s.minima(j[0]))
         rounds, spent = 0, 0.0
@@ -56,9 +60,53 @@ def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, An
             "mapping_triples_per_s": rate * len(bits),
         }
         result[name]["operations_per_s"] = rate * sweeper.operations(jobs[0])
+    sweeper = Sweeper(space, packing_boxes(arch, [SINGLE]))
+    rate = plain_numpy(sweeper, seconds=seconds)
+    result["plain_numpy"] = {
+        "evaluated_mappings_per_s": rate,
+        "speedup_of_one_triple": result["one_triple"]["evaluated_mappings_per_s"] / rate,
+    }
     result["machine_operations_per_s"] = machine()
     result["share_of_machine"] = result["one_triple"]["operations_per_s"] / result["machine_operations_per_s"]
     return result
+
+
+def numpy_costs(sweeper: Sweeper, rows: Rows) -> Any:
+    """Cost terms (`mqjax.terms.Costs`) of at most a chunk of mappings, for the sweeper's first box: the same formulas, run
+    by NumPy one operation at a time."""
+    tables, picks = sweeper.chosen_tables(rows)
+    plan, n = sweeper.plan, sweeper.numbers
+    bound = dict(zip(itertools.chain(*plan.columns), tables.columns[0], strict=True))
+    for t, (_, _, fixed, free) in enumerate(plan.tiling):
+        for d in (*fixed, *free):
+            bound.setdefault((d, t), n.bounds[d] if d in plan.single else np.float64(1))
+    terms = _terms_in_numpy()
+    counts = terms.count(plan, n, terms.unroll(plan, n, bound, picks))
+    return terms.cost_terms(plan, n, counts, sweeper.boxes[0].per_tensor, sweeper.chosen_size)
+
+
+@functools.cache
+def _terms_in_numpy() -> Any:
+    """A second copy of `mqjax.terms` whose functions call NumPy where those of the first call JAX."""
+    spec = importlib.util.find_spec("mqjax.terms")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.__dict__["jnp"] = np
+    module.__dict__["lax"] = types.SimpleNamespace(optimization_barrier=lambda values: values)
+    return module
+
+
+def plain_numpy(sweeper: Sweeper, *, seconds: float) -> float:
+    """Mappings per second that `numpy_costs` prices for one triple."""
+    rows = sweeper.orders[0].at(np.arange(min(sweeper.orders[0].size, sweeper.chosen_size)))
+    spent, rounds = 0.0, 0
+    with np.errstate(all="ignore"):
+        while spent < seconds:
+            took, _ = timed(lambda: numpy_costs(sweeper, rows))
+            spent += took
+            rounds += 1
+    return rounds * len(rows) / spent
 
 
 def machine() -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.mapspace import Mapspace
-from mqjax.packing import distinct_packings
+from mqjax.packing import packing_boxes
 from mqjax.sweep import Sweeper
 from mqjax.types import BitWidths
 
@@ -48,20 +48,23 @@ def distributions(
     """
     if space.may_forward:
         raise InputError(f"layer {space.layer.name!r}: no distribution where neighbours may forward data")
-    packings = distinct_packings(space.arch, bits)
-    sweeper = Sweeper(space, packings)
-    triples = np.unique(packings.triples, axis=0)
-    tables = np.zeros((len(triples), len(DISTRIBUTED), 45 * PER_DECADE), np.int64)
+    boxes = packing_boxes(space.arch, bits)
+    sweeper = Sweeper(space, boxes)
+    triples = sum(len(box.triples) for box in boxes)
+    tables = np.zeros((triples, len(DISTRIBUTED), 45 * PER_DECADE), np.int64)
     for job in sweeper.jobs():
         for chunk in range(job.chunks):
-            for u, (energy, cycles) in enumerate(sweeper.costs(job, chunk, triples)):
+            for u, (energy, cycles) in enumerate(sweeper.costs(job, chunk)):
                 for m, values in enumerate((energy, energy * cycles)):
                     bins = np.clip(np.log10(values) * PER_DECADE, 0, tables.shape[2] - 1).astype(np.int64)
                     tables[u, m] += np.bincount(bins, minlength=tables.shape[2])
         progress()
     edges = 10.0 ** (np.arange(tables.shape[2] + 1) / PER_DECADE)
-    place = {tuple(triple): u for u, triple in enumerate(triples)}
-    return [
-        {name: Distribution(edges, tables[place[tuple(triple)], m]) for m, name in enumerate(DISTRIBUTED)}
-        for triple in packings.triples
-    ]
+    found: list[dict[str, Distribution]] = [{}] * len(bits)
+    first = 0
+    for box in boxes:
+        for position, u in zip(box.bits, box.inverse, strict=True):
+            histograms = tables[first + u]
+            found[position] = {name: Distribution(edges, histograms[m]) for m, name in enumerate(DISTRIBUTED)}
+        first += len(box.triples)
+    return found

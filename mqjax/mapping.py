@@ -34,6 +34,19 @@ class Mappings(NamedTuple):
     def __len__(self) -> int:
         return self.keep.shape[0]
 
+    @staticmethod
+    def empty(size: int, depth: int, slots: int = len(DIMS)) -> Mappings:
+        """`size` mappings without loops, on `depth` levels that keep nothing."""
+        shape = (size, depth, slots)
+        return Mappings(
+            temporal_dim=np.zeros(shape, np.int32),
+            temporal_bound=np.ones(shape, np.int64),
+            spatial_dim=np.zeros(shape, np.int32),
+            spatial_bound=np.ones(shape, np.int64),
+            spatial_axis=np.zeros(shape, np.int32),
+            keep=np.zeros((size, depth, len(TENSORS)), bool),
+        )
+
     def take(self, rows: Any) -> Mappings:
         """The mappings at `rows` (anything that indexes axis B and keeps it)."""
         return Mappings(*(array[rows] for array in self))
@@ -43,14 +56,7 @@ def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Ma
     """Arrays of `records`, one per layer of `layers`. Raises `InputError` where a mapping does not fit its layer."""
     batch, depth = len(records), len(arch.levels)
     slots = max([len(DIMS), *(len(entry.get(k, ())) for r in records for entry in r for k in ("temporal", "spatial"))])
-    arrays = Mappings(
-        temporal_dim=np.zeros((batch, depth, slots), np.int32),
-        temporal_bound=np.ones((batch, depth, slots), np.int64),
-        spatial_dim=np.zeros((batch, depth, slots), np.int32),
-        spatial_bound=np.ones((batch, depth, slots), np.int64),
-        spatial_axis=np.zeros((batch, depth, slots), np.int32),
-        keep=np.zeros((batch, depth, len(TENSORS)), bool),
-    )
+    arrays = Mappings.empty(batch, depth, slots)
     for row, (layer, record) in enumerate(zip(layers, records, strict=True)):
         _encode_one(arch, layer, record, arrays, row)
     return arrays

@@ -141,17 +141,10 @@ class Mapspace:
 
         The index is a mixed-radix number: factorisation (C least significant), then permutation, then split.
         """
-        depth, slots = len(self.arch.levels), len(DIMS)
-        batch = len(indices)
-        canonical = np.broadcast_to(np.arange(slots, dtype=np.int32), (batch, depth, slots))
-        arrays = Mappings(
-            temporal_dim=canonical.copy(),
-            temporal_bound=np.ones((batch, depth, slots), np.int64),
-            spatial_dim=canonical.copy(),
-            spatial_bound=np.ones((batch, depth, slots), np.int64),
-            spatial_axis=np.zeros((batch, depth, slots), np.int32),
-            keep=np.broadcast_to(np.array([level.keep for level in self.arch.levels]), (batch, depth, 3)).copy(),
-        )
+        arrays = Mappings.empty(len(indices), len(self.arch.levels))
+        arrays.keep[:] = [level.keep for level in self.arch.levels]
+        for dims in (arrays.temporal_dim, arrays.spatial_dim):
+            dims[:] = np.arange(len(DIMS))
         for row, index in enumerate(indices):
             self._fill(arrays, row, index)
         return arrays
@@ -301,7 +294,10 @@ class Mapspace:
         used = np.ones((1, len(spatial)), np.int32)
         for table in tables:
             factors = table[:, spatial]
-            left, right = np.nonzero((used[:, None] * factors <= most).all(axis=2))
+            fits = np.ones((len(used), len(table)), bool)
+            for s, limit in enumerate(most):
+                fits &= used[:, s, None] * factors[:, s] <= limit
+            left, right = np.nonzero(fits)
             picks = [*(pick[left] for pick in picks), right.astype(np.int32)]
             used = used[left] * factors[right]
         group = Group(dims, tables, tuple(picks), np.ones(len(used)), ())
@@ -309,8 +305,9 @@ class Mapspace:
         for t in range(len(self.tiling)):
             if any(d in dims for d in self.movable(t)):
                 weight *= self._weights(t, group)
-        fits = weight > 0
-        group = group._replace(picks=tuple(pick[fits] for pick in picks), weight=weight[fits])
+        if not weight.all():
+            fits = np.flatnonzero(weight)
+            group = group._replace(picks=tuple(pick[fits] for pick in picks), weight=weight[fits])
         return group._replace(orders=self._orders(group))
 
     def _weights(self, t: int, group: Group) -> np.ndarray | float:
@@ -386,18 +383,11 @@ class Mapspace:
             signature.append(frozenset(loops[:first]))
         return tuple(signature)
 
-    def materialize(self, order: dict[int, tuple[int, ...]], rows: list[tuple[int, ...]]) -> Mappings:
-        """Mappings of the distinct space as arrays: per mapping one row of each group, with the free loops of tiling
-        level t in the order order[t]. Spatial loops take the first split (and order) that fits the array."""
-        depth, slots, batch = len(self.arch.levels), len(DIMS), len(rows)
-        arrays = Mappings(
-            temporal_dim=np.zeros((batch, depth, slots), np.int32),
-            temporal_bound=np.ones((batch, depth, slots), np.int64),
-            spatial_dim=np.zeros((batch, depth, slots), np.int32),
-            spatial_bound=np.ones((batch, depth, slots), np.int64),
-            spatial_axis=np.zeros((batch, depth, slots), np.int32),
-            keep=np.broadcast_to(np.array([level.keep for level in self.arch.levels]), (batch, depth, 3)).copy(),
-        )
+    def materialize(self, order: dict[int, tuple[int, ...]], rows: np.ndarray) -> Mappings:
+        """Mappings of the distinct space as arrays: per mapping one row of each group, int [N, groups], with the free
+        loops of tiling level t in the order order[t]. Spatial loops take the first split (and order) that fits the array."""
+        arrays = Mappings.empty(len(rows), len(self.arch.levels))
+        arrays.keep[:] = [level.keep for level in self.arch.levels]
         for i, picks in enumerate(rows):
             factors = np.ones((len(DIMS), len(self.tiling)), np.int64)
             for group, row in zip(self.groups, picks, strict=True):

@@ -1,8 +1,9 @@
 """Proven-optimal mappings: sweep the whole distinct space, then decide among near-ties with the exact evaluator.
 
-The sweep yields, per chunk, the least approximate cost of every width triple. Chunks that come within rounding of the
-best are looked at again, and their candidates are priced exactly. Ties are broken by (metric, cycles, energy, mapping
-order), so the answer depends on neither chunk size nor device.
+A sample of the space gives first costs for every width triple. Lower bounds (`mqjax.screen`) then rule out most mappings;
+the others are priced for every triple, which lowers the limits for what follows. Those that come within rounding of the
+least cost are priced exactly. Ties are broken by (metric, cycles, energy, mapping order), so the answer depends neither
+on what was ruled out when, nor on chunk size or device.
 """
 
 from __future__ import annotations
@@ -11,27 +12,30 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
+import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.evaluator import Analysed, analyse_mappings, check_counts
+from mqjax.evaluator import analyse_mappings, check_counts
 from mqjax.mapping import Mappings, decode
 from mqjax.mapspace import Mapspace
-from mqjax.packing import Packings, distinct_packings
-from mqjax.sweep import METRICS, Sweeper, blocks
+from mqjax.packing import packing_boxes
+from mqjax.rows import Rows, mappings, orders
+from mqjax.screen import NEAR, Screen
+from mqjax.sweep import METRICS, Job, Sweeper
 from mqjax.terms import LARGEST_COUNT
 from mqjax.types import BitWidths, Layer, all_widths
 
 ROWS_AT_ONCE = 2**13
-"""Mappings times packings that are priced together: enough to amortize the calls, in little memory."""
+"""Mappings, each with a packing, that are priced together: enough to amortize the calls, in little memory."""
 
-NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
-"""Approximate costs within these factors of the least are decided exactly."""
+SAMPLED = 64
+"""One of so many mappings is priced before the screen begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,130 +138,267 @@ class Solution:
         )
 
 
-def solve(space: Mapspace, bits: Sequence[BitWidths]) -> Solution:
-    """Cover the whole of `space` for all `bits` and all metrics."""
+class Share(NamedTuple):
+    """Part `index` of `count` equal parts of a space."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Share()
+
+
+def solve(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True) -> Solution:
+    """Cover the whole of `space` for all `bits` and all metrics.
+
+    screened: rule out mappings by lower bounds; the solution is the same without, several times slower.
+    """
+    return decide(space, bits, screened=screened).solution()
+
+
+def decide(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True, share: Share = WHOLE) -> Decision:
+    """Cover a share of `space` for all `bits` and all metrics."""
     check_counts(space.layer, LARGEST_COUNT)
-    packings = distinct_packings(space.arch, bits)
-    decision = _Decision(space, packings)
-    covered = _exhaust(space, decision) if space.may_forward else _sweep(space, decision)
-    return decision.solution(bits, covered)
+    decision = Decision(space, bits)
+    if space.may_forward:
+        _exhaust(decision, share)
+    else:
+        _sweep(decision, screened, share)
+    return decision
 
 
-def _sweep(space: Mapspace, decision: _Decision) -> bool:
-    """Sweep approximately, decide exactly. Returns whether every mapping that fits the fan-outs was counted."""
-    sweeper = Sweeper(space, decision.packings)
-    jobs = list(sweeper.jobs())
-    # Minima over chunks do not depend on where a chunk was swept, so neither does the optimum.
+def _sweep(decision: Decision, screened: bool, share: Share) -> None:
+    """Sweep approximately, decide exactly."""
+    sweep = _Sweep(decision, screened)
+    _compile(sweep.sweeper)
+    # Minima do not depend on where a chunk was swept, so neither does the optimum.
     devices = jax.local_devices()
+    jobs = itertools.islice(sweep.sweeper.jobs(), share.index, None, share.count)
     with concurrent.futures.ThreadPoolExecutor(max(len(devices), os.cpu_count() or 1)) as pool:
-        results = list(pool.map(sweeper.minima, jobs, itertools.cycle(devices)))
-    best = np.concatenate([result[0] for result in results])  # [chunks, KS, KW, 3]
-    decision.valid += np.sum([result[1] for result in results], axis=0)
-    limits = best.min(axis=0) * np.array([NEAR[m] for m in METRICS])
-    near = ((best <= limits) & np.isfinite(best)).any(axis=(1, 2, 3))
-    first, found = 0, []
-    for job in jobs:
-        for chunk in np.flatnonzero(near[first : first + job.chunks]):
-            found.append(space.materialize(job.block.order, sweeper.candidates(job, int(chunk), limits)))
-        first += job.chunks
-    if found:
-        decision.consider(Mappings(*(np.concatenate(parts) for parts in zip(*found, strict=True))))
-    return round(sum(result[2] for result in results)) == space.fanout_valid
+        list(pool.map(sweep.try_out, sweep.sample(), itertools.cycle(devices)))
+        list(pool.map(sweep.screen, jobs, itertools.cycle(devices)))
+        list(pool.map(sweep.price, sweep.pending(), itertools.cycle(devices)))
+    sweep.decide()
 
 
-def _exhaust(space: Mapspace, decision: _Decision, batch: int = 2048) -> bool:
-    """Price every mapping with the exact evaluator: slower, but also where neighbours may forward data."""
-    counted = 0.0
-    for block in blocks(space):
-        for start in range(0, block.size, batch):
-            numbers = np.arange(start, min(start + batch, block.size))
-            rows, weights = block.at(numbers, space)
-            counted += weights.sum()
-            decision.consider(space.materialize(block.order, rows), weights)
-    # The order of spatial loops matters to forwarding and is not enumerated.
-    free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
-    return round(counted) == space.fanout_valid and not free
+_compiled: set[tuple[Any, ...]] = set()
+_compiling = threading.Lock()
 
 
-class _Decision:
-    """The best mappings so far by exact cost; ties go by (metric, cycles, energy, mapping order)."""
-
-    def __init__(self, space: Mapspace, packings: Packings) -> None:
-        self.space, self.packings = space, packings
-        self.unique, inverse = np.unique(packings.triples, axis=0, return_inverse=True)
-        self.inverse = inverse.reshape(-1)
-        shape = (len(METRICS), len(self.unique))
-        self.energy, self.cycles = np.full(shape, np.inf), np.zeros(shape, np.int64)
-        self.value = np.full(shape, np.inf)
-        self.best: dict[tuple[int, int], Mappings] = {}
-        kw, ki, ko = (len(p) for p in packings.per_tensor)
-        self.valid = np.zeros((ki * ko, kw))
-
-    def consider(self, mappings: Mappings, weights: np.ndarray | None = None) -> None:
-        """Let mappings, later in order than all before, compete; `weights` are added to the valid counts."""
-        if not len(mappings):
+def _compile(sweeper: Sweeper) -> None:
+    """Compile all programs of a sweep, so that layers which are swept side by side do not compile the same one twice."""
+    key = sweeper.plan, tuple(table.shape for box in sweeper.boxes for table in box.per_tensor)
+    with _compiling:
+        if key in _compiled:
             return
-        arch, layer = self.space.arch, self.space.layer
-        parts = list(analyse_mappings(arch, [layer] * len(mappings), mappings, chunk=64))
-        ko = len(self.packings.per_tensor[2])
-        chosen = [p[self.unique[:, t]] for t, p in enumerate(self.packings.per_tensor)]
-        fits, energy, cycles = _exact(arch, parts, np.stack(chosen, axis=2).astype(np.int64), len(mappings))
-        for u, (w, i, o) in enumerate(self.unique):
-            if weights is not None:
-                self.valid[i * ko + o, w] += weights[fits[u]].sum()
-            if fits[u].any():
-                self._compete(u, mappings, fits[u], energy[u], cycles[u])
+        rows = sweeper.sample(1).take(slice(1))
+        unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
+        limits = tuple(Screen(box).limits(np.full((len(box.triples), len(METRICS)), np.inf)) for box in sweeper.boxes)
+        device = jax.local_devices()[0]
+        programs = (
+            lambda: sweeper.screen(Job(0, 0, 0), limits, device),
+            lambda: sweeper.least(rows, device),
+            lambda: sweeper.candidates(rows, unlimited),
+            lambda: _exact(sweeper.space, mappings(sweeper.space, rows), np.array([0]), sweeper.boxes[0].operands[:1]),
+        )
+        for program in programs:
+            program()
+        _compiled.add(key)
 
-    def _compete(self, u: int, mappings: Mappings, fits: np.ndarray, energy: np.ndarray, cycles: np.ndarray) -> None:
-        for m, value in enumerate((np.where(fits, energy, 0.0), np.where(fits, energy, 0.0) * cycles, cycles)):
-            value = np.where(fits, value, np.inf)
-            least = np.flatnonzero(value == value.min())
-            row = least[np.lexsort((least, energy[least], cycles[least]))[0]]
-            challenger = (value[row], cycles[row], energy[row])
-            if challenger < (self.value[m, u], self.cycles[m, u], self.energy[m, u]):
-                self.value[m, u], self.cycles[m, u], self.energy[m, u] = challenger
-                self.best[m, u] = mappings.take(slice(row, row + 1))
 
-    def solution(self, bits: Sequence[BitWidths], covered: bool) -> Solution:
-        """What was found, for each of `bits`."""
-        index = np.full(self.energy.shape, -1)
-        places: dict[bytes, int] = {}
-        records: list[list[dict[str, Any]]] = []
-        for (m, u), mapping in sorted(self.best.items(), key=lambda item: item[0]):
-            key = b"".join(array.tobytes() for array in mapping)
-            if key not in places:
-                places[key] = len(records)
-                records.append(decode(self.space.arch, mapping, 0))
-            index[m, u] = places[key]
-        w, i, o = self.packings.triples.T
-        valid = self.valid[i * len(self.packings.per_tensor[2]) + o, w]
+class _Sweep:
+    """The state of a sweep, which several threads share."""
+
+    def __init__(self, decision: Decision, screened: bool) -> None:
+        self.sweeper = Sweeper(decision.space, decision.boxes)
+        self._decision, self._screened = decision, screened
+        self._screens = [Screen(box) for box in decision.boxes]
+        self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
+        self._pending: list[Rows] = []
+        self._priced: list[tuple[Rows, list[np.ndarray]]] = []
+        self._lock = threading.Lock()
+
+    def _batches(self, rows: Rows) -> list[Rows]:
+        size = self.sweeper.chosen_size
+        return [rows.take(slice(start, start + size)) for start in range(0, len(rows), size)]
+
+    def sample(self) -> list[Rows]:
+        """Mappings that give the first limits."""
+        least = 2 * self.sweeper.chosen_size
+        return self._batches(self.sweeper.sample(max(least, self.sweeper.space.distinct // SAMPLED)))
+
+    def try_out(self, rows: Rows, device: Any = None) -> list[np.ndarray]:
+        """Price some mappings for every triple, and lower the limits; the least costs per box, [U of the box, 3]."""
+        found = self.sweeper.least(rows, device)
+        least = [of_box[box.places] for of_box, box in zip(found, self.sweeper.boxes, strict=True)]
+        with self._lock:
+            for best, new in zip(self._best, least, strict=True):
+                np.minimum(best, new, out=best)
+        return least
+
+    def price(self, rows: Rows, device: Any = None) -> None:
+        """Price mappings that may be optimal."""
+        self._priced.append((rows, self.try_out(rows, device)))
+
+    def screen(self, job: Job, device: Any = None) -> None:
+        """Look at the mappings of a job, and price those that may be optimal as soon as they fill a chunk."""
+        with self._lock:
+            best = [x.copy() if self._screened else np.full_like(x, np.inf) for x in self._best]
+        limits = tuple(screen.limits(x) for screen, x in zip(self._screens, best, strict=True))
+        found, valid, covered = self.sweeper.screen(job, limits, device)
+        full: list[Rows] = []
+        with self._lock:
+            fit = [counts[box.places] for counts, box in zip(valid, self.sweeper.boxes, strict=True)]
+            self._decision.count(fit, covered)
+            self._pending.append(found)
+            if sum(map(len, self._pending)) >= self.sweeper.chosen_size:
+                *full, rest = self._batches(Rows.join(self._pending))
+                self._pending = [rest]
+        for rows in full:
+            self.price(rows, device)
+
+    def pending(self) -> list[Rows]:
+        """Mappings that are to be priced yet."""
+        return self._batches(Rows.join(self._pending)) if self._pending else []
+
+    def decide(self) -> None:
+        """Price exactly what comes within rounding of the least cost of a triple."""
+        near = [best * [NEAR[metric] for metric in METRICS] for best in self._best]
+        limits = []
+        for box, limit in zip(self.sweeper.boxes, near, strict=True):
+            limits.append(np.full((*box.shape, len(METRICS)), -np.inf))
+            limits[-1][box.places] = limit
+        parts, flags = [], []
+        for rows, least in self._priced:
+            if not any(((x <= y) & np.isfinite(x)).any() for x, y in zip(least, near, strict=True)):
+                continue
+            found = self.sweeper.candidates(rows, limits)
+            within = np.concatenate([x[box.places] for x, box in zip(found, self.sweeper.boxes, strict=True)])
+            chosen = np.flatnonzero(within.any(axis=0))
+            parts.append(rows.take(chosen))
+            flags.append(within[:, chosen])
+        if not parts:
+            return
+        rows = Rows.join(parts)
+        _, first = np.unique(np.column_stack(rows), axis=0, return_index=True)
+        self._decision.consider(rows.take(first), np.concatenate(flags, axis=1)[:, first])
+
+
+def _exhaust(decision: Decision, share: Share, batch: int = 2048) -> None:
+    """Price every mapping with the exact evaluator: slower, but also where neighbours may forward data."""
+    space = decision.space
+    starts = ((block, start) for block in orders(space) for start in range(0, block.size, batch))
+    for block, start in itertools.islice(starts, share.index, None, share.count):
+        rows = block.at(np.arange(start, min(start + batch, block.size)))
+        weights = block.weights(space, rows)
+        decision.covered += float(weights.sum())
+        decision.consider(rows, weights=weights)
+
+
+class Decision:
+    """The best mappings so far by exact cost; ties go by (metric, cycles, energy, mapping order).
+
+    Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
+    many pruned mappings were counted.
+    """
+
+    def __init__(self, space: Mapspace, bits: Sequence[BitWidths]) -> None:
+        self.space, self.bits = space, tuple(bits)
+        self.boxes = packing_boxes(space.arch, bits)
+        self._operands = np.concatenate([box.operands for box in self.boxes])  # [U, L, T]
+        self._triple = np.empty(len(bits), np.int64)
+        first = 0
+        for box in self.boxes:
+            self._triple[box.bits] = first + box.inverse
+            first += len(box.triples)
+        self.valid, self.covered = np.zeros(first), 0.0
+        shape = (len(METRICS), first)
+        self._value, self._energy = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._cycles = np.zeros(shape, np.int64)
+        self._rows = np.zeros((*shape, 1 + len(space.groups)), np.int32)
+
+    def count(self, valid: list[np.ndarray], covered: float) -> None:
+        """Add to the mappings that fit, per box float64 [U of the box], and to those that were counted."""
+        self.valid += np.concatenate(valid)
+        self.covered += covered
+
+    def consider(self, rows: Rows, within: np.ndarray | None = None, *, weights: np.ndarray | None = None) -> None:
+        """Let mappings compete at the triples that `within`, bool [U, N], marks; default all. `weights` are added to
+        the valid counts."""
+        within = np.ones((len(self.valid), len(rows)), bool) if within is None else within
+        triple, row = np.nonzero(within)
+        fits, energy, cycles = _exact(self.space, mappings(self.space, rows), row, self._operands[triple])
+        if weights is not None:
+            self.valid += np.bincount(triple[fits], weights[row[fits]], len(self.valid))
+        triple, energy, cycles = triple[fits], energy[fits], cycles[fits]
+        self._compete(triple, energy, cycles, np.column_stack(rows)[row[fits]])
+
+    def _compete(self, triple: np.ndarray, energy: np.ndarray, cycles: np.ndarray, rows: np.ndarray) -> None:
+        """Let mappings `rows`, each at a triple, compete with the best so far; all arrays [pairs, ...]."""
+        for m, value in enumerate((energy, energy * cycles, cycles.astype(np.float64))):
+            old = np.flatnonzero(np.isfinite(self._value[m]))
+            u, value, energies, duration, numbers = (
+                np.concatenate(parts)
+                for parts in (
+                    (old, triple),
+                    (self._value[m, old], value),
+                    (self._energy[m, old], energy),
+                    (self._cycles[m, old], cycles),
+                    (self._rows[m, old], rows),
+                )
+            )
+            ranked = np.lexsort((*numbers.T[::-1], energies, duration, value, u))
+            u, first = np.unique(u[ranked], return_index=True)
+            best = ranked[first]
+            self._value[m, u], self._energy[m, u] = value[best], energies[best]
+            self._cycles[m, u], self._rows[m, u] = duration[best], numbers[best]
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that is known, in arrays whose shapes depend on the space and the widths alone."""
+        return self._energy, self._cycles, self._rows, self.valid, np.array([self.covered])
+
+    def merge(self, energy: np.ndarray, cycles: np.ndarray, rows: np.ndarray, valid: np.ndarray, covered: np.ndarray):
+        """Add what another decision knows of other parts of the space: its `arrays`."""
+        for m in range(len(METRICS)):
+            found = np.flatnonzero(np.isfinite(energy[m]))
+            self._compete(found, energy[m, found], cycles[m, found], rows[m, found])
+        self.valid += valid
+        self.covered += float(covered[0])
+
+    def solution(self) -> Solution:
+        """The optimum for each of `bits`."""
+        index = np.full(self._value.shape, -1)
+        found = np.isfinite(self._value)
+        unique, place = np.unique(self._rows[found], axis=0, return_inverse=True)
+        index[found] = place.reshape(-1)
+        arrays = mappings(self.space, Rows(unique[:, 0], unique[:, 1:]))
+        # The order of spatial loops matters to forwarding and is not enumerated.
+        space = self.space
+        free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
         return Solution(
-            space=self.space,
-            bits=tuple(bits),
-            energy_pj=self.energy[:, self.inverse],
-            cycles=self.cycles[:, self.inverse],
-            index=index[:, self.inverse],
-            mappings=records,
-            valid=np.rint(valid).astype(np.int64),
-            covered=covered,
+            space=space,
+            bits=self.bits,
+            energy_pj=self._energy[:, self._triple],
+            cycles=self._cycles[:, self._triple],
+            index=index[:, self._triple],
+            mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
+            valid=np.rint(self.valid[self._triple]).astype(np.int64),
+            covered=round(self.covered) == space.fanout_valid and not (space.may_forward and free),
         )
 
 
-def _exact(arch: Arch, parts: list[Analysed], packing: np.ndarray, size: int):
-    """Validity, energy and cycles [U, size] of all mappings of `parts` at packings [U, L, T]."""
-    count = len(packing)
-    fits, energy = np.zeros((count, size), bool), np.full((count, size), np.inf)
-    cycles = np.zeros((count, size), np.int64)
-    for part in parts:
-        mappings = len(part.rows)
-        at_once = max(1, ROWS_AT_ONCE // mappings)
-        for first in range(0, count, at_once):
-            some = packing[first : first + at_once]
-            # One long batch: all mappings with the first packing, then all with the next.
-            repeated = part.take(np.tile(np.arange(mappings), len(some)))
-            validity, priced = repeated.cost(arch, np.repeat(some, mappings, axis=0))
-            at = np.ix_(np.arange(first, first + len(some)), part.rows)
-            fits[at] = validity.valid.reshape(len(some), mappings)
-            energy[at] = priced.energy_pj.reshape(len(some), mappings)
-            cycles[at] = priced.cycles.reshape(len(some), mappings)
+def _exact(
+    space: Mapspace, nests: Mappings, row: np.ndarray, operands: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Validity, energy and cycles [pairs] of the loop nests at `row` with `operands` per word [pairs, L, T]."""
+    fits, energy = np.zeros(len(row), bool), np.full(len(row), np.inf)
+    cycles = np.zeros(len(row), np.int64)
+    for part in analyse_mappings(space.arch, [space.layer] * len(nests), nests, chunk=64):
+        place = np.full(len(nests), -1)
+        place[part.rows] = np.arange(len(part.rows))
+        pairs = np.flatnonzero(place[row] >= 0)
+        for start in range(0, len(pairs), ROWS_AT_ONCE):
+            some = pairs[start : start + ROWS_AT_ONCE]
+            validity, priced = part.take(place[row[some]]).cost(space.arch, operands[some])
+            fits[some], energy[some], cycles[some] = validity.valid, priced.energy_pj, priced.cycles
     return fits, energy, cycles

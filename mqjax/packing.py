@@ -34,38 +34,70 @@ def packing_table(arch: Arch, bits: BitWidths) -> np.ndarray:
     ).reshape(len(arch.levels), len(TENSORS))
 
 
-class Packings(NamedTuple):
-    """The distinct packings behind some width triples. per_tensor: float64 [K, L] for Weights, Inputs, Outputs;
-    triples: for each width triple the index of its packing of each tensor, int [triples, 3]."""
+class PackingBox(NamedTuple):
+    """The distinct packings behind some width triples that are priced together.
 
+    bits: int [B], the positions of these triples in the caller's list. per_tensor: float64 [K, L] operands per word for
+    Weights, Inputs, Outputs, from few to many. triples: int [U, 3], the distinct triples, as indices into these.
+    inverse: int [B] into `triples`.
+    """
+
+    bits: np.ndarray
     per_tensor: tuple[np.ndarray, np.ndarray, np.ndarray]
     triples: np.ndarray
+    inverse: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """KS pairs of an Inputs and an Outputs packing, and KW packings of Weights."""
+        weights, inputs, outputs = (len(table) for table in self.per_tensor)
+        return inputs * outputs, weights
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the triples lie in arrays of `shape`."""
+        w, i, o = self.triples.T
+        return i * len(self.per_tensor[2]) + o, w
+
+    @property
+    def operands(self) -> np.ndarray:
+        """Operands per word of each triple, int64 [U, L, T]."""
+        chosen = [table[self.triples[:, t]] for t, table in enumerate(self.per_tensor)]
+        return np.stack(chosen, axis=2).astype(np.int64)
 
 
-def distinct_packings(arch: Arch, bits: Sequence[BitWidths]) -> Packings:
-    """Widths that pack alike at every level are evaluated once.
+def packing_boxes(arch: Arch, bits: Sequence[BitWidths]) -> tuple[PackingBox, ...]:
+    """The distinct packings of `bits`; widths that pack alike at every level are evaluated once.
 
-    Several triples are filled up with copies to as many packings as `all_widths` has, so that most sets of triples
-    share one compiled program.
+    Triples with native operands, which are much wider than packed ones, go to a box of their own. Boxes of several
+    triples are filled up with copies to as many packings as `all_widths` has, so that most share one compiled program.
     """
-    return _distinct_packings(arch, tuple(bits))
+    return _packing_boxes(arch, tuple(bits))
 
 
 @lru_cache(maxsize=64)
-def _distinct_packings(arch: Arch, bits: tuple[BitWidths, ...]) -> Packings:
-    tables = np.stack([packing_table(arch, triple) for triple in bits])  # [triples, L, T]
-    per_tensor, indices = [], []
-    for tensor in range(len(TENSORS)):
-        unique, index = np.unique(tables[:, :, tensor], axis=0, return_inverse=True)
-        copies = _most_packings(arch)[tensor] - len(unique) if len(bits) > 1 else 0
-        unique = np.concatenate([unique, np.repeat(unique[-1:], max(0, copies), axis=0)])
-        per_tensor.append(unique.astype(np.float64))
-        indices.append(index.reshape(-1))
-    return Packings((per_tensor[0], per_tensor[1], per_tensor[2]), np.stack(indices, axis=1))
+def _packing_boxes(arch: Arch, bits: tuple[BitWidths, ...]) -> tuple[PackingBox, ...]:
+    native = np.array([None in triple.by_tensor() for triple in bits], bool)
+    boxes = []
+    for members in (np.flatnonzero(~native), np.flatnonzero(native)):
+        if not len(members):
+            continue
+        tables = np.stack([packing_table(arch, bits[i]) for i in members])  # [B, L, T]
+        per_tensor, indices = [], []
+        for tensor in range(len(TENSORS)):
+            unique, index = np.unique(tables[:, :, tensor], axis=0, return_inverse=True)
+            copies = _most_packings(arch)[tensor] - len(unique) if len(members) > 1 else 0
+            unique = np.concatenate([unique, np.repeat(unique[-1:], max(0, copies), axis=0)])
+            per_tensor.append(unique.astype(np.float64))
+            indices.append(index.reshape(-1))
+        triples, inverse = np.unique(np.stack(indices, axis=1), axis=0, return_inverse=True)
+        weights, inputs, outputs = per_tensor
+        boxes.append(PackingBox(members, (weights, inputs, outputs), triples, inverse.reshape(-1)))
+    return tuple(boxes)
 
 
 @cache
 def _most_packings(arch: Arch) -> list[int]:
-    """Number of distinct packings of each tensor over the widths 2..8."""
+    """Number of distinct packings of each tensor (Weights, Inputs, Outputs) over the widths 2..8."""
     tables = np.stack([packing_table(arch, BitWidths(width, width, width)) for width in WIDTHS])
     return [len(np.unique(tables[:, :, tensor], axis=0)) for tensor in range(len(TENSORS))]

@@ -68,7 +68,7 @@ def make_plan(space: Mapspace) -> Plan:
 
 
 class Numbers(NamedTuple):
-    """Traced numbers of a layer, an accelerator and its packings. All float64 but the flag."""
+    """Traced numbers of a layer and an accelerator. All float64 but the flag."""
 
     bounds: Any  # [D] loop bounds
     stride: Any  # [2] Wstride, Hstride
@@ -81,11 +81,10 @@ class Numbers(NamedTuple):
     energy: Any  # [L, 3]
     mac_energy: Any  # []
     tie: Any  # [] cycles per pJ, small enough never to outweigh one cycle
-    packings: tuple[Any, Any, Any]  # per tensor [K, L] operands per word
 
 
-def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Numbers:
-    """The traced numbers; packings: per tensor (Weights, Inputs, Outputs) operands per word [K, L]."""
+def numbers(arch: Arch, layer: Layer) -> Numbers:
+    """The traced numbers of a layer on an accelerator."""
     tech = arch.tech
     # Generous: twice a read, a fill and an update at every level for each MAC.
     most = layer.macs * layer.Wstride * layer.Hstride * float(tech.mac_energy + 6 * tech.energy.sum())
@@ -101,5 +100,4 @@ def numbers(arch: Arch, layer: Layer, packings: tuple[np.ndarray, np.ndarray, np
         energy=tech.energy,
         mac_energy=tech.mac_energy,
         tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most))),
-        packings=tuple(np.asarray(p, np.float64) for p in packings),  # type: ignore[arg-type]
     )

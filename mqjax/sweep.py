@@ -1,4 +1,4 @@
-"""Sweeping a mapspace: the least cost of every packing triple over all mappings, as one compiled program.
+"""Sweeping a mapspace with compiled programs: the least cost of every packing triple, or which mappings may attain it.
 
 Chunks of mappings are unranked from joint tables (`Mapspace.groups`), their cost terms computed (`mqjax.terms`) and
 combined for every triple. Energies may be off by an ulp here, so this module only selects candidates, whose costs the
@@ -7,8 +7,11 @@ exact evaluator then computes.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.mapspace import Mapspace
-from mqjax.packing import Packings
+from mqjax.mapspace import Group, Mapspace
+from mqjax.packing import PackingBox
 from mqjax.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, make_plan, numbers
-from mqjax.terms import Costs, cost_terms, unroll
+from mqjax.rows import Block, Rows, orders
+from mqjax.terms import Costs, Counts, Fits, Packed, cost_terms, count, fitting, lower_bounds, unroll
 
 BLOCK_ROWS = 2**15
 """Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
@@ -102,24 +106,31 @@ def _read_in_order(plan: Plan, tables: Tables, g: int, start: Array, number: Arr
 
 
 def _chunk(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):
-    """Cost terms of mappings start, start + 1, ..., of a block; those past its end do not fit. Also their weights."""
+    """Counts of mappings start, start + 1, ..., of a block, their weights [size], and which lie past its end."""
     bound, weight, rest = _unrank(plan, tables, start, size)
-    beyond = jnp.where(rest > 0, jnp.inf, 0.0)
-    weight = jnp.where(rest > 0, 0.0, weight)
+    beyond = rest > 0
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
-    costs = cost_terms(plan, n, unroll(plan, n, bound, picks), size)
-    weight = jnp.broadcast_to(weight, (size,))
-    return costs._replace(weights_cycles=costs.weights_cycles + beyond), weight
+    counts = count(plan, n, unroll(plan, n, bound, picks))
+    return counts, jnp.where(beyond, 0.0, jnp.broadcast_to(weight, (size,))), beyond
+
+
+def _costs(
+    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], boxes: tuple[Packed, ...], start: Array, size: int
+) -> tuple[Costs, ...]:
+    """Cost terms of a chunk for each box; mappings past the end of the block do not fit."""
+    counts, _, beyond = _chunk(plan, n, tables, picks, start, size)
+    costs = [cost_terms(plan, n, counts, packings, size) for packings in boxes]
+    return tuple(c._replace(weights_cycles=jnp.where(beyond, jnp.inf, c.weights_cycles)) for c in costs)
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
 def terms(
-    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], chunk: Array, size: int
-) -> tuple[Costs, Array]:
-    """Cost terms of chunk number `chunk` of a block, and how many pruned mappings each of its mappings stands for."""
-    return _chunk(plan, n, tables, picks, chunk.astype(jnp.float64) * size, size)
+    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], boxes: tuple[Packed, ...], chunk: Array, size: int
+) -> tuple[Costs, ...]:
+    """Cost terms of chunk number `chunk` of a block, for each box of packings."""
+    return _costs(plan, n, tables, picks, boxes, chunk.astype(jnp.float64) * size, size)
 
 
 _FAST = {
@@ -135,120 +146,181 @@ def minima(
     n: Numbers,
     tables: Tables,
     picks: tuple[Array, ...],
+    boxes: tuple[Packed, ...],
     first: Array,
     chunks: Array,
     size: int,
     most: int,
-) -> tuple[Array, Array, Array]:
-    """Least costs of each of the `chunks` <= most chunks from number `first` on, float64 [most, KS, KW, 3], for energy,
-    EDP and delay (with the energy as its fraction); the number of pruned mappings that fit each triple, float64
-    [KS, KW], and that of all of them, float64."""
-    pairs, weights = len(n.packings[INPUTS]) * len(n.packings[OUTPUTS]), len(n.packings[WEIGHTS])
+) -> tuple[Array, ...]:
+    """Least costs of each of the `chunks` <= most chunks from number `first` on, per box float64 [most, KS, KW, 3], for
+    energy, EDP and delay (with the energy as its fraction)."""
 
-    def chunk(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        best, valid, covered = carry
-        costs, weight = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
+    def chunk(k: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
+        costs = _costs(plan, n, tables, picks, boxes, (first + k).astype(jnp.float64) * size, size)
         # Without the barrier XLA would compute the terms again for every pair.
-        costs, weight = lax.optimization_barrier((costs, weight))
-        found = _by_triple(n.tie, costs, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
-        return best.at[k].set(found), valid + _valid(costs, weight), covered + jnp.sum(weight)
+        costs = lax.optimization_barrier(costs)
+        found = [
+            _by_triple(n.tie, c, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives])) for c in costs
+        ]
+        return tuple(b.at[k].set(f) for b, f in zip(best, found, strict=True))
 
-    start = (jnp.full((most, pairs, weights, len(METRICS)), jnp.inf), jnp.zeros((pairs, weights)), jnp.float64(0))
-    return lax.fori_loop(0, chunks, chunk, start)
+    shapes = [(len(p[INPUTS]) * len(p[OUTPUTS]), len(p[WEIGHTS])) for p in boxes]
+    return lax.fori_loop(0, chunks, chunk, tuple(jnp.full((most, *shape, len(METRICS)), jnp.inf) for shape in shapes))
 
 
-@jax.jit
-def candidates(costs: Costs, tie: Array, limits: Array) -> Array:
-    """bool [N]: mappings of a chunk that come within `limits` [KS, KW, 3] for some metric and triple."""
+@partial(jax.jit, static_argnames=("plan", "size"), compiler_options=_FAST)
+def candidates(
+    plan: Plan,
+    n: Numbers,
+    tables: Tables,
+    picks: tuple[Array, ...],
+    boxes: tuple[Packed, ...],
+    limits: tuple[Array, ...],
+    size: int,
+) -> tuple[Array, ...]:
+    """Which mappings of the first chunk come within `limits`, per box [KS, KW, 3], for some metric: bool [KS, KW, size]."""
 
-    def within(w: int, s: Array, objectives: tuple[Array, ...]) -> Array:
-        close = [(x <= limits[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
+    def within(limit: Array, w: int, s: Array, objectives: tuple[Array, ...]) -> Array:
+        close = [(x <= limit[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
         return close[0] | close[1] | close[2]
 
-    return jnp.any(_by_triple(tie, costs, within), axis=(0, 1))
+    costs = lax.optimization_barrier(_costs(plan, n, tables, picks, boxes, jnp.float64(0), size))
+    return tuple(_by_triple(n.tie, c, partial(within, limit)) for c, limit in zip(costs, limits, strict=True))
 
 
-def _valid(costs: Costs, weight: Array) -> Array:
+class Limits(NamedTuple):
+    """What rules out mappings for a box of packings: see `mqjax.screen`."""
+
+    packings: Packed
+    corners: Packed  # per tensor the fewest and the most operands per word, [1 or 2, L]
+    limits: Any  # float64 [corners, 3], corners in the order of Weights, Inputs, Outputs
+    open: Any  # float64 [KS, KW]: 1 where every mapping that fits is wanted
+
+
+@partial(jax.jit, static_argnames=("plan", "size", "most"), compiler_options=_FAST)
+def screen(
+    plan: Plan,
+    n: Numbers,
+    tables: Tables,
+    picks: tuple[Array, ...],
+    boxes: tuple[Limits, ...],
+    first: Array,
+    chunks: Array,
+    size: int,
+    most: int,
+) -> tuple[Array, tuple[Array, ...], Array]:
+    """Which mappings of the `chunks` <= most chunks from number `first` on cannot be ruled out by lower bounds, bool
+    [most, size]; per box the number of pruned mappings that fit each triple, float64 [KS, KW]; and that of all."""
+
+    def chunk(k: Array, carry: tuple[Array, tuple[Array, ...], Array]) -> tuple[Array, tuple[Array, ...], Array]:
+        kept, valid, covered = carry
+        counts, weight, beyond = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
+        within, fit = zip(*(_screened(plan, n, counts, box, weight, ~beyond, size) for box in boxes), strict=True)
+        valid = tuple(before + more for before, more in zip(valid, fit, strict=True))
+        return kept.at[k].set(functools.reduce(operator.or_, within)), valid, covered + jnp.sum(weight)
+
+    valid = tuple(jnp.zeros(box.open.shape) for box in boxes)
+    return lax.fori_loop(0, chunks, chunk, (jnp.zeros((most, size), bool), valid, jnp.float64(0)))
+
+
+def _screened(
+    plan: Plan, n: Numbers, counts: Counts, box: Limits, weight: Array, inside: Array, size: int
+) -> tuple[Array, Array]:
+    """Which mappings of a chunk may be wanted for a box, and the weight of those that fit each triple [KS, KW]."""
+    fits = fitting(plan, n, counts, box.packings, size)
+    fits = Fits(fits.weights.astype(jnp.float64), fits.shared.astype(jnp.float64), fits.coupled)
+    bounds = lower_bounds(plan, n, counts, box.corners, size)
+    least = jnp.where(inside & (fits.weights[-1] * fits.shared[-1] > 0), bounds.cycles, jnp.inf)
+    kept = jnp.zeros(size, bool)
+    for limit, terms in zip(box.limits, itertools.product(*bounds.energy_pj), strict=True):
+        energy = sum(terms) + counts.mac_pj
+        objectives = (energy, energy * least, least + energy * n.tie)
+        kept |= functools.reduce(operator.or_, (x <= limit[m] for m, x in enumerate(objectives)))
+    # An energy limit knows no cycles, so it needs the mask of those that fit.
+    kept &= least < jnp.inf
+    wanted = lax.cond(jnp.any(box.open > 0), lambda: _fit_one_of(fits, box.open), lambda: jnp.zeros(size, bool))
+    return kept | (wanted & inside), _fit_weights(fits, weight)
+
+
+def _fit_one_of(fits: Fits, open_: Array) -> Array:
+    """Which mappings fit one of the triples that `open_` [KS, KW] marks."""
+    if fits.coupled is None:
+        return jnp.sum(fits.shared * (open_ @ fits.weights), axis=0) > 0
+    return jnp.einsum("sw,wn,sn,swn->n", open_, fits.weights, fits.shared, fits.coupled.astype(jnp.float64)) > 0
+
+
+def _fit_weights(fits: Fits, weight: Array) -> Array:
     """Sum of the weights of the mappings that fit each triple, [KS, KW]."""
-    weights_fit = jnp.where(costs.weights_cycles < jnp.inf, weight, 0.0)
-    shared_fit = jnp.where(costs.shared_cycles < jnp.inf, 1.0, 0.0)
-    if costs.coupled_cycles is None:
-        return shared_fit @ weights_fit.T
-    coupled_fit = jnp.where(costs.coupled_cycles < jnp.inf, 1.0, 0.0)
-    return jnp.einsum("sn,wn,swn->sw", shared_fit, weights_fit, coupled_fit)
-
-
-class Block(NamedTuple):
-    """A part of the distinct space: one loop order, and some rows of every group."""
-
-    order: dict[int, tuple[int, ...]]
-    rows: tuple[np.ndarray, ...]
-    counted: bool  # whether the multiplicities count here: each factorisation counts in its first order only
-
-    @property
-    def size(self) -> int:
-        return int(np.prod([len(rows) for rows in self.rows], dtype=np.int64))
-
-    def at(self, numbers: np.ndarray, space: Mapspace) -> tuple[list[tuple[int, ...]], np.ndarray]:
-        """The rows of each group, and the weights, of the mappings with these numbers in the block."""
-        positions = np.unravel_index(numbers, [len(rows) for rows in self.rows])
-        picks = [rows[at] for rows, at in zip(self.rows, positions, strict=True)]
-        weights = np.full(len(numbers), float(self.counted))
-        for group, pick in zip(space.groups, picks, strict=True):
-            weights *= group.weight[pick]
-        return [tuple(int(p) for p in row) for row in zip(*picks, strict=True)], weights
-
-
-def blocks(space: Mapspace) -> Iterator[Block]:
-    """The distinct space in mapping order."""
-    for number, choice in enumerate(itertools.product(*(group.orders for group in space.groups))):
-        order: dict[int, tuple[int, ...]] = {}
-        for of_group, _ in choice:
-            order |= of_group
-        parts = [[rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)] for _, rows in choice]
-        for rows in itertools.product(*parts):
-            yield Block(order, rows, number == 0)
+    if fits.coupled is None:
+        return (fits.shared * weight) @ fits.weights.T
+    return jnp.einsum("sn,wn,swn,n->sw", fits.shared, fits.weights, fits.coupled.astype(jnp.float64), weight)
 
 
 class Job(NamedTuple):
-    """Some chunks of a block, and its tables."""
+    """Chunks first, first + 1, ... of block number `block`."""
 
-    block: Block
-    tables: Tables
-    picks: tuple[np.ndarray, ...]
+    block: int
     first: int
     chunks: int
 
 
 class Sweeper:
-    """Runs the compiled sweep over one mapspace."""
+    """Runs the compiled programs over one mapspace."""
 
-    def __init__(self, space: Mapspace, packings: Packings) -> None:
-        self.space, self.packings = space, packings
+    def __init__(self, space: Mapspace, boxes: Sequence[PackingBox]) -> None:
+        self.space = space
+        self.boxes = tuple(boxes)
+        self._packed = tuple(box.per_tensor for box in self.boxes)
         self.plan = make_plan(space)
-        self.numbers = numbers(space.arch, space.layer, packings.per_tensor)
-        triples = int(np.prod([len(p) for p in packings.per_tensor]))
-        self.size = 2**12 if triples > 1 else 2**13
+        self.numbers = numbers(space.arch, space.layer)
+        self.orders = orders(space)
+        self.chosen_size = 2**11
+        self.size = 2**12 if max(len(box.triples) for box in boxes) > 1 else 2**13
+        # Chosen mappings have one table of all columns, which is read in order.
+        self._flat = dataclasses.replace(self.plan, columns=(tuple(itertools.chain(*self.plan.columns)),))
+        self._order_picks = [
+            np.stack(picks, axis=1) for picks in zip(*(self._picks(b.order) for b in self.orders), strict=True)
+        ]
+        # A block's tables serve several jobs in a row, on each device.
+        self._tables = functools.lru_cache(maxsize=2 * len(jax.local_devices()) + 2)(self._block_tables)
+        self._blocks = [
+            Block(whole.number, whole.order, rows)
+            for whole in self.orders
+            for rows in itertools.product(
+                *([rows[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)] for rows in whole.rows)
+            )
+        ]
 
     def jobs(self) -> Iterator[Job]:
-        for block in blocks(self.space):
-            tables, picks = self._tables(block), self._picks(block.order)
+        """The whole space in pieces."""
+        for number, block in enumerate(self._blocks):
             chunks = -(-block.size // self.size)
             for first in range(0, chunks, CHUNKS_PER_CALL):
-                yield Job(block, tables, picks, first, min(CHUNKS_PER_CALL, chunks - first))
+                yield Job(number, first, min(CHUNKS_PER_CALL, chunks - first))
 
-    def _tables(self, block: Block) -> Tables:
+    def _block_tables(self, number: int, device: Any) -> tuple[Tables, tuple[np.ndarray, ...]]:
+        """Tables of a block, and its loop orders, on a device."""
+        block = self._blocks[number]
         columns, weights = [], []
         for group, slots, rows in zip(self.space.groups, self.plan.columns, block.rows, strict=True):
             capacity = BLOCK_ROWS if slots else 1
-            table = np.ones((len(slots), capacity))
-            for c, (d, t) in enumerate(slots):
-                table[c, : len(rows)] = group.bounds(d, t, rows)
+            table = np.empty((len(slots), capacity))
+            table[:, len(rows) :] = 1
+            self._write_bounds(table, group, slots, rows)
             weight = np.zeros(capacity)
             weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
             columns.append(table)
             weights.append(weight)
-        return Tables(tuple(columns), tuple(weights), tuple(np.float64(len(rows)) for rows in block.rows))
+        tables = Tables(tuple(columns), tuple(weights), tuple(np.float64(len(rows)) for rows in block.rows))
+        return jax.device_put((tables, self._picks(block.order)), device)
+
+    @staticmethod
+    def _write_bounds(table: np.ndarray, group: Group, slots: tuple[tuple[int, int], ...], rows: np.ndarray) -> None:
+        """Write the bounds of a group's rows at the given slots, one column of `table` [slots, >= rows] each."""
+        places = [pick[rows] for pick in group.picks]
+        for column, (d, t) in zip(table, slots, strict=True):
+            i = group.dims.index(d)
+            column[: len(rows)] = group.tables[i][:, t][places[i]]
 
     def _picks(self, order: dict[int, tuple[int, ...]]) -> tuple[np.ndarray, ...]:
         """Per free level, which of its free dimensions stands at each position; unit dimensions come last."""
@@ -260,52 +332,103 @@ class Sweeper:
             picks.append(np.array([free.index(d) for d in sequence], np.int32))
         return tuple(picks)
 
-    def _terms(self, job: Job, chunk: int) -> tuple[Costs, jax.Array]:
-        return terms(self.plan, self.numbers, job.tables, job.picks, np.int64(job.first + chunk), self.size)
+    def chosen_tables(self, rows: Rows) -> tuple[Tables, tuple[np.ndarray, ...]]:
+        """One table of at most `chosen_size` mappings, and their loop orders."""
+        columns = np.ones((len(self._flat.columns[0]), self.chosen_size))
+        first = 0
+        for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.rows.T, strict=True):
+            self._write_bounds(columns[first : first + len(slots)], group, slots, picks)
+            first += len(slots)
+        order = np.zeros(self.chosen_size, np.int32)
+        order[: len(rows)] = rows.order
+        tables = Tables((columns,), (np.zeros(self.chosen_size),), (np.float64(len(rows)),))
+        return tables, tuple(picks[:, order] for picks in self._order_picks)
 
-    def minima(self, job: Job, device: Any = None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Least costs of the chunks of a job [chunks, KS, KW, 3], fitting mappings [KS, KW], and covered ones.
+    def minima(self, job: Job, device: Any = None) -> tuple[np.ndarray, ...]:
+        """Least costs of the chunks of a job, per box float64 [chunks, KS, KW, 3].
 
         device: the JAX device that computes; default JAX's own.
         """
         with jax.enable_x64(True), jax.default_device(device):
-            best, valid, covered = minima(
+            best = minima(
                 self.plan,
                 self.numbers,
-                job.tables,
-                job.picks,
+                *self._tables(job.block, device),
+                self._packed,
                 np.int64(job.first),
                 np.int64(job.chunks),
                 self.size,
                 CHUNKS_PER_CALL,
             )
-        return np.asarray(best)[: job.chunks], np.asarray(valid), float(covered)
+        return tuple(np.asarray(of_box)[: job.chunks] for of_box in best)
+
+    def screen(
+        self, job: Job, limits: tuple[Limits, ...], device: Any = None
+    ) -> tuple[Rows, tuple[np.ndarray, ...], float]:
+        """The mappings of a job that the limits of no box rule out; per box how many pruned mappings fit each triple,
+        float64 [KS, KW]; and how many there are."""
+        with jax.enable_x64(True), jax.default_device(device):
+            kept, valid, covered = screen(
+                self.plan,
+                self.numbers,
+                *self._tables(job.block, device),
+                limits,
+                np.int64(job.first),
+                np.int64(job.chunks),
+                self.size,
+                CHUNKS_PER_CALL,
+            )
+        numbers = job.first * self.size + np.flatnonzero(np.asarray(kept))
+        return self._blocks[job.block].at(numbers), tuple(np.asarray(x) for x in valid), float(covered)
+
+    def least(self, rows: Rows, device: Any = None) -> tuple[np.ndarray, ...]:
+        """Least costs of at most `chosen_size` mappings, per box float64 [KS, KW, 3]."""
+        with jax.enable_x64(True), jax.default_device(device):
+            tables, picks = self.chosen_tables(rows)
+            zero, one = np.int64(0), np.int64(1)
+            best = minima(self._flat, self.numbers, tables, picks, self._packed, zero, one, self.chosen_size, 1)
+        return tuple(np.asarray(of_box)[0] for of_box in best)
+
+    def candidates(self, rows: Rows, limits: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Which of at most `chosen_size` mappings come within `limits`, per box [KS, KW, 3]: bool [KS, KW, N]."""
+        with jax.enable_x64(True):
+            tables, picks = self.chosen_tables(rows)
+            found = candidates(self._flat, self.numbers, tables, picks, self._packed, tuple(limits), self.chosen_size)
+        return tuple(np.asarray(of_box)[..., : len(rows)] for of_box in found)
+
+    def sample(self, count: int) -> Rows:
+        """About `count` mappings at equal distances in the space."""
+        sizes = [block.size for block in self.orders]
+        step = max(1, sum(sizes) // count)
+        first, parts = step // 2, []
+        for block, size in zip(self.orders, sizes, strict=True):
+            parts.append(block.at(np.arange(first, size, step)))
+            first = (first - size) % step
+        return Rows.join(parts)
 
     def operations(self, job: Job) -> float:
         """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""
         with jax.enable_x64(True):
-            arguments = (self.plan, self.numbers, job.tables, job.picks, np.int64(0), self.size)
+            tables, picks = self._tables(job.block, None)
+            arguments = (self.plan, self.numbers, tables, picks, self._packed, np.int64(0), self.size)
             counted: Any = terms.lower(*arguments).compile().cost_analysis()
-        triples = int(np.prod([len(p) for p in self.packings.per_tensor]))
+        triples = sum(int(np.prod([len(p) for p in packings])) for packings in self._packed)
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
         return float(counted["flops"]) / self.size + 8 * triples
 
-    def costs(self, job: Job, chunk: int, triples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Approximate energies and cycles of the mappings of a chunk that fit, for each packing triple W, I, O."""
+    def costs(self, job: Job, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Approximate energies and cycles of the mappings of a chunk that fit, for each triple of each box in turn."""
         with jax.enable_x64(True):
-            terms: list[Any] = [None if x is None else np.asarray(x) for x in self._terms(job, chunk)[0]]
-        weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = terms
-        for w, i, o in triples:
-            s = i * len(self.packings.per_tensor[2]) + o
-            cycles = np.maximum(weights_cycles[w], shared_cycles[s])
-            if coupled is not None:
-                cycles = np.maximum(cycles, coupled[s, w])
-            fits = np.isfinite(cycles)
-            yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]
-
-    def candidates(self, job: Job, chunk: int, limits: np.ndarray) -> list[tuple[int, ...]]:
-        """Rows of each group, for the mappings of a chunk that come within the limits."""
-        with jax.enable_x64(True):
-            found = candidates(self._terms(job, chunk)[0], self.numbers.tie, limits)
-        numbers = (job.first + chunk) * self.size + np.flatnonzero(np.asarray(found))
-        return job.block.at(numbers, self.space)[0]
+            tables, picks = self._tables(job.block, None)
+            number = np.int64(job.first + chunk)
+            found = terms(self.plan, self.numbers, tables, picks, self._packed, number, self.size)
+        for box, of_box in zip(self.boxes, found, strict=True):
+            weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = (
+                None if x is None else np.asarray(x) for x in of_box
+            )
+            for s, w in zip(*box.places, strict=True):
+                cycles = np.maximum(weights_cycles[w], shared_cycles[s])
+                if coupled is not None:
+                    cycles = np.maximum(cycles, coupled[s, w])
+                fits = np.isfinite(cycles)
+                yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]

@@ -9,25 +9,28 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError
+from mqjax.hosts import gather
 from mqjax.io.files import write_atomically
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import solve
+from mqjax.optimum import Decision, Share, Solution, decide, solve
 from mqjax.sweep import METRICS
 from mqjax.types import WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3
+_BITS = [*all_widths(), BitWidths()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,46 +116,81 @@ def cost_table(
     """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven.
 
     cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh.
-    progress: called after each unique layer.
+    progress: called after each unique layer. Where several processes run (`mqjax.hosts`), all must call this alike;
+    they share the work, and each returns the whole table.
     """
     unique = tuple(dict.fromkeys(layers))
+    compute = _shared_tables if jax.process_count() > 1 else _tables
     tables = []
-    # While one layer's factor tables are joined on the host, another's mappings are swept.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending = pool.map(lambda layer: layer_table(arch, layer, constraints=constraints, cache=cache), unique)
-        for layer, table in zip(unique, pending, strict=True):
-            tables.append(table)
-            if progress is not None:
-                progress(layer)
+    for layer, table in zip(unique, compute(arch, unique, constraints, cache), strict=True):
+        tables.append(table)
+        if progress is not None:
+            progress(layer)
     best = {metric: np.stack([table.value(metric)[:-1].reshape(_GRID) for table in tables]) for metric in METRICS}
     index = np.array([unique.index(layer) for layer in layers])
     return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables))
 
 
+def _tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path | None) -> Iterator[LayerTable]:
+    # While one layer's factor tables are joined on the host, another's mappings are swept.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda layer: layer_table(arch, layer, constraints=constraints, cache=cache), layers)
+
+
+def _shared_tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path | None) -> list[LayerTable]:
+    """Tables of which every process computes its share: each sweeps a part of every layer's space."""
+    stored = [_load(_path(arch, layer, constraints, cache)) for layer in layers]
+    everywhere = gather([np.array([table is not None for table in stored])])[0].all(axis=0)
+    share = Share(jax.process_index(), jax.process_count())
+
+    def decided(layer: Layer) -> Decision:
+        return decide(Mapspace(arch, layer, constraints=constraints), _BITS, share=share)
+
+    missing = [layer for layer, known in zip(layers, everywhere, strict=True) if not known]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        decisions = dict(zip(missing, pool.map(decided, missing), strict=True))
+    if not decisions:
+        return [table for table in stored if table is not None]
+    parts = iter(gather([array for decision in decisions.values() for array in decision.arrays()]))
+    tables = []
+    for layer, table in zip(layers, stored, strict=True):
+        if layer in decisions:
+            of_layer = [next(parts) for _ in decisions[layer].arrays()]
+            for other in set(range(share.count)) - {share.index}:
+                decisions[layer].merge(*(part[other] for part in of_layer))
+            table = _layer_table(decisions[layer].solution())
+            _save(_path(arch, layer, constraints, cache), table)
+        assert table is not None
+        tables.append(table)
+    return tables
+
+
 def layer_table(arch: Arch, layer: Layer, *, constraints: str = "paper", cache: Path | None = None) -> LayerTable:
     """Optima of one layer for all 343 width triples and native, from the cache if it is there."""
-    path = None if cache is None else Path(cache) / "tables" / f"{_key(arch, layer, constraints)}.json.gz"
-    if path is not None and path.exists():
-        stored = _load(path)
-        if stored is not None:
-            return stored
-    space = Mapspace(arch, layer, constraints=constraints)
-    # A width above the word of a level is an error of the model; such triples of a table simply do not fit.
-    packed, native = solve(space, all_widths()), solve(space, [BitWidths()])
-    mappings = [*packed.mappings, *native.mappings]
-    shifted = np.where(native.index < 0, -1, native.index + len(packed.mappings))
-    table = LayerTable(
-        energy_pj=np.concatenate([packed.energy_pj, native.energy_pj], axis=1),
-        cycles=np.concatenate([packed.cycles, native.cycles], axis=1),
-        index=np.concatenate([packed.index, shifted], axis=1),
-        valid=np.concatenate([packed.valid, native.valid]),
-        mappings=mappings,
-        sizes={"nominal": space.size, "pruned": space.pruned_size, "distinct": space.distinct},
-        covered=packed.covered and native.covered,
-    )
-    if path is not None:
+    path = _path(arch, layer, constraints, cache)
+    table = _load(path)
+    if table is None:
+        # A width above the word of a level is an error of the model; such triples of a table simply do not fit.
+        table = _layer_table(solve(Mapspace(arch, layer, constraints=constraints), _BITS))
         _save(path, table)
     return table
+
+
+def _layer_table(solution: Solution) -> LayerTable:
+    space = solution.space
+    return LayerTable(
+        energy_pj=solution.energy_pj,
+        cycles=solution.cycles,
+        index=solution.index,
+        valid=solution.valid,
+        mappings=solution.mappings,
+        sizes={"nominal": space.size, "pruned": space.pruned_size, "distinct": space.distinct},
+        covered=solution.covered,
+    )
+
+
+def _path(arch: Arch, layer: Layer, constraints: str, cache: Path | None) -> Path | None:
+    return None if cache is None else Path(cache) / "tables" / f"{_key(arch, layer, constraints)}.json.gz"
 
 
 def _key(arch: Arch, layer: Layer, constraints: str) -> str:
@@ -185,15 +223,19 @@ def _plain(table: LayerTable) -> dict[str, Any]:
 _ARRAYS = {"energy_pj": np.float64, "cycles": np.int64, "index": np.int64, "valid": np.int64}
 
 
-def _save(path: Path, table: LayerTable) -> None:
+def _save(path: Path | None, table: LayerTable) -> None:
+    if path is None:
+        return
     content = {name: getattr(table, name).tolist() for name in _ARRAYS}
     text = json.dumps({**content, "mappings": table.mappings, "sizes": table.sizes, "covered": table.covered})
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_atomically(path, gzip.compress(f"{digest}\n{text}".encode(), 6, mtime=0))
 
 
-def _load(path: Path) -> LayerTable | None:
-    """The table in a cache file, or `None`, with a warning, where the file is torn or not ours."""
+def _load(path: Path | None) -> LayerTable | None:
+    """The table in a cache file if there is one, or `None`, with a warning, where the file is torn or not ours."""
+    if path is None or not path.exists():
+        return None
     try:
         digest, text = gzip.decompress(path.read_bytes()).decode().split("\n", 1)
         if hashlib.sha256(text.encode()).hexdigest() != digest:

@@ -18,10 +18,13 @@ Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, 
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from mqjax.plan import INPUTS, OUTPUTS, WEIGHTS, C, M, N, Numbers, P, Plan, Q, R, S
@@ -57,7 +60,8 @@ def _product(factors: Any) -> Any:
 
 
 def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> Nest:
-    """Loops, extents and instances from the bounds of all slots. picks: per free level, the free dims in order."""
+    """Loops, extents and instances from the bounds of all slots. picks: per free level, which of its free dimensions
+    stands at each position, int32 [positions] or, if that differs among the mappings, [positions, N]."""
     extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
     loops: list[Loop] = []
     extents: list[dict[int, Any]] = []
@@ -118,7 +122,7 @@ def _is_one_of(loop: Loop, dims: tuple[int, ...]) -> Any:
     if all(inside) or not any(inside):
         return inside[0]
     flags = [pick for pick, is_in in zip(loop.picks, inside, strict=True) if is_in]
-    return jnp.any(jnp.stack(flags))
+    return functools.reduce(operator.or_, flags)
 
 
 def _relevant(tensor: int, loop: Loop, n: Numbers) -> Any:
@@ -252,6 +256,27 @@ def _ceil(count: Any, divisor: Any) -> Any:
     return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
 
 
+class Counts(NamedTuple):
+    """What the cost of a chunk of mappings follows from at any packing."""
+
+    traffic: list[dict[int, _Traffic]]  # per tensor, per level that keeps it
+    inside: list[Any]  # per level, instances in use
+    steps: Any  # temporal steps
+    mac_pj: Any
+
+
+Packed = tuple[Any, Any, Any]
+"""Per tensor (Weights, Inputs, Outputs) operands per word, float64 [K, L], from few to many."""
+
+
+def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
+    """The counts of a chunk."""
+    traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
+    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
+    # Without the barrier XLA would recompute the counts for every packing.
+    return Counts(*lax.optimization_barrier((traffic, nest.inside, nest.suffix[0], computes * n.mac_energy)))
+
+
 class Costs(NamedTuple):
     """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
     cycles are inf where a tile does not fit. KS = KI * KO pairs of an Inputs and an Outputs packing."""
@@ -263,98 +288,120 @@ class Costs(NamedTuple):
     coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
 
 
-def cost_terms(plan: Plan, n: Numbers, nest: Nest, size: int) -> Costs:
-    traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
-    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
-    # Without the barrier XLA would recompute the counts for every packing.
-    traffic, inside, steps, mac = lax.optimization_barrier(
-        (traffic, nest.inside, nest.suffix[0], computes * n.mac_energy)
-    )
-    energy, cycles = zip(
-        *(
-            (
-                _energy(traffic[t], n, inside, n.packings[t], size),
-                _own_cycles(plan, t, traffic[t], n, n.packings[t], steps, size),
-            )
-            for t in range(len(TENSORS))
-        ),
-        strict=True,
-    )
-    pairs = {INPUTS: n.packings[INPUTS][:, None], OUTPUTS: n.packings[OUTPUTS][None]}
-    shared_cycles = jnp.maximum(cycles[INPUTS][:, None], cycles[OUTPUTS])
-    shared_cycles = jnp.maximum(shared_cycles, _joint_cycles(plan, traffic, n, pairs, steps))
-    shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + mac
+def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Costs:
+    """Cost terms of a chunk of `size` mappings for all packings."""
+    energy = [_energy(n, counts, tensor, packings[tensor], size) for tensor in range(len(TENSORS))]
+    shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + counts.mac_pj
+    cycles = {tensors: _cycles(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
+    shared_cycles = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
+    shared_cycles = jnp.maximum(shared_cycles, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
+    fits = fitting(plan, n, counts, packings, size)
+    coupled = None
+    if fits.coupled is not None:
+        slowest = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
+        coupled = jnp.where(fits.coupled, slowest.reshape(fits.coupled.shape), jnp.inf)
     return Costs(
         weights_pj=energy[WEIGHTS],
-        weights_cycles=cycles[WEIGHTS],
+        weights_cycles=jnp.where(fits.weights, cycles[WEIGHTS,], jnp.inf),
         shared_pj=shared_pj.reshape(-1, size),
-        shared_cycles=shared_cycles.reshape(-1, size),
-        coupled_cycles=_coupled_cycles(plan, traffic, n, steps, size),
+        shared_cycles=jnp.where(fits.shared, shared_cycles, jnp.inf),
+        coupled_cycles=coupled,
     )
 
 
-def _coupled_cycles(plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, steps: Any, size: int) -> Array | None:
-    """Cycles [KS, KW, N] of the levels that Weights share with other tensors; `None` if there are none."""
-    if not any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
-        return None
-    cube = {
-        WEIGHTS: n.packings[WEIGHTS][None, None],
-        INPUTS: n.packings[INPUTS][:, None, None],
-        OUTPUTS: n.packings[OUTPUTS][None, :, None],
-    }
-    cycles = jnp.broadcast_to(
-        steps, (len(n.packings[INPUTS]), len(n.packings[OUTPUTS]), len(n.packings[WEIGHTS]), size)
-    )
-    for tensors in ((WEIGHTS, INPUTS), (WEIGHTS, OUTPUTS), (WEIGHTS, INPUTS, OUTPUTS)):
-        cycles = jnp.maximum(cycles, _joint_cycles(plan, traffic, n, {t: cube[t] for t in tensors}, steps))
-    return cycles.reshape(-1, *cycles.shape[2:])
+class Fits(NamedTuple):
+    """Which mappings of a chunk fit the memories; a triple's mapping fits where all of its flags are set."""
+
+    weights: Array  # bool [KW, N]
+    shared: Array  # bool [KS, N]
+    coupled: Array | None  # bool [KS, KW, N], only if some level holds Weights beside another tensor
 
 
-def _energy(traffic: dict[int, _Traffic], n: Numbers, inside: list[Any], packing: Array, size: int) -> Array:
-    """Energy of one tensor at all levels, pJ, [K, N] (MODEL.md section 8)."""
+def fitting(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Fits:
+    """Which mappings of a chunk fit at which packings."""
+    fits = {tensors: _fits(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
+    shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]
+    coupled = None
+    if any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
+        cube = (*(len(packings[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
+        together = functools.reduce(operator.and_, (fits[tensors] for tensors in _COUPLED))
+        coupled = jnp.broadcast_to(together, cube).reshape(-1, *cube[2:])
+    return Fits(fits[WEIGHTS,], shared.reshape(-1, size), coupled)
+
+
+class Bounds(NamedTuple):
+    """Lower bounds of the cost of a chunk's mappings: energy terms in pJ per tensor [K, N], and cycles [N] of the
+    packings with most operands."""
+
+    energy_pj: list[Array]
+    cycles: Array
+
+
+def lower_bounds(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Bounds:
+    """Bounds without a division: energy with fractions of words, and cycles where most operands share a word."""
+    energy = [_energy(n, counts, tensor, packings[tensor], size, whole=False) for tensor in range(len(TENSORS))]
+    most = tuple(packing[-1:] for packing in packings)
+    cycles = [_cycles(plan, n, counts, _axes(most, tensors), size).reshape(size) for tensors in _SHARERS]  # type: ignore
+    return Bounds(energy, functools.reduce(jnp.maximum, cycles))
+
+
+def _energy(n: Numbers, counts: Counts, tensor: int, packing: Any, size: int, *, whole: bool = True) -> Array:
+    """Energy of one tensor at all levels, pJ, [K, N] (MODEL.md section 8); with fractions of words if not `whole`."""
     total: Any = jnp.zeros((len(packing), size))
-    for s, entry in traffic.items():
+    for s, entry in counts.traffic[tensor].items():
+        kinds = [(c, n.energy[s, kind]) for kind, c in enumerate((entry.reads, entry.fills, entry.updates))]
         per_vector = (packing[:, s] * n.block[s])[:, None]
-        kinds = ((entry.reads, 0), (entry.fills, 1), (entry.updates, 2))
-        vectors = sum(_ceil(count, per_vector) * n.energy[s, kind] for count, kind in kinds if count is not None)
-        total = total + vectors * jnp.minimum(inside[s], n.clusters[s])
+        used = jnp.minimum(counts.inside[s], n.clusters[s])
+        if whole:
+            total = total + sum(_ceil(c, per_vector) * pj for c, pj in kinds if c is not None) * used
+        else:
+            total = total + sum(c * pj for c, pj in kinds if c is not None) * used * (1.0 / per_vector)
     return total
 
 
-def _own_cycles(
-    plan: Plan, tensor: int, traffic: dict[int, _Traffic], n: Numbers, packing: Array, steps: Any, size: int
-) -> Array:
-    """Cycles [K, N] that the levels need which a tensor has to itself; inf where it does not fit one of them."""
-    cycles: Any = jnp.broadcast_to(steps, (len(packing), size))
-    for s, entry in traffic.items():
-        if sum(plan.keep[s]) > 1:
+_COUPLED = ((WEIGHTS, INPUTS), (WEIGHTS, OUTPUTS), (WEIGHTS, INPUTS, OUTPUTS))
+_SHARERS = ((WEIGHTS,), (INPUTS,), (OUTPUTS,), (INPUTS, OUTPUTS), *_COUPLED)
+"""Sets of tensors that may share a level."""
+
+
+def _axes(packings: Packed, tensors: tuple[int, ...]) -> dict[int, Array]:
+    """Operands per word [..., L] of these tensors, on axes of their own in the order Inputs, Outputs, Weights."""
+    axes = (INPUTS, OUTPUTS, WEIGHTS) if tensors in _COUPLED else tensors
+    return {t: jnp.expand_dims(packings[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
+
+
+def _users(counts: Counts, packings: dict[int, Array], s: int) -> list[tuple[_Traffic, Array]]:
+    return [(counts.traffic[t][s], packing[..., s][..., None]) for t, packing in packings.items()]
+
+
+def _shared_by(plan: Plan, packings: dict[int, Array]) -> list[int]:
+    """Levels that keep exactly these tensors."""
+    return [s for s, keep in enumerate(plan.keep) if [t for t in range(len(TENSORS)) if keep[t]] == sorted(packings)]
+
+
+def _fits(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
+    """Whether the tiles fit the levels that exactly these tensors share, bool [..., N]."""
+    shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
+    fits = jnp.ones(shape, bool)
+    for s in _shared_by(plan, packings):
+        if s not in plan.limited:
             continue
-        operands = packing[:, s][:, None]
-        if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, [(entry, operands)], n, steps))
-        if s in plan.limited:
+        users = _users(counts, packings, s)
+        if len(users) == 1:
             # ceil(tile / operands) <= capacity, without a division
-            cycles = jnp.where(entry.tile <= n.capacity[s] * operands, cycles, jnp.inf)
-    return cycles
+            fits &= users[0][0].tile <= n.capacity[s] * users[0][1]
+        else:
+            fits &= sum(_ceil(entry.tile, operands) for entry, operands in users) <= n.capacity[s]
+    return fits
 
 
-def _joint_cycles(
-    plan: Plan, traffic: list[dict[int, _Traffic]], n: Numbers, packings: dict[int, Array], steps: Any
-) -> Any:
-    """Cycles that the levels need which exactly these tensors share; inf where they do not fit together.
-
-    packings: per tensor an array [..., L] whose leading axes, one per tensor, lead those of the result [..., N].
-    """
-    cycles: Any = steps
-    for s, keep in enumerate(plan.keep):
-        if tuple(t for t in range(len(TENSORS)) if keep[t]) != tuple(sorted(packings)):
-            continue
-        users = [(traffic[t][s], packing[..., s][..., None]) for t, packing in packings.items()]
+def _cycles(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
+    """Cycles [..., N] that the levels need which exactly these tensors share, at least the temporal steps."""
+    shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
+    cycles = jnp.broadcast_to(counts.steps, shape)
+    for s in _shared_by(plan, packings):
         if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, users, n, steps))
-        if s in plan.limited:
-            needed = sum(_ceil(entry.tile, operands) for entry, operands in users)
-            cycles = jnp.where(needed <= n.capacity[s], cycles, jnp.inf)
+            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, counts.steps))
     return cycles
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -236,29 +232,3 @@ def test_what_cannot_be_mapped_is_said(archs):
         best_mappings(archs["eyeriss"], Layer(R=500, name="tall"), "native")
     with pytest.raises(InputError, match="index"):
         Mapspace(archs["eyeriss"], Layer(C=4)).mapping(-1)
-
-
-SWEEP = """
-import json, jax
-from mqjax import BitWidths, Layer, best_mappings, load_arch
-assert len(jax.local_devices()) == {devices}
-layer = Layer(C=16, M=64, R=3, S=3, P=28, Q=28)
-found = best_mappings(load_arch("simba"), layer, BitWidths(4, 3, 5), metrics=("energy", "edp", "delay"))[0]
-print(json.dumps({{m: [o.energy_pj, o.cycles, o.valid_mappings, o.covered, o.mapping] for m, o in found.items()}}))
-"""
-
-
-def test_eight_devices_find_what_one_finds():
-    """The chunks of a sweep are spread over all local devices: here eight forced ones of the host."""
-    outputs = []
-    for devices in (1, 8):
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-        run = subprocess.run(
-            [sys.executable, "-c", SWEEP.format(devices=devices)],
-            env={**os.environ, **flags},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        outputs.append(json.loads(run.stdout))
-    assert outputs[0] == outputs[1] and outputs[0]["energy"][3] is True

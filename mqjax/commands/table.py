@@ -14,16 +14,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser, layer=False)
     parser.add_argument("--out", type=Path, help="write the whole table as JSON (.json or .json.gz)")
+    hosts = parser.add_argument_group(
+        "several hosts", "start the same command on every host, with its own --process-id"
+    )
+    hosts.add_argument("--coordinator-address", metavar="HOST:PORT", help="where process 0 listens")
+    hosts.add_argument("--num-processes", type=int, help="how many processes share the work")
+    hosts.add_argument(
+        "--process-id", type=int, help="this one's number, from 0; process 0 prints and writes the table"
+    )
     parser.add_argument("--no-cache", action="store_true", help="compute afresh; neither read nor write cached tables")
 
 
 def run(args: argparse.Namespace) -> int:
+    import jax
+
+    from mqjax.errors import InputError
+    from mqjax.hosts import join
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
     from mqjax.progress import bar, print_table
     from mqjax.table import cost_table, entry_of, write_table
     from mqjax.types import BitWidths
 
+    options = (args.coordinator_address, args.num_processes, args.process_id)
+    if any(option is not None for option in options):
+        if None in options:
+            raise InputError("several hosts need --coordinator-address, --num-processes and --process-id together")
+        join(*options)
     arch = load_arch(args.arch, dialect=args.dialect)
     layers = chosen_layers(args)
     started = time.perf_counter()
@@ -33,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             arch, layers, constraints=args.constraints, cache=cache, progress=lambda layer: progress.advance()
         )
     seconds = time.perf_counter() - started
+    if jax.process_index() > 0:
+        return 0
     if args.out is not None:
         write_table(args.out, table)
     columns = [BitWidths(), *(BitWidths(w, w, w) for w in (8, 4, 2))]
