@@ -27,6 +27,7 @@ def main() -> None:
     for number, layer in LAYERS.items():
         space = Mapspace(eyeriss, layer)
         solution = solve(space, BITS)
+        assert solution.valid is not None, "the space is covered"
         for bits, valid, listed in zip(BITS, solution.valid, PUBLISHED[number], strict=True):
             sizes = {"nominal_size": space.size, "pruned_size": space.pruned_size, "covered": solution.covered}
             counts = {"valid_mappings": int(valid), "in_published_log": listed}

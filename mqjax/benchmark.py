@@ -142,7 +142,7 @@ def table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
     layers = network_layers(network, depthwise=depthwise)
     first, _ = timed(lambda: cost_table(arch, layers))
     seconds, found = timed(lambda: cost_table(arch, layers))
-    distinct = sum(entry.sizes["distinct"] for entry in found.tables)
+    distinct = sum(entry.sizes["evaluated"] for entry in found.tables)
     pruned = sum(entry.sizes["pruned"] for entry in found.tables)
     return {
         "arch": arch.name,

@@ -22,6 +22,15 @@ from mqjax.factors import splits
 from mqjax.mapping import Mappings, decode
 from mqjax.types import DIMS, RELEVANT, TENSORS, Layer
 
+ROWS_MOST = 2**24
+"""Rows of a joint table that are kept in memory at most."""
+
+DISTINCT_MOST = 2**27
+"""Distinct mappings that are swept at most: under a minute on two cores."""
+
+PRICED_MOST = 2**18
+"""Mappings that are priced one by one at most, where neighbours may forward data."""
+
 
 class Group(NamedTuple):
     """Dimensions that share a fan-out or a free loop order, with the joint factorisations that fit the fan-outs.
@@ -249,9 +258,30 @@ class Mapspace:
     # --- The distinct space, as joint tables -----------------------------------------------------------------------
 
     @cached_property
+    def too_large(self) -> bool:
+        """Whether the space has more mappings than can be covered in memory and in minutes."""
+        limit = PRICED_MOST if self.may_forward else DISTINCT_MOST
+        for dims in self._coupled():
+            if math.prod(len(self.tables[d]) for d in dims) > ROWS_MOST:
+                return True
+            orders = math.prod(len(choices) for _, choices in self._free_orders(dims))
+            if orders > 2**12:
+                return True
+        sizes = []
+        for group in self._joined:
+            needs = [need for _, _, need in self._needs(group)]
+            sizes.append(math.prod([need.sum(axis=1) for need in needs], start=np.ones(len(group.weight))).sum())
+        return math.prod(sizes) > limit
+
+    @cached_property
+    def _joined(self) -> tuple[Group, ...]:
+        """The groups without their orders, which may be many."""
+        return tuple(self._group(dims) for dims in self._coupled())
+
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Independent groups of dimensions; the distinct space is the union over loop orders of their products."""
-        return tuple(self._group(dims) for dims in self._coupled())
+        return tuple(group._replace(orders=self._orders(group)) for group in self._joined)
 
     @property
     def distinct(self) -> int:
@@ -308,7 +338,7 @@ class Mapspace:
         if not weight.all():
             fits = np.flatnonzero(weight)
             group = group._replace(picks=tuple(pick[fits] for pick in picks), weight=weight[fits])
-        return group._replace(orders=self._orders(group))
+        return group
 
     def _weights(self, t: int, group: Group) -> np.ndarray | float:
         """Fitting choices of tiling level t for each row of a group."""
@@ -329,22 +359,30 @@ class Mapspace:
         fitting = [self._fitting_choices(t, dict(zip(dims, row, strict=True))) for row in unique.tolist()]
         return np.array(fitting, np.float64)[inverse]
 
-    def _orders(self, group: Group):
-        """Loop orders of the group's free temporal levels, each with the rows that need it."""
+    def _free_orders(self, dims: tuple[int, ...]) -> list[tuple[int, list[tuple[int, ...]]]]:
+        """Temporal tiling levels with a free order of several of these dimensions, and their orders."""
         levels = []
         for t, level in enumerate(self.tiling):
-            free = [d for d in self.movable(t) if d in self.free_dims(t) and d in group.dims]
+            free = [d for d in self.movable(t) if d in self.free_dims(t) and d in dims]
             if not level.spatial and len(free) > 1:
                 levels.append((t, list(itertools.permutations(free))))
-        needs = [self._needed(t, orders, group) for t, orders in levels]
+        return levels
+
+    def _needs(self, group: Group) -> list[tuple[int, list[tuple[int, ...]], np.ndarray]]:
+        """For each level of `_free_orders`, its orders, and which of them each row needs, bool [rows, orders]."""
+        return [(t, orders, self._needed(t, orders, group)) for t, orders in self._free_orders(group.dims)]
+
+    def _orders(self, group: Group) -> tuple[tuple[dict[int, tuple[int, ...]], np.ndarray], ...]:
+        """Loop orders of the group's free temporal levels, each with the rows that need it."""
+        levels = self._needs(group)
         result = []
-        for choice in itertools.product(*(range(len(orders)) for _, orders in levels)):
+        for choice in itertools.product(*(range(len(orders)) for _, orders, _ in levels)):
             needed = np.ones(len(group.weight), bool)
-            for need, pick in zip(needs, choice, strict=True):
+            for (_, _, need), pick in zip(levels, choice, strict=True):
                 needed &= need[:, pick]
             if needed.any():
-                order = {t: orders[pick] for (t, orders), pick in zip(levels, choice, strict=True)}
-                result.append((order, np.flatnonzero(needed)))
+                order = {t: orders[pick] for (t, orders, _), pick in zip(levels, choice, strict=True)}
+                result.append((order, np.flatnonzero(needed).astype(np.int32)))
         return tuple(result)
 
     def _needed(self, t: int, orders: list[tuple[int, ...]], group: Group) -> np.ndarray:

@@ -9,7 +9,6 @@ on what was ruled out when, nor on chunk size or device.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import itertools
 import os
 import threading
@@ -20,49 +19,30 @@ import jax
 import numpy as np
 
 from mqjax.arch import Arch
+from mqjax.decision import Decision, Optimum, Solution, exact_costs
 from mqjax.errors import InputError
-from mqjax.evaluator import analyse_mappings, check_counts
-from mqjax.mapping import Mappings, decode
+from mqjax.evaluator import check_counts
+from mqjax.localsearch import search_mappings
+from mqjax.mapping import Mappings, encode
 from mqjax.mapspace import Mapspace
-from mqjax.packing import packing_boxes
 from mqjax.rows import Rows, mappings, orders
 from mqjax.screen import NEAR, Screen
 from mqjax.sweep import METRICS, Job, Sweeper
 from mqjax.terms import LARGEST_COUNT
 from mqjax.types import BitWidths, Layer, all_widths
 
-ROWS_AT_ONCE = 2**13
-"""Mappings, each with a packing, that are priced together: enough to amortize the calls, in little memory."""
-
 SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Optimum:
-    """The best mapping of a layer at one width triple by one metric, with exact costs, and what was covered.
+class Share(NamedTuple):
+    """Part `index` of `count` equal parts of a space."""
 
-    nominal_size counts as Timeloop does; pruned_size drops permutations of loops of bound 1; distinct is what was
-    evaluated; valid_mappings counts those of the pruned space that fit. covered: every mapping of the space was priced
-    or is equivalent to one that was, so the optimum is proven.
-    """
+    index: int = 0
+    count: int = 1
 
-    layer: Layer
-    bits: BitWidths
-    metric: str
-    energy_pj: float
-    cycles: int
-    mapping: list[dict[str, Any]]
-    nominal_size: int
-    pruned_size: int
-    distinct: int
-    valid_mappings: int
-    covered: bool
 
-    @property
-    def edp(self) -> float:
-        """Energy-delay product, pJ * cycles."""
-        return self.energy_pj * self.cycles
+WHOLE = Share()
 
 
 def best_mappings(
@@ -98,58 +78,9 @@ def width_triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths
     return list(bits)
 
 
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """Optimal mappings of one layer for several width triples by all metrics.
-
-    energy_pj, cycles: [3, triples] of the optimum by each of `METRICS`; index: [3, triples] into `mappings`;
-    valid: [triples] mappings of the pruned space that fit.
-    """
-
-    space: Mapspace
-    bits: tuple[BitWidths, ...]
-    energy_pj: np.ndarray
-    cycles: np.ndarray
-    index: np.ndarray
-    mappings: list[list[dict[str, Any]]]
-    valid: np.ndarray
-    covered: bool
-
-    def optimum(self, metric: str, i: int) -> Optimum:
-        """The optimum by `metric` of triple i. Raises `InputError` where nothing fits."""
-        m, space = METRICS.index(metric), self.space
-        if self.index[m, i] < 0:
-            raise InputError(
-                f"layer {space.layer.name!r}: no mapping fits {space.arch.name!r} at bit-widths {self.bits[i]} "
-                f"under the constraints {space.constraints!r}"
-            )
-        return Optimum(
-            layer=space.layer,
-            bits=self.bits[i],
-            metric=metric,
-            energy_pj=float(self.energy_pj[m, i]),
-            cycles=int(self.cycles[m, i]),
-            mapping=self.mappings[self.index[m, i]],
-            nominal_size=space.size,
-            pruned_size=space.pruned_size,
-            distinct=space.distinct,
-            valid_mappings=int(self.valid[i]),
-            covered=self.covered,
-        )
-
-
-class Share(NamedTuple):
-    """Part `index` of `count` equal parts of a space."""
-
-    index: int = 0
-    count: int = 1
-
-
-WHOLE = Share()
-
-
 def solve(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True) -> Solution:
-    """Cover the whole of `space` for all `bits` and all metrics.
+    """Cover the whole of `space` for all `bits` and all metrics. Where it is too large, search it: the solution is then no
+    worse than that of the paper's constraints, but not proven.
 
     screened: rule out mappings by lower bounds; the solution is the same without, several times slower.
     """
@@ -157,14 +88,32 @@ def solve(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True) 
 
 
 def decide(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True, share: Share = WHOLE) -> Decision:
-    """Cover a share of `space` for all `bits` and all metrics."""
+    """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
     check_counts(space.layer, LARGEST_COUNT)
-    decision = Decision(space, bits)
+    if space.too_large:
+        return search_mappings(space, bits, _starts(space, bits))
+
+    def nests(codes: np.ndarray) -> Mappings:
+        return mappings(space, Rows(codes[:, 0], codes[:, 1:]))
+
+    decision = Decision(space, bits, 1 + len(space.groups), nests)
     if space.may_forward:
         _exhaust(decision, share)
     else:
         _sweep(decision, screened, share)
     return decision
+
+
+def _starts(space: Mapspace, bits: Sequence[BitWidths]) -> list[Mappings]:
+    """Where a search begins: the optima under the paper's constraints, if these can be met."""
+    try:
+        paper = Mapspace(space.arch, space.layer)
+        if space.constraints == "paper" or paper.too_large:
+            return []
+        best = solve(paper, bits).mappings
+    except InputError:
+        return []
+    return [encode(space.arch, [space.layer] * len(best), best)] if best else []
 
 
 def _sweep(decision: Decision, screened: bool, share: Share) -> None:
@@ -199,7 +148,9 @@ def _compile(sweeper: Sweeper) -> None:
             lambda: sweeper.screen(Job(0, 0, 0), limits, device),
             lambda: sweeper.least(rows, device),
             lambda: sweeper.candidates(rows, unlimited),
-            lambda: _exact(sweeper.space, mappings(sweeper.space, rows), np.array([0]), sweeper.boxes[0].operands[:1]),
+            lambda: exact_costs(
+                sweeper.space, mappings(sweeper.space, rows), np.array([0]), sweeper.boxes[0].operands[:1]
+            ),
         )
         for program in programs:
             program()
@@ -281,7 +232,7 @@ class _Sweep:
             return
         rows = Rows.join(parts)
         _, first = np.unique(np.column_stack(rows), axis=0, return_index=True)
-        self._decision.consider(rows.take(first), np.concatenate(flags, axis=1)[:, first])
+        self._decision.consider(np.column_stack(rows.take(first)), np.concatenate(flags, axis=1)[:, first])
 
 
 def _exhaust(decision: Decision, share: Share, batch: int = 2048) -> None:
@@ -292,113 +243,4 @@ def _exhaust(decision: Decision, share: Share, batch: int = 2048) -> None:
         rows = block.at(np.arange(start, min(start + batch, block.size)))
         weights = block.weights(space, rows)
         decision.covered += float(weights.sum())
-        decision.consider(rows, weights=weights)
-
-
-class Decision:
-    """The best mappings so far by exact cost; ties go by (metric, cycles, energy, mapping order).
-
-    Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
-    many pruned mappings were counted.
-    """
-
-    def __init__(self, space: Mapspace, bits: Sequence[BitWidths]) -> None:
-        self.space, self.bits = space, tuple(bits)
-        self.boxes = packing_boxes(space.arch, bits)
-        self._operands = np.concatenate([box.operands for box in self.boxes])  # [U, L, T]
-        self._triple = np.empty(len(bits), np.int64)
-        first = 0
-        for box in self.boxes:
-            self._triple[box.bits] = first + box.inverse
-            first += len(box.triples)
-        self.valid, self.covered = np.zeros(first), 0.0
-        shape = (len(METRICS), first)
-        self._value, self._energy = np.full(shape, np.inf), np.full(shape, np.inf)
-        self._cycles = np.zeros(shape, np.int64)
-        self._rows = np.zeros((*shape, 1 + len(space.groups)), np.int32)
-
-    def count(self, valid: list[np.ndarray], covered: float) -> None:
-        """Add to the mappings that fit, per box float64 [U of the box], and to those that were counted."""
-        self.valid += np.concatenate(valid)
-        self.covered += covered
-
-    def consider(self, rows: Rows, within: np.ndarray | None = None, *, weights: np.ndarray | None = None) -> None:
-        """Let mappings compete at the triples that `within`, bool [U, N], marks; default all. `weights` are added to
-        the valid counts."""
-        within = np.ones((len(self.valid), len(rows)), bool) if within is None else within
-        triple, row = np.nonzero(within)
-        fits, energy, cycles = _exact(self.space, mappings(self.space, rows), row, self._operands[triple])
-        if weights is not None:
-            self.valid += np.bincount(triple[fits], weights[row[fits]], len(self.valid))
-        triple, energy, cycles = triple[fits], energy[fits], cycles[fits]
-        self._compete(triple, energy, cycles, np.column_stack(rows)[row[fits]])
-
-    def _compete(self, triple: np.ndarray, energy: np.ndarray, cycles: np.ndarray, rows: np.ndarray) -> None:
-        """Let mappings `rows`, each at a triple, compete with the best so far; all arrays [pairs, ...]."""
-        for m, value in enumerate((energy, energy * cycles, cycles.astype(np.float64))):
-            old = np.flatnonzero(np.isfinite(self._value[m]))
-            u, value, energies, duration, numbers = (
-                np.concatenate(parts)
-                for parts in (
-                    (old, triple),
-                    (self._value[m, old], value),
-                    (self._energy[m, old], energy),
-                    (self._cycles[m, old], cycles),
-                    (self._rows[m, old], rows),
-                )
-            )
-            ranked = np.lexsort((*numbers.T[::-1], energies, duration, value, u))
-            u, first = np.unique(u[ranked], return_index=True)
-            best = ranked[first]
-            self._value[m, u], self._energy[m, u] = value[best], energies[best]
-            self._cycles[m, u], self._rows[m, u] = duration[best], numbers[best]
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that is known, in arrays whose shapes depend on the space and the widths alone."""
-        return self._energy, self._cycles, self._rows, self.valid, np.array([self.covered])
-
-    def merge(self, energy: np.ndarray, cycles: np.ndarray, rows: np.ndarray, valid: np.ndarray, covered: np.ndarray):
-        """Add what another decision knows of other parts of the space: its `arrays`."""
-        for m in range(len(METRICS)):
-            found = np.flatnonzero(np.isfinite(energy[m]))
-            self._compete(found, energy[m, found], cycles[m, found], rows[m, found])
-        self.valid += valid
-        self.covered += float(covered[0])
-
-    def solution(self) -> Solution:
-        """The optimum for each of `bits`."""
-        index = np.full(self._value.shape, -1)
-        found = np.isfinite(self._value)
-        unique, place = np.unique(self._rows[found], axis=0, return_inverse=True)
-        index[found] = place.reshape(-1)
-        arrays = mappings(self.space, Rows(unique[:, 0], unique[:, 1:]))
-        # The order of spatial loops matters to forwarding and is not enumerated.
-        space = self.space
-        free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
-        return Solution(
-            space=space,
-            bits=self.bits,
-            energy_pj=self._energy[:, self._triple],
-            cycles=self._cycles[:, self._triple],
-            index=index[:, self._triple],
-            mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
-            valid=np.rint(self.valid[self._triple]).astype(np.int64),
-            covered=round(self.covered) == space.fanout_valid and not (space.may_forward and free),
-        )
-
-
-def _exact(
-    space: Mapspace, nests: Mappings, row: np.ndarray, operands: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Validity, energy and cycles [pairs] of the loop nests at `row` with `operands` per word [pairs, L, T]."""
-    fits, energy = np.zeros(len(row), bool), np.full(len(row), np.inf)
-    cycles = np.zeros(len(row), np.int64)
-    for part in analyse_mappings(space.arch, [space.layer] * len(nests), nests, chunk=64):
-        place = np.full(len(nests), -1)
-        place[part.rows] = np.arange(len(part.rows))
-        pairs = np.flatnonzero(place[row] >= 0)
-        for start in range(0, len(pairs), ROWS_AT_ONCE):
-            some = pairs[start : start + ROWS_AT_ONCE]
-            validity, priced = part.take(place[row[some]]).cost(space.arch, operands[some])
-            fits[some], energy[some], cycles[some] = validity.valid, priced.energy_pj, priced.cycles
-    return fits, energy, cycles
+        decision.consider(np.column_stack(rows), weights=weights)

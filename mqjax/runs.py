@@ -189,7 +189,7 @@ def _history(result: SearchResult) -> list[dict[str, Any]]:
 
 def _mapspace(table: CostTable) -> dict[str, Any]:
     """How much of the mapspaces the optima are proven over."""
-    names = ("nominal", "pruned", "distinct")
+    names = ("nominal", "pruned", "evaluated")
     sizes = {name: sum(layer.sizes[name] for layer in table.tables) for name in names}
     return {"unique_layers": len(table.unique), **sizes, "covered": table.covered}
 

@@ -39,8 +39,8 @@ class LayerTable:
     C order, then the native triple: 344 entries.
 
     energy_pj (pJ) and cycles of the optimum by each metric; index: its place in `mappings`, -1 where nothing fits;
-    valid: mappings of the pruned space that fit. sizes: "nominal", "pruned", "distinct". covered: whether every mapping
-    of the space was accounted for, so that the optima are proven.
+    valid: mappings of the pruned space that fit, -1 where the space was searched and not covered. sizes: "nominal",
+    "pruned", and "evaluated" mappings. covered: whether every mapping was accounted for, so that the optima are proven.
     """
 
     energy_pj: np.ndarray  # float64 [3, 344]
@@ -182,9 +182,9 @@ def _layer_table(solution: Solution) -> LayerTable:
         energy_pj=solution.energy_pj,
         cycles=solution.cycles,
         index=solution.index,
-        valid=solution.valid,
+        valid=np.full(len(_BITS), -1) if solution.valid is None else solution.valid,
         mappings=solution.mappings,
-        sizes={"nominal": space.size, "pruned": space.pruned_size, "distinct": space.distinct},
+        sizes={"nominal": space.size, "pruned": space.pruned_size, "evaluated": solution.evaluated},
         covered=solution.covered,
     )
 

@@ -7,9 +7,14 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers
+
+if TYPE_CHECKING:
+    from mqjax.arch import Arch
+    from mqjax.decision import Solution
+    from mqjax.types import BitWidths, Layer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.timeloop import write_mapping
     from mqjax.mapspace import Mapspace
-    from mqjax.optimum import Solution, solve, width_triples
+    from mqjax.optimum import solve, width_triples
     from mqjax.progress import bar
-    from mqjax.types import Layer
 
     arch = load_arch(args.arch, dialect=args.dialect)
     layers = chosen_layers(args)
@@ -38,14 +42,19 @@ def run(args: argparse.Namespace) -> int:
         arch.check_widths(bits, layers[0])
     started = time.perf_counter()
     solutions: dict[Layer, Solution] = {}
+    papers: dict[Layer, Solution | None] = {}
     with bar("mapping", len(set(layers)), "layers") as progress:
         for layer in dict.fromkeys(layers):
             solutions[layer] = solve(Mapspace(arch, layer, constraints=args.constraints), triples)
+            if args.constraints != "paper":
+                papers[layer] = _paper(arch, layer, triples)
             progress.advance()
     rows: list[dict[str, Any]] = []
     for number, layer in enumerate(layers, start=1):
         for i, bits in enumerate(triples):
             row = _row(solutions[layer], layer, args.metric, i, must_fit=args.bits != "all")
+            if layer in papers:
+                row |= _against_paper(row, papers[layer], args.metric, i)
             rows.append(row)
             if args.out is not None and row["mapping"] is not None:
                 name = f"{number:02d}_{layer.name}_{str(bits).replace('/', '-')}.yaml"
@@ -57,14 +66,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(rows, args.metric)
     total = sum(solution.space.size for solution in solutions.values())
-    proven = "all covered, so the optima are proven" if all(r["covered"] for r in rows) else "NOT all covered"
+    searched = sum(not solution.covered for solution in solutions.values())
+    proven = f"{searched} layers only searched, NOT proven" if searched else "all covered, so the optima are proven"
     print(
         f"different layers: {len(solutions)}; nominal mappings: {total:.3e}, {proven}; {seconds:.1f} s", file=sys.stderr
     )
     return 0
 
 
-def _row(solution: Any, layer: Any, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
+def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
     space = solution.space
     row: dict[str, Any] = {
         "layer": layer.name,
@@ -74,15 +84,33 @@ def _row(solution: Any, layer: Any, metric: str, i: int, *, must_fit: bool) -> d
         "edp": None,
         "nominal_size": space.size,
         "pruned_size": space.pruned_size,
-        "distinct": space.distinct,
-        "valid_mappings": int(solution.valid[i]),
+        "evaluated": solution.evaluated,
+        "valid_mappings": None if solution.valid is None else int(solution.valid[i]),
         "covered": solution.covered,
         "mapping": None,
     }
-    if must_fit or solution.valid[i]:
+    if must_fit or solution.index[0, i] >= 0:
         optimum = solution.optimum(metric, i)
         row |= {name: getattr(optimum, name) for name in ("energy_pj", "cycles", "edp", "mapping")}
     return row
+
+
+def _paper(arch: Arch, layer: Layer, triples: list[BitWidths]) -> Solution | None:
+    """What the paper's constraints allow; `None` where the layer does not meet them."""
+    from mqjax.errors import InputError
+    from mqjax.mapspace import Mapspace
+    from mqjax.optimum import solve
+
+    try:
+        return solve(Mapspace(arch, layer), triples)
+    except InputError:
+        return None
+
+
+def _against_paper(row: dict[str, Any], paper: Solution | None, metric: str, i: int) -> dict[str, Any]:
+    """Costs of the optimum under the paper's constraints, `None` where there is none."""
+    best = None if paper is None or paper.index[0, i] < 0 else paper.optimum(metric, i)
+    return {f"paper_{name}": None if best is None else getattr(best, name) for name in ("energy_pj", "cycles", "edp")}
 
 
 def _print(rows: list[dict[str, Any]], metric: str) -> None:
@@ -92,7 +120,16 @@ def _print(rows: list[dict[str, Any]], metric: str) -> None:
     for row in rows:
         fits = row["mapping"] is not None
         costs = (f"{row['energy_pj']:.6g}", f"{row['cycles']:,}") if fits else ("none fits", "")
-        sizes = (f"{row['nominal_size']:.2e}", *(f"{row[k]:,}" for k in ("pruned_size", "distinct", "valid_mappings")))
-        lines.append((row["layer"], row["bits"], *costs, *sizes))
-    headings = ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "distinct", "valid")
+        valid = "not counted" if row["valid_mappings"] is None else f"{row['valid_mappings']:,}"
+        sizes = (f"{row['nominal_size']:.2e}", f"{row['pruned_size']:,}", f"{row['evaluated']:,}", valid)
+        lines.append((row["layer"], row["bits"], *costs, *sizes, "yes" if row["covered"] else "NO"))
+        if "paper_energy_pj" in row:
+            lines[-1] += tuple(_change(row[name], row[f"paper_{name}"]) for name in ("energy_pj", "edp"))
+    headings = ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "evaluated", "valid", "proven")
+    if rows and "paper_energy_pj" in rows[0]:
+        headings += ("energy against the paper's space", "EDP against it")
     print_table(f"best mappings by {metric}", headings, lines)
+
+
+def _change(cost: float | None, paper: float | None) -> str:
+    return "" if cost is None or paper is None else f"{cost / paper - 1:+.2%}"

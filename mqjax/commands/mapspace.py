@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.distribution import distributions
+    from mqjax.errors import InputError
     from mqjax.figures import draw_mapspace
     from mqjax.hw import load_arch
     from mqjax.io.files import write_atomically
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
     with bar("mapspaces", len(layers), "layers") as progress:
         for layer in layers:
             space = Mapspace(arch, layer, constraints=args.constraints)
+            if space.too_large:
+                raise InputError(
+                    f"layer {layer.name!r}: the {space.size:.1e} mappings under the constraints {args.constraints!r} are too "
+                    "many to cover; mqjax map searches such spaces"
+                )
             solution, spread = solve(space, triples), distributions(space, triples)
             rows += [_row(solution, spread[i], i) for i in range(len(triples))]
             drawn.append((layer.name, [(str(b), d) for b, d in zip(triples, spread, strict=True)]))

@@ -1,0 +1,218 @@
+"""Who wins: mappings compete by exact cost, for several width triples and all metrics at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mqjax.errors import InputError
+from mqjax.evaluator import analyse_mappings
+from mqjax.mapping import Mappings, decode
+from mqjax.mapspace import Mapspace
+from mqjax.packing import packing_boxes
+from mqjax.sweep import METRICS
+from mqjax.types import BitWidths, Layer
+
+ROWS_AT_ONCE = 2**13
+"""Mappings, each with a packing, that are priced together: enough to amortize the calls, in little memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best mapping of a layer at one width triple by one metric, with exact costs, and what was looked at.
+
+    nominal_size counts as Timeloop does; pruned_size drops permutations of loops of bound 1; evaluated says how many
+    mappings were looked at. covered: every mapping of the space was priced, ruled out by a bound, or is equivalent to one
+    that was, so the optimum is proven; valid_mappings then counts those of the pruned space that fit.
+    """
+
+    layer: Layer
+    bits: BitWidths
+    metric: str
+    energy_pj: float
+    cycles: int
+    mapping: list[dict[str, Any]]
+    nominal_size: int
+    pruned_size: int
+    evaluated: int
+    valid_mappings: int | None
+    covered: bool
+
+    @property
+    def edp(self) -> float:
+        """Energy-delay product, pJ * cycles."""
+        return self.energy_pj * self.cycles
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Optimal mappings of one layer for several width triples by all metrics.
+
+    energy_pj, cycles: [3, triples] of the optimum by each of `METRICS`; index: [3, triples] into `mappings`;
+    valid: [triples] mappings of the pruned space that fit, `None` where the space was not covered; evaluated and covered
+    as in `Optimum`.
+    """
+
+    space: Mapspace
+    bits: tuple[BitWidths, ...]
+    energy_pj: np.ndarray
+    cycles: np.ndarray
+    index: np.ndarray
+    mappings: list[list[dict[str, Any]]]
+    valid: np.ndarray | None
+    evaluated: int
+    covered: bool
+
+    def optimum(self, metric: str, i: int) -> Optimum:
+        """The optimum by `metric` of triple i. Raises `InputError` where nothing fits."""
+        m, space = METRICS.index(metric), self.space
+        if self.index[m, i] < 0:
+            missing = "no mapping fits" if self.covered else "no mapping was found that fits"
+            raise InputError(
+                f"layer {space.layer.name!r}: {missing} {space.arch.name!r} at bit-widths {self.bits[i]} "
+                f"under the constraints {space.constraints!r}"
+            )
+        return Optimum(
+            layer=space.layer,
+            bits=self.bits[i],
+            metric=metric,
+            energy_pj=float(self.energy_pj[m, i]),
+            cycles=int(self.cycles[m, i]),
+            mapping=self.mappings[self.index[m, i]],
+            nominal_size=space.size,
+            pruned_size=space.pruned_size,
+            evaluated=self.evaluated,
+            valid_mappings=None if self.valid is None else int(self.valid[i]),
+            covered=self.covered,
+        )
+
+
+class Decision:
+    """The best mappings so far by exact cost; ties go by (metric, cycles, energy, mapping order).
+
+    A mapping is known by its code, a row of integers, in whose order the mappings are; `nests` makes loop nests of codes.
+    Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
+    many pruned mappings were counted; searched: how many mappings a search priced that does not cover the space.
+    """
+
+    def __init__(
+        self, space: Mapspace, bits: Sequence[BitWidths], code_width: int, nests: Callable[[np.ndarray], Mappings]
+    ) -> None:
+        self.space, self.bits, self._nests = space, tuple(bits), nests
+        self.boxes = packing_boxes(space.arch, bits)
+        self._operands = np.concatenate([box.operands for box in self.boxes])  # [U, L, T]
+        self._triple = np.empty(len(bits), np.int64)
+        first = 0
+        for box in self.boxes:
+            self._triple[box.bits] = first + box.inverse
+            first += len(box.triples)
+        self.valid, self.covered = np.zeros(first), 0.0
+        shape = (len(METRICS), first)
+        self._value, self._energy = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._cycles = np.zeros(shape, np.int64)
+        self.searched: int | None = None
+        self._codes = np.zeros((*shape, code_width), np.int32)
+
+    def count(self, valid: list[np.ndarray], covered: float) -> None:
+        """Add to the mappings that fit, per box float64 [U of the box], and to those that were counted."""
+        self.valid += np.concatenate(valid)
+        self.covered += covered
+
+    def consider(
+        self, codes: np.ndarray, within: np.ndarray | None = None, *, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Let mappings compete at the triples that `within`, bool [U, N], marks; default all. `weights` are added to
+        the valid counts. Returns their energies and cycles, float64 [2, U, N], inf where they do not fit or compete."""
+        within = np.ones((len(self.valid), len(codes)), bool) if within is None else within
+        triple, row = np.nonzero(within)
+        fits, energy, cycles = exact_costs(self.space, self._nests(codes), row, self._operands[triple])
+        if weights is not None:
+            self.valid += np.bincount(triple[fits], weights[row[fits]], len(self.valid))
+        triple, row, energy, cycles = triple[fits], row[fits], energy[fits], cycles[fits]
+        self._compete(triple, energy, cycles, codes[row])
+        costs = np.full((2, *within.shape), np.inf)
+        costs[:, triple, row] = energy, cycles
+        return costs
+
+    def _compete(self, triple: np.ndarray, energy: np.ndarray, cycles: np.ndarray, codes: np.ndarray) -> None:
+        """Let mappings, each at a triple, compete with the best so far; all arrays [pairs, ...]."""
+        for m, value in enumerate((energy, energy * cycles, cycles.astype(np.float64))):
+            old = np.flatnonzero(np.isfinite(self._value[m]))
+            u, value, energies, duration, numbers = (
+                np.concatenate(parts)
+                for parts in (
+                    (old, triple),
+                    (self._value[m, old], value),
+                    (self._energy[m, old], energy),
+                    (self._cycles[m, old], cycles),
+                    (self._codes[m, old], codes),
+                )
+            )
+            ranked = np.lexsort((*numbers.T[::-1], energies, duration, value, u))
+            u, first = np.unique(u[ranked], return_index=True)
+            best = ranked[first]
+            self._value[m, u], self._energy[m, u] = value[best], energies[best]
+            self._cycles[m, u], self._codes[m, u] = duration[best], numbers[best]
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that is known, in arrays whose shapes depend on the space and the widths alone."""
+        return self._energy, self._cycles, self._codes, self.valid, np.array([self.covered])
+
+    def merge(self, energy: np.ndarray, cycles: np.ndarray, codes: np.ndarray, valid: np.ndarray, covered: np.ndarray):
+        """Add what another decision knows of other parts of the space: its `arrays`."""
+        for m in range(len(METRICS)):
+            found = np.flatnonzero(np.isfinite(energy[m]))
+            self._compete(found, energy[m, found], cycles[m, found], codes[m, found])
+        self.valid += valid
+        self.covered += float(covered[0])
+
+    def best(self) -> np.ndarray:
+        """The codes of the best mappings by any metric at any triple, int32 [N, code_width]."""
+        return np.unique(self._codes[np.isfinite(self._value)], axis=0)
+
+    def costs(self) -> np.ndarray:
+        """The least costs so far, float64 [3, U], inf where nothing fits."""
+        return self._value.copy()
+
+    def solution(self) -> Solution:
+        """The best mapping for each of `bits`."""
+        index = np.full(self._value.shape, -1)
+        found = np.isfinite(self._value)
+        unique, place = np.unique(self._codes[found], axis=0, return_inverse=True)
+        index[found] = place.reshape(-1)
+        arrays = self._nests(unique)
+        # The order of spatial loops matters to forwarding and is not enumerated.
+        space = self.space
+        free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
+        unordered = free and space.may_forward
+        return Solution(
+            space=space,
+            bits=self.bits,
+            energy_pj=self._energy[:, self._triple],
+            cycles=self._cycles[:, self._triple],
+            index=index[:, self._triple],
+            mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
+            valid=np.rint(self.valid[self._triple]).astype(np.int64) if self.searched is None else None,
+            evaluated=space.distinct if self.searched is None else self.searched,
+            covered=self.searched is None and round(self.covered) == space.fanout_valid and not unordered,
+        )
+
+
+def exact_costs(
+    space: Mapspace, nests: Mappings, row: np.ndarray, operands: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Validity, energy and cycles [pairs] of the loop nests at `row` with `operands` per word [pairs, L, T]."""
+    fits, energy = np.zeros(len(row), bool), np.full(len(row), np.inf)
+    cycles = np.zeros(len(row), np.int64)
+    for part in analyse_mappings(space.arch, [space.layer] * len(nests), nests, chunk=64):
+        place = np.full(len(nests), -1)
+        place[part.rows] = np.arange(len(part.rows))
+        pairs = np.flatnonzero(place[row] >= 0)
+        for start in range(0, len(pairs), ROWS_AT_ONCE):
+            some = pairs[start : start + ROWS_AT_ONCE]
+            validity, priced = part.take(place[row[some]]).cost(space.arch, operands[some])
+            fits[some], energy[some], cycles[some] = validity.valid, priced.energy_pj, priced.cycles
+    return fits, energy, cycles
