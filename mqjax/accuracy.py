@@ -20,7 +20,10 @@ from mqjax.models.mobilenet import MobileNet
 from mqjax.models.quantization import Quantizer, Scheme, calibrate, forward, round_kernels
 from mqjax.types import WIDTHS, Layer
 
-DEFAULT_CHECKPOINTS = {("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashion_mnist"}
+DEFAULT_CHECKPOINTS = {
+    ("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashion_mnist",
+    ("mobilenetv2", "fashion_mnist"): "mobilenetv2_035_fashion_mnist",
+}
 """Shipped checkpoints by network and data set."""
 
 CALIBRATION_IMAGES = 512

@@ -14,7 +14,6 @@ from mqjax.cli import COMMANDS, main
 from mqjax.hw import load_arch
 from mqjax.io.timeloop import mapping_document, read_mapping
 from mqjax.mapspace import Mapspace
-from mqjax.table import cost_table, layer_table
 from mqjax.types import BitWidths, Layer
 
 LAYER = "C=8,M=16,R=3,S=3,P=6,Q=6"
@@ -190,52 +189,3 @@ def test_table_is_kept_and_written(tmp_path, monkeypatch, capsys):
 
     written = json.loads(gzip.decompress((tmp_path / "table.json.gz").read_bytes()))
     assert len(written["layers"]) == len(files) and len(written["bits"]) == 344
-
-
-def damage_truncated(path):
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def damage_foreign(path):
-    path.write_text("a shopping list")
-
-
-def damage_changed(path):
-    import gzip
-
-    text = gzip.decompress(path.read_bytes()).decode()
-    path.write_bytes(gzip.compress(text.replace("1", "2", 40).encode()))
-
-
-@pytest.mark.parametrize("damage", [damage_truncated, damage_foreign, damage_changed])
-def test_damaged_table_is_noticed_named_and_made_again(damage, tmp_path, archs):
-    layer = Layer(C=4, M=8, P=4, Q=4)
-    good = layer_table(archs["eyeriss"], layer, cache=tmp_path)
-    (path,) = (tmp_path / "tables").glob("*.json.gz")
-    damage(path)
-    with pytest.warns(UserWarning, match=path.name):
-        again = layer_table(archs["eyeriss"], layer, cache=tmp_path)
-    assert (again.energy_pj == good.energy_pj).all() and again.mappings == good.mappings
-    third = layer_table(archs["eyeriss"], layer, cache=tmp_path)
-    assert (third.valid == good.valid).all() and third.sizes == good.sizes
-
-
-def test_table_depends_on_the_accelerator_by_value(tmp_path, archs):
-    import dataclasses
-
-    layer = Layer(C=4, M=8, P=4, Q=4)
-    renamed = dataclasses.replace(archs["eyeriss"], name="other")
-    dearer = dataclasses.replace(archs["eyeriss"], mac=dataclasses.replace(archs["eyeriss"].mac, energy_pj=9.0))
-    layer_table(archs["eyeriss"], layer, cache=tmp_path)
-    cheap = layer_table(renamed, layer, cache=tmp_path)
-    assert len(list(tmp_path.rglob("*.json.gz"))) == 1
-    assert (layer_table(dearer, layer, cache=tmp_path).energy_pj[0] > cheap.energy_pj[0]).all()
-    assert len(list(tmp_path.rglob("*.json.gz"))) == 2
-
-
-def test_equal_layers_are_tabulated_once(archs):
-    seen = []
-    layers = [Layer(C=4, M=8, P=4, Q=4, name="a"), Layer(C=8, M=8), Layer(C=4, M=8, P=4, Q=4, name="b")]
-    table = cost_table(archs["eyeriss"], layers, progress=seen.append)
-    assert seen == layers[:2] and list(table.index) == [0, 1, 0]
-    assert table.best["energy"].shape == (2, 7, 7, 7)

@@ -165,7 +165,7 @@ def test_one_compilation_serves_layers_widths_and_energies(archs):
     arch = archs["eyeriss"]
     solve(Mapspace(arch, Layer(C=8, M=8, P=4, Q=4)), all_widths())
     solve(Mapspace(arch, Layer(C=8, M=8, P=4, Q=4)), [BitWidths()])
-    programs = (sweep.terms, sweep.minima, sweep.candidates)
+    programs = (sweep.screen, sweep.minima, sweep.candidates)
     before = [program._cache_size() for program in programs]
     dearer = dataclasses.replace(arch.levels[0], read_pj=9.0, capacity_words=48)
     for changed in (arch, dataclasses.replace(arch, levels=(dearer, *arch.levels[1:]))):
