@@ -142,7 +142,7 @@ def _compile(sweeper: Sweeper) -> None:
             return
         rows = sweeper.sample(1).take(slice(1))
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
-        limits = tuple(Screen(box).limits(np.full((len(box.triples), len(METRICS)), np.inf)) for box in sweeper.boxes)
+        limits = tuple(Screen(box).limits(np.ones((len(box.triples), len(METRICS)))) for box in sweeper.boxes)
         device = jax.local_devices()[0]
         programs = (
             lambda: sweeper.screen(Job(0, 0, 0), limits, device),

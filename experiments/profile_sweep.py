@@ -1,0 +1,113 @@
+"""Where the time of a sweep goes: nanoseconds per mapping on one core, up to and including each stage.
+
+    taskset -c 0 python experiments/profile_sweep.py > benchmarks/profile_cpu_1_core.json
+
+Each stage is a program of its own whose results are summed, so stages include those before them; differences show what a
+stage adds. A pointwise layer of MobileNetV1, all 343 width triples and native. Expected: a minute on one CPU core.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mqjax import sweep, terms
+from mqjax.hw import load_arch
+from mqjax.mapspace import Mapspace
+from mqjax.packing import packing_boxes
+from mqjax.runs import environment
+from mqjax.screen import Screen
+from mqjax.sweep import Sweeper
+from mqjax.types import BitWidths, Layer, all_widths
+
+LAYER = Layer(C=256, M=256, P=28, Q=28, name="mobilenetv1_pw5")
+ROUNDS = 5
+
+
+def total(values: Any) -> jax.Array:
+    # Behind a barrier, so that XLA cannot simplify a stage knowing that only sums are wanted.
+    return sum((jnp.sum(x) for x in jax.tree.leaves(jax.lax.optimization_barrier(values))), start=jnp.float64(0))
+
+
+def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
+    """Programs of (tables, picks, start) by name."""
+    plan, n, size, box = sweeper.plan, sweeper.numbers, sweeper.size, limits[0]
+
+    def counts(tables, picks, start):
+        return sweep._chunk(plan, n, tables, picks, start, size)
+
+    def screened(tables, picks, start, boxes):
+        found, weight, beyond = counts(tables, picks, start)
+        return [sweep._screened(plan, n, found, box, weight, ~beyond, size, False) for box in boxes]
+
+    def one_triple(tables, picks, start):
+        packings = tuple(table[:1] for table in box.packings)
+        return terms.cost_terms(plan, n, counts(tables, picks, start)[0], packings, size)
+
+    return {
+        "read the tables": lambda t, p, s: sweep._unrank(plan, t, s, size),
+        "count accesses": counts,
+        "price one triple": one_triple,
+        "bound the energy": lambda t, p, s: terms.lower_bounds(plan, n, counts(t, p, s)[0], box.corners, size),
+        "see what fits": lambda t, p, s: terms.fitting(plan, n, counts(t, p, s)[0], box.packings, size),
+        "screen 343 triples": lambda t, p, s: screened(t, p, s, limits[:1]),
+        "screen 343 triples and native": lambda t, p, s: screened(t, p, s, limits),
+    }
+
+
+def measure(sweeper: Sweeper, program: Callable[..., Any]) -> float:
+    """Nanoseconds per mapping over the first job."""
+    job = next(iter(sweeper.jobs()))
+    _, tables, picks = sweeper._tables(job.block, None)
+
+    def loop(tables: Any, picks: Any) -> jax.Array:
+        def chunk(k, acc):
+            return acc + total(program(tables, picks, k.astype(jnp.float64) * sweeper.size))
+
+        return jax.lax.fori_loop(0, job.chunks, chunk, jnp.float64(0))
+
+    compiled = jax.jit(loop, compiler_options=sweep._FAST)
+    return best_of(lambda: compiled(tables, picks).block_until_ready()) / (job.chunks * sweeper.size) * 1e9
+
+
+def best_of(call: Callable[[], Any]) -> float:
+    call()
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main() -> None:
+    result: dict[str, Any] = {"command": "python experiments/profile_sweep.py", **environment(), "layer": LAYER.name}
+    for name in ("eyeriss", "simba"):
+        sweeper = Sweeper(
+            Mapspace(load_arch(name), LAYER), packing_boxes(load_arch(name), [*all_widths(), BitWidths()])
+        )
+        found = [sweeper.least(sweeper.sample(2000).take(slice(0, 2000)))]
+        limits = tuple(
+            Screen(box).limits(least[box.places]) for box, least in zip(sweeper.boxes, found[0], strict=True)
+        )
+        with jax.enable_x64(True):
+            times = {stage: measure(sweeper, program) for stage, program in stages(sweeper, limits).items()}
+            job = next(iter(sweeper.jobs()))
+            mappings = job.chunks * sweeper.size
+            times["price 343 triples and native"] = best_of(lambda s=sweeper, j=job: s.minima(j)) / mappings * 1e9
+            times["screen, with transfers"] = (
+                best_of(lambda s=sweeper, j=job, x=limits: s.screen(j, x)) / mappings * 1e9
+            )
+        result[name] = {f"{stage} (ns/mapping)": round(value, 1) for stage, value in times.items()}
+    json.dump(result, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
