@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     with bar("measuring", len(parts), "parts") as progress:
         for part in parts:
             result[part] = PARTS[part]()
+            result.setdefault("peak_memory_bytes_so_far", {})[part] = peak_memory_bytes()
             progress.advance()
-    result["peak_memory_bytes"] = peak_memory_bytes()
     text = json.dumps(result, indent=1)
     if args.out is not None:
         write_atomically(args.out, text + "\n")
