@@ -9,11 +9,12 @@ on what was ruled out when, nor on chunk size or device.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import itertools
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,8 @@ SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """Part `index` of `count` equal parts of a space."""
 
     index: int = 0

@@ -24,7 +24,8 @@ class Screen:
 
     def __init__(self, box: PackingBox) -> None:
         self._box = box
-        self._corners = tuple(table[[0, -1]] if len(table) > 1 else table for table in box.per_tensor)
+        weights, inputs, outputs = (table[[0, -1]] if len(table) > 1 else table for table in box.per_tensor)
+        self._corners = weights, inputs, outputs
         per_tensor = [
             _shares(table)[box.triples[:, t], : len(corners)]
             for t, (table, corners) in enumerate(zip(box.per_tensor, self._corners, strict=True))

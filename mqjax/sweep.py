@@ -427,9 +427,8 @@ class Sweeper:
             number = np.int64(job.first + chunk)
             found = terms(self.plan, *self._tables(job.block, None), self._packed, number, self.size)
         for box, of_box in zip(self.boxes, found, strict=True):
-            weights_pj, weights_cycles, shared_pj, shared_cycles, coupled = (
-                None if x is None else np.asarray(x) for x in of_box
-            )
+            weights_pj, weights_cycles, shared_pj, shared_cycles = (np.asarray(x) for x in of_box[:4])
+            coupled = None if of_box.coupled_cycles is None else np.asarray(of_box.coupled_cycles)
             for s, w in zip(*box.places, strict=True):
                 cycles = np.maximum(weights_cycles[w], shared_cycles[s])
                 if coupled is not None:

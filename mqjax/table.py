@@ -140,7 +140,7 @@ def _tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path |
 def _shared_tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path | None) -> list[LayerTable]:
     """Tables of which every process computes its share: each sweeps a part of every layer's space."""
     stored = [_load(_path(arch, layer, constraints, cache)) for layer in layers]
-    everywhere = gather([np.array([table is not None for table in stored])])[0].all(axis=0)
+    everywhere = np.all(gather([np.array([table is not None for table in stored])])[0], axis=0).tolist()
     share = Share(jax.process_index(), jax.process_count())
 
     def decided(layer: Layer) -> Decision:
