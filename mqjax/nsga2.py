@@ -78,8 +78,14 @@ class NSGA2(PopulationBasedAlgorithm):
     def _select(self, population: np.ndarray, fitness: np.ndarray, before: State | None) -> State:
         if np.isnan(fitness).any():
             raise ValueError("fitness must not be NaN")
+        # A dictionary of rows as bytes finds repetitions many times faster than sorting long rows.
+        first: dict[bytes, int] = {}
+        for number, row in enumerate(
+            np.ascontiguousarray(population).view(f"V{population[0].nbytes}").ravel().tolist()
+        ):
+            first.setdefault(row, number)
         first_seen = np.zeros(len(population), bool)
-        first_seen[np.unique(population, axis=0, return_index=True)[1]] = True
+        first_seen[list(first.values())] = True
         ranks = np.empty(len(population), np.int64)
         ranks[first_seen] = non_dominated_ranks(fitness[first_seen])
         ranks[~first_seen] = ranks[first_seen].max() + 1

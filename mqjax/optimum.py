@@ -55,7 +55,8 @@ def best_mappings(
     metrics: Sequence[str] = ("energy",),
     constraints: str = "paper",
 ) -> list[dict[str, Optimum]]:
-    """For each width triple, and each metric out of "energy", "edp", "delay", the proven-optimal mapping of `layer`.
+    """For each width triple, and each metric out of "energy", "edp", "delay", the best mapping of `layer`: proven to be the
+    optimum unless its `covered` says otherwise.
 
     bits: one or several `BitWidths`, "native", or "all" (the 343 triples of 2..8, in the order of `all_widths`).
     Raises `InputError` for unknown metrics, widths that do not fit a word, and where no mapping fits.
@@ -101,7 +102,7 @@ def decide(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True,
     decision = Decision(space, bits, 1 + len(space.groups), nests)
     if space.may_forward:
         _exhaust(decision, share)
-    else:
+    elif space.distinct:
         _sweep(decision, screened, share)
     return decision
 

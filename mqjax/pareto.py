@@ -29,8 +29,12 @@ def non_dominated_ranks(objectives: np.ndarray) -> np.ndarray:
         raise ValueError("objectives must not be NaN")
     if not len(points):
         return np.zeros(0, np.int64)
-    # np.unique sorts lexicographically: no point is dominated by a later one, and duplicates share a rank.
-    unique, inverse = np.unique(points, axis=0, return_inverse=True)
+    # In lexicographic order no point is dominated by a later one; duplicates share a rank. (As np.unique, but faster.)
+    order = np.lexsort(points.T[::-1])
+    ordered = points[order]
+    new = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])
+    unique, inverse = ordered[new], np.empty(len(points), np.int64)
+    inverse[order] = np.cumsum(new) - 1
     count = points.shape[1]
     if count <= 2:
         ranks = _ranks_of_two(unique[:, -1])
@@ -38,7 +42,7 @@ def non_dominated_ranks(objectives: np.ndarray) -> np.ndarray:
         ranks = _ranks_of_three(unique[:, 1:])
     else:
         ranks = _ranks_pairwise(unique)
-    return ranks[inverse.reshape(-1)]
+    return ranks[inverse]
 
 
 def _ranks_of_two(second: np.ndarray) -> np.ndarray:

@@ -230,5 +230,7 @@ def test_what_cannot_be_mapped_is_said(archs):
         best_mappings(archs["eyeriss"], Layer(C=4), BitWidths(17, 8, 8))
     with pytest.raises(InputError, match="no mapping fits"):
         best_mappings(archs["eyeriss"], Layer(R=500, name="tall"), "native")
+    with pytest.raises(InputError, match="'wide': no mapping fits"):  # not even the array of processing elements
+        best_mappings(archs["eyeriss"], Layer(S=500, name="wide"), "native")
     with pytest.raises(InputError, match="index"):
         Mapspace(archs["eyeriss"], Layer(C=4)).mapping(-1)
