@@ -98,6 +98,13 @@ class _Codec:
         free = [d for d in given if d in self._free[t]]
         return [*self.space.prefix(t), *sorted(free, key=lambda d: bounds[d] > 1)]
 
+    def _split_after(self, t: int, on_x: list[int], order: np.ndarray) -> int:
+        """The split of level t that puts the dimensions `on_x` on X: how many of its loops, in order, lie there."""
+        fixed = self.space.tiling[t].split
+        if fixed is not None:
+            return fixed
+        return max((place + 1 for place, d in enumerate(order) if d in on_x), default=0)
+
     def encode(self, mappings: Mappings) -> np.ndarray:
         """Codes of mappings of the space, in which every level has one loop at most of each dimension."""
         codes = np.zeros((len(mappings), self.width), np.int32)
@@ -113,16 +120,9 @@ class _Codec:
                 given = np.array([*(d for d in range(_D) if d not in moving), *moving])
                 orders[row, t] = self._orders(t, bounds[:, t], given)
                 if level.spatial:
-                    on_x = {d for d, size, axis in zip(dims, sizes, mappings.spatial_axis[row, level.level], strict=True)
-                            if size > 1 and axis == 0}  # fmt: skip
-                    along = [d in on_x for d in orders[row, t]]
-                    splits[row, t] = (
-                        level.split
-                        if level.split is not None
-                        else len(along) - along[::-1].index(True)
-                        if any(along)
-                        else 0
-                    )
+                    axes = mappings.spatial_axis[row, level.level]
+                    on_x = [d for d, size, axis in zip(dims, sizes, axes, strict=True) if size > 1 and axis == 0]
+                    splits[row, t] = self._split_after(t, on_x, orders[row, t])
             for d in range(_D):
                 numbers[row, d] = self._numbers[d][bounds[d].tobytes()]
         return codes
@@ -142,8 +142,10 @@ class _Codec:
         """Codes made from `parents` by one to three changes each, without repetitions, [N <= CHILDREN, width]."""
         codes = parents[generator.integers(0, len(parents), CHILDREN)].copy()
         numbers, orders, splits = self._split(codes)
-        moves = [*[self._move_factor, self._exchange] * 2 * bool(self._factored), *[self._reorder] * bool(self._ordered),
-                 *[self._resplit] * bool(self._splittable)]  # fmt: skip
+        # Factors matter most, so they move most often.
+        moves = [self._move_factor, self._exchange] * 2 if self._factored else []
+        moves += [self._reorder] if self._ordered else []
+        moves += [self._resplit] if self._splittable else []
         if not moves:
             return parents
         for row in range(CHILDREN):

@@ -124,13 +124,21 @@ def _sweep(decision: Decision, screened: bool, share: Share) -> None:
     sweep = _Sweep(decision, screened)
     _compile(sweep.sweeper)
     # Minima do not depend on where a chunk was swept, so neither does the optimum.
-    devices = jax.local_devices()
+    devices = _devices()
     jobs = itertools.islice(sweep.sweeper.jobs(), share.index, None, share.count)
     with concurrent.futures.ThreadPoolExecutor(max(len(devices), os.cpu_count() or 1)) as pool:
         list(pool.map(sweep.try_out, sweep.sample(), itertools.cycle(devices)))
         list(pool.map(sweep.screen, jobs, itertools.cycle(devices)))
         list(pool.map(sweep.price, sweep.pending(), itertools.cycle(devices)))
     sweep.decide()
+
+
+def _devices() -> list[Any]:
+    """The device that the caller has chosen by `jax.default_device`, or all of this process."""
+    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None:
+        return jax.local_devices()
+    return [jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen]
 
 
 _compiled: set[tuple[Any, ...]] = set()
@@ -146,7 +154,7 @@ def _compile(sweeper: Sweeper) -> None:
         rows = sweeper.sample(1).take(slice(1))
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
         limits = tuple(Screen(box).limits(np.ones((len(box.triples), len(METRICS)))) for box in sweeper.boxes)
-        device = jax.local_devices()[0]
+        device = _devices()[0]
         programs = (
             lambda: sweeper.screen(Job(0, 0, 0), limits, device),
             lambda: sweeper.least(rows, device),
