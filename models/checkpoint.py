@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -14,27 +16,34 @@ from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.models.architecture import architecture
 from mqjax.models.mobilenet import MobileNet
+from mqjax.models.qat import Fixed, QuantizedMobileNet, Step, quantize
+from mqjax.models.quantization import Quantized
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 
 
-def save_checkpoint(folder: Path, model: MobileNet, about: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, model: MobileNet | QuantizedMobileNet, about: dict[str, Any]) -> None:
     """Write the weights of `model` to folder/weights, and `about` with the architecture's sizes to folder/model.json.
 
+    Of a quantized network the weights go there without rounding, and its grids, widths and steps to folder/grids.
     model.json is written last: a folder without it is torn.
     """
     folder = Path(folder).absolute()
     arch = model.architecture
-    state = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    network = model.network if isinstance(model, QuantizedMobileNet) else model
+    state = nnx.to_pure_dict(nnx.state(network, (nnx.Param, nnx.BatchStat)))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "weights", state, force=True)
+        if isinstance(model, QuantizedMobileNet):
+            checkpointer.save(folder / "grids", nnx.to_pure_dict(nnx.state(model, (Step, Fixed))), force=True)
     sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
     content = {"network": arch.name, **sizes, **about}
     write_atomically(folder / "model.json", json.dumps(content, indent=1) + "\n")
 
 
 def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
-    """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it.
+    """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it. Of a quantized
+    network this is the one with unrounded weights (see `load_quantized`).
 
     Raises `InputError` naming the folder where it is missing, torn or of another network.
     """
@@ -61,8 +70,30 @@ def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
     except InputError:
         raise
     except Exception as error:  # orbax and tensorstore raise many kinds for a torn checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the checkpoint in {path} is torn or of another network: {reason}") from None
-    nnx.replace_by_pure_dict(state, restored)
+        raise _torn(path, error) from None
+    # As plain arrays: programs compiled for freshly made networks then serve loaded ones, too.
+    nnx.replace_by_pure_dict(state, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored))
     nnx.update(model, state)
     return model, about
+
+
+def load_quantized(folder: str | Path) -> tuple[Quantized, MobileNet, dict[str, Any]]:
+    """The quantized network that `mqjax train --bits` left in a folder, ready for `forward` or integers; its network with
+    unrounded weights; and what model.json says. Raises `InputError` as `load_checkpoint` does."""
+    model, about = load_checkpoint(folder)
+    path = Path(folder).absolute() / "grids"
+    if not path.exists():
+        raise InputError(f"the checkpoint in {path.parent} is of a float network: it has no grids")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            grids = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), checkpointer.restore(path))
+        kernel_steps = {conv.name: grids["kernel_steps"][conv.name] for conv in model.architecture.convs}
+        network = quantize(model, kernel_steps, grids["steps"], grids["zeros"], grids["widths"], grids["signed"])
+    except Exception as error:
+        raise _torn(path, error) from None
+    return network, model, about
+
+
+def _torn(path: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"the checkpoint in {path} is torn or of another network: {reason}")

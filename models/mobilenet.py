@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
 from mqjax.models.architecture import Architecture, Conv
+
+MOMENTUM = 0.9
+"""Of the batch norms' running statistics."""
 
 
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
@@ -54,6 +59,31 @@ def convolve(x: Array, kernel: Array, conv: Conv) -> Array:
     )
 
 
+def walk(
+    architecture: Architecture,
+    images: Array,
+    linear: Callable[[Array, Conv], Array],
+    store: Callable[[Array, int], Array] = lambda x, number: x,
+) -> Array:
+    """Send images [B, H, W, channels] through a network whose layers' linear parts (with bias or batch norm) are `linear`.
+
+    store(x, n): what memory keeps of x, the input of layer n or, for n = L, the logits. A layer's output is stored once
+    and read from there, also by a residual sum; the sum itself happens before storing, in the wide sums of the layer
+    that ends the block. The global average pool reads what is stored and stores its result in the same way.
+    """
+    x, stored = store(images, 0), {}
+    for number, conv in enumerate(architecture.convs):
+        if conv.kind == "fc":
+            x = store(jnp.mean(x, axis=(1, 2)), number)
+        x = linear(x, conv)
+        if conv.relu:
+            x = jnp.clip(x, 0.0, 6.0)
+        if conv.adds is not None:
+            x = x + stored[conv.adds]
+        x = stored[conv.name] = store(x, number + 1)
+    return x
+
+
 class ConvBlock(nnx.Module):
     """A layer with its batch norm (or bias, for "fc")."""
 
@@ -65,10 +95,11 @@ class ConvBlock(nnx.Module):
         if conv.kind == "fc":
             self.bias = nnx.Param(jnp.zeros((conv.outputs,), jnp.float32))
         else:
-            self.norm = nnx.BatchNorm(conv.outputs, momentum=0.9, epsilon=1e-3, rngs=rngs)
+            self.norm = nnx.BatchNorm(conv.outputs, momentum=MOMENTUM, epsilon=1e-3, rngs=rngs)
 
-    def __call__(self, x: Array, conv: Conv, *, train: bool) -> Array:
-        y = convolve(x, self.kernel[...], conv)
+    def __call__(self, x: Array, conv: Conv, *, train: bool, kernel: Array | None = None) -> Array:
+        """kernel: takes the place of the block's own."""
+        y = convolve(x, self.kernel[...] if kernel is None else kernel, conv)
         return y + self.bias[...] if conv.kind == "fc" else self.norm(y, use_running_average=not train)
 
 
@@ -80,17 +111,7 @@ class MobileNet(nnx.Module):
         self.blocks = nnx.Dict({conv.name: ConvBlock(conv, rngs=rngs) for conv in architecture.convs})
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        outputs: dict[str, Array] = {}
-        for conv in self.architecture.convs:
-            if conv.kind == "fc":
-                x = jnp.mean(x, axis=(1, 2))
-            x = self.blocks[conv.name](x, conv, train=train)
-            if conv.relu:
-                x = jnp.clip(x, 0.0, 6.0)
-            if conv.adds is not None:
-                x = x + outputs[conv.adds]
-            outputs[conv.name] = x
-        return x
+        return walk(self.architecture, x, lambda x, conv: self.blocks[conv.name](x, conv, train=train))
 
 
 def MobileNetV1(**options) -> MobileNet:

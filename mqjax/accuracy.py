@@ -1,23 +1,35 @@
-"""Accuracy of bit-width assignments: post-training quantization, one compiled program for all of them."""
+"""Accuracy of bit-width assignments: after calibration alone, or after a short quantization-aware training.
+
+One compiled program serves all assignments. Assignments are evaluated one after the other, or several at once by `vmap`;
+on a CPU the loop is faster (docs/ACCURACY.md), so it is the default there.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
+import re
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 
-from mqjax.data import Images, load_dataset, normalize
+from mqjax.data import Dataset, Images, load_dataset, normalize
 from mqjax.errors import InputError
 from mqjax.models.architecture import Architecture
+from mqjax.models.calibration import Quantizer, calibrate
 from mqjax.models.checkpoint import load_checkpoint
 from mqjax.models.mobilenet import MobileNet
-from mqjax.models.quantization import Quantizer, Scheme, calibrate, forward, round_kernels
+from mqjax.models.qat import QuantizedMobileNet, batch_statistics
+from mqjax.models.quantization import Quantized, forward, round_kernels
+from mqjax.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.types import WIDTHS, Layer
 
 DEFAULT_CHECKPOINTS = {
@@ -27,51 +39,140 @@ DEFAULT_CHECKPOINTS = {
 """Shipped checkpoints by network and data set."""
 
 CALIBRATION_IMAGES = 512
+AT_ONCE = {"cpu": 1, "gpu": 64, "tpu": 64}
+"""Assignments evaluated together, by platform."""
+
+FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01)
+"""Settings of short training; its steps are those of `parse_method`."""
 
 
-_kernels = jax.jit(round_kernels, static_argnames="architecture")
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network with the grids that calibration on training images found.
+
+    images: those for calibration and short training. about: the checkpoint's model.json.
+    """
+
+    name: str
+    model: MobileNet
+    quantizer: Quantizer
+    images: Images
+    about: dict[str, Any]
+    dataset: Dataset
 
 
-@partial(jax.jit, static_argnames=("architecture", "symmetric"))
+def trained_network(
+    network: str, dataset: str, *, checkpoint: str | Path | None = None, data_dir: str | Path | None = None
+) -> Trained:
+    """Load and calibrate a trained network. checkpoint: a folder, a shipped one's name, or the shipped one that fits.
+
+    Raises `InputError` for unknown networks and data sets, and for a checkpoint that does not fit.
+    """
+    data = load_dataset(dataset, data_dir=data_dir)
+    if checkpoint is None:
+        if (network, dataset) not in DEFAULT_CHECKPOINTS:
+            raise InputError(
+                f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass it by --checkpoint "
+                "(mqjax search) or --init (mqjax train)"
+            )
+        checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
+    model, about = load_checkpoint(checkpoint)
+    if model.architecture.name != network or about["dataset"] != dataset:
+        raise InputError(
+            f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
+            f"not of {network!r} on {dataset!r}"
+        )
+    images = data.sized("train", model.architecture.resolution)
+    with jax.enable_x64(False):
+        quantizer = calibrate(model, jnp.asarray(normalize(images.images[:CALIBRATION_IMAGES])))
+    return Trained(str(checkpoint), model, quantizer, images, about, data)
+
+
+def parse_method(text: str) -> int | None:
+    """Training steps of "finetune:K" (0: batch norm statistics alone), or `None` for "ptq". Raises `InputError`."""
+    match = re.fullmatch(r"finetune:(\d{1,6})", text)
+    if match is None and text != "ptq":
+        raise InputError(f"the accuracy must be ptq or finetune:K, with K training steps, not {text!r}")
+    return None if match is None else int(match[1])
+
+
+@cache
+def _compiled(function: Callable[..., Any], static: tuple[Any, ...], axes: tuple[int | None, ...], alone: bool) -> Any:
+    """See `QuantizedAccuracy._program`. With only one assignment at a time there is nothing to map over."""
+    bound = partial(function, *static)
+
+    def of_one(*args: Any) -> Any:
+        args = tuple(a if axis is None else jax.tree.map(lambda x: x[0], a) for a, axis in zip(args, axes, strict=True))
+        return jax.tree.map(lambda x: x[None], bound(*args))
+
+    return jax.jit(of_one if alone else jax.vmap(bound, axes))
+
+
 def _correct(
-    architecture: Architecture,
-    quantizer: Quantizer,
-    kernels: dict[str, jax.Array],
-    images: jax.Array,
-    labels: jax.Array,
-    widths: jax.Array,
-    symmetric: bool,
+    architecture: Architecture, network: Quantized, kernels: dict[str, jax.Array], images: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """Number of correctly classified images, int32."""
-    logits = forward(architecture, quantizer, images, widths, kernels=kernels, symmetric=symmetric)
+    logits = forward(architecture, network, images, kernels=kernels)
     return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
 
-class PostTrainingAccuracy:
-    """Accuracy of a calibrated network at any bit-widths, on some images: call it with genomes.
+def _begin(graph: nnx.GraphDef, optimizer: Any, state: nnx.State, quantizer: Quantizer, widths: jax.Array) -> Any:
+    """Parameters, the rest of the state, and the optimizer's state of a network at the start of its short training."""
+    model = QuantizedMobileNet(nnx.merge(graph, state, copy=True), quantizer, widths)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    return params, rest, optimizer.init(params)
 
-    settings: what `describe` tells of it.
+
+def _step(graph: nnx.GraphDef, optimizer: Any, state: Any, optimizer_state: Any, images: Any, labels: Any) -> Any:
+    state, optimizer_state, _ = training_step(
+        graph, state, optimizer_state, images, labels, optimizer=optimizer, smoothing=FINETUNING.smoothing
+    )
+    return state, optimizer_state
+
+
+def _statistics(graph: nnx.GraphDef, state: Any, images: jax.Array) -> nnx.State:
+    return batch_statistics(graph, nnx.merge_state(*state), images)
+
+
+def _finish(graph: nnx.GraphDef, state: Any, statistics: nnx.State) -> Quantized:
+    model = nnx.merge(graph, *state, copy=True)
+    nnx.update(model, statistics)
+    return model.quantized()
+
+
+class QuantizedAccuracy:
+    """Accuracy of a trained network at any bit-widths, on some images: call it with genomes.
+
+    finetune_steps: `None` for post-training quantization; K for K steps of quantization-aware training from the shared
+    weights, on the same batches for every assignment, after which the batch norms' statistics are estimated anew.
+    at_once: assignments evaluated together; default by platform. settings: what `describe` tells of the images.
     """
 
     def __init__(
         self,
-        model: MobileNet,
-        quantizer: Quantizer,
+        trained: Trained,
         data: Images,
         *,
-        scheme: Scheme = Scheme(),
+        finetune_steps: int | None = None,
         batch: int = 256,
+        at_once: int | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        self.architecture = model.architecture
-        self._model, self._quantizer, self._data, self._scheme = model, quantizer, data, scheme
-        self._batch, self._settings = min(batch, len(data)), dict(settings or {})
+        self.trained, self.architecture = trained, trained.model.architecture
+        self.finetune_steps = finetune_steps
+        self._data, self._batch, self._settings = data, min(batch, len(data)), dict(settings or {})
+        self._at_once = at_once or AT_ONCE.get(jax.default_backend(), 1)
 
-    def on(self, data: Images, **settings: Any) -> PostTrainingAccuracy:
-        """The same quantized network judged on other images."""
+    def on(self, data: Images, **settings: Any) -> QuantizedAccuracy:
+        """The same networks judged on other images."""
         settings = {**self._settings, **settings}
-        return PostTrainingAccuracy(
-            self._model, self._quantizer, data, scheme=self._scheme, batch=self._batch, settings=settings
+        return QuantizedAccuracy(
+            self.trained,
+            data,
+            finetune_steps=self.finetune_steps,
+            batch=self._batch,
+            at_once=self._at_once,
+            settings=settings,
         )
 
     @property
@@ -91,23 +192,59 @@ class PostTrainingAccuracy:
         if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
             raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
         values = np.empty(len(genomes))
-        for i, genome in enumerate(genomes.astype(np.int32)):
-            values[i] = self._accuracy(genome)
-            progress()
+        with jax.enable_x64(False):
+            for start in range(0, len(genomes), self._at_once):
+                rows = np.arange(start, min(start + self._at_once, len(genomes)))
+                # A last part of a chunk is filled up, so that it needs no program of its own.
+                filled = np.resize(rows, self._at_once)
+                values[rows] = self._accuracies(jnp.asarray(genomes[filled], jnp.int32))[: len(rows)]
+                for _ in rows:
+                    progress()
         return values
 
-    def _accuracy(self, widths: np.ndarray) -> float:
-        size, count = len(self._data), jnp.int32(0)
-        with jax.enable_x64(False):
-            kernels = _kernels(self.architecture, self._quantizer, widths)
-            for start in range(0, size, self._batch):
-                rows = np.arange(start, start + self._batch)
-                images = normalize(self._data.images[rows % size])
-                labels = np.where(rows < size, self._data.labels[rows % size], -1)
-                symmetric = self._scheme.symmetric_activations
-                # The sum stays on the device, so that batches follow each other without waiting.
-                count += _correct(self.architecture, self._quantizer, kernels, images, labels, widths, symmetric)
-        return int(count) / size
+    def _accuracies(self, widths: jax.Array) -> np.ndarray:
+        """Accuracies float64 [A] of as many assignments int32 [A, L, 2] as are evaluated at once."""
+        if self.finetune_steps is None:
+            networks = self._program(Quantizer.at, axes=(None, 0))(self.trained.quantizer, widths)
+        else:
+            networks = self._finetuned(widths)
+        kernels = self._program(round_kernels, self.architecture, axes=(0,))(networks)
+        correct = self._program(_correct, self.architecture, axes=(0, 0, None, None))
+        counts, size = jnp.zeros(len(widths), jnp.int32), len(self._data)
+        for start in range(0, size, self._batch):
+            rows = np.arange(start, start + self._batch)
+            images = normalize(self._data.images[rows % size])
+            labels = np.where(rows < size, self._data.labels[rows % size], -1)
+            # The sum stays on the device, so that batches follow each other without waiting.
+            counts += correct(networks, kernels, images, labels)
+        return np.asarray(counts) / size
+
+    def _finetuned(self, widths: jax.Array) -> Quantized:
+        """Networks after their short training, every leaf with an axis [A] in front."""
+        trained, images = self.trained, self.trained.images
+        graph, optimizer = self._tuning
+        begin = self._program(_begin, nnx.graphdef(trained.model), optimizer, axes=(None, None, 0))
+        *state, optimizer_state = begin(nnx.state(trained.model), trained.quantizer, widths)
+        step = self._program(_step, graph, optimizer, axes=(0, 0, None, None))
+        epochs = (batches(images, FINETUNING, epoch) for epoch in itertools.count())
+        for batch, labels in itertools.islice(itertools.chain.from_iterable(epochs), self.finetune_steps):
+            state, optimizer_state = step(state, optimizer_state, batch, labels)
+        measure = self._program(_statistics, graph, axes=(0, None))
+        shown = normalize(images.images[:CALIBRATION_IMAGES])
+        found = [measure(state, part) for part in np.array_split(shown, max(1, len(shown) // FINETUNING.batch))]
+        statistics = jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
+        return self._program(_finish, graph, axes=(0, 0))(state, statistics)
+
+    @cached_property
+    def _tuning(self) -> tuple[nnx.GraphDef, optax.GradientTransformation]:
+        """The graph of the networks that short training trains, and its optimizer."""
+        widths = jnp.full((len(self.architecture.convs), 2), WIDTHS[-1])
+        model = QuantizedMobileNet(nnx.clone(self.trained.model), self.trained.quantizer, widths)
+        return nnx.graphdef(model), make_optimizer(FINETUNING, self.finetune_steps or 0)
+
+    def _program(self, function: Callable[..., Any], *static: Any, axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        """`function` over the leading axis [A] of the arguments whose entry in `axes` is 0, with `static` put first."""
+        return _compiled(function, static, axes, self._at_once == 1)
 
     @cached_property
     def float_accuracy(self) -> float:
@@ -115,63 +252,56 @@ class PostTrainingAccuracy:
         from mqjax.training import accuracy
 
         with jax.enable_x64(False):
-            return accuracy(self._model, self._data)
+            return accuracy(self.trained.model, self._data)
 
     @cached_property
     def cache_key(self) -> str:
-        """A digest of weights, grids and images: equal keys mean equal accuracies."""
-        digest = hashlib.sha256(repr((self.architecture, self._scheme)).encode())
-        for leaf in (*jax.tree.leaves(self._quantizer), self._data.images, self._data.labels):
+        """A digest of weights, grids, method and images: equal keys mean equal accuracies."""
+        digest = hashlib.sha256(repr((self.architecture, self.finetune_steps)).encode())
+        leaves = [*jax.tree.leaves(self.trained.quantizer), self._data.images, self._data.labels]
+        if self.finetune_steps is not None:
+            digest.update(repr(FINETUNING).encode())
+            leaves += [self.trained.images.images, self.trained.images.labels]
+        for leaf in leaves:
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()[:32]
 
     def describe(self) -> dict[str, Any]:
         """Settings for a run's config.json."""
-        return {"kind": "ptq", "images": len(self._data), **self._settings}
+        kind = "ptq" if self.finetune_steps is None else f"finetune:{self.finetune_steps}"
+        return {"kind": kind, "images": len(self._data), **self._settings}
 
 
 def default_accuracy(
     network: str = "mobilenetv1",
     dataset: str = "fashion_mnist",
     *,
+    method: str = "ptq",
     checkpoint: str | Path | None = None,
     split: str = "validation",
     num_images: int | None = 1024,
     data_dir: str | Path | None = None,
-) -> PostTrainingAccuracy:
-    """Post-training accuracy of a trained network on the first `num_images` images (default 1024; `None`: all) of a
-    split, calibrated on training images. checkpoint: a folder, a shipped one's name, or the shipped one that fits.
+    at_once: int | None = None,
+) -> QuantizedAccuracy:
+    """Accuracy of a trained network on the first `num_images` images (default 1024; `None`: all) of a split.
 
-    Raises `InputError` for unknown networks, data sets and splits, and for a checkpoint that does not fit.
+    method: "ptq" or "finetune:K", with K training steps. checkpoint, data_dir: see `trained_network`.
+    Raises `InputError` for unknown networks, data sets, splits and methods, and for a checkpoint that does not fit.
     """
-    data = load_dataset(dataset, data_dir=data_dir)
-    if checkpoint is None:
-        if (network, dataset) not in DEFAULT_CHECKPOINTS:
-            raise InputError(
-                f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass --checkpoint"
-            )
-        checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
-    model, about = load_checkpoint(checkpoint)
-    if model.architecture.name != network or about["dataset"] != dataset:
-        raise InputError(
-            f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
-            f"not of {network!r} on {dataset!r}"
-        )
-    resolution, scheme = model.architecture.resolution, Scheme()
-    calibration = data.sized("train", resolution, limit=CALIBRATION_IMAGES)
-    with jax.enable_x64(False):
-        quantizer = calibrate(model, jnp.asarray(normalize(calibration.images)), scheme)
-    return PostTrainingAccuracy(
-        model,
-        quantizer,
-        data.sized(split, resolution, limit=num_images),
-        scheme=scheme,
+    steps = parse_method(method)
+    trained = trained_network(network, dataset, checkpoint=checkpoint, data_dir=data_dir)
+    resolution = trained.model.architecture.resolution
+    return QuantizedAccuracy(
+        trained,
+        trained.dataset.sized(split, resolution, limit=num_images),
+        finetune_steps=steps,
+        at_once=at_once,
         settings={
             "network": network,
             "dataset": dataset,
             "split": split,
-            "checkpoint": str(checkpoint),
-            "width_multiplier": about["width_multiplier"],
+            "checkpoint": trained.name,
+            "width_multiplier": trained.about["width_multiplier"],
             "resolution": resolution,
         },
     )

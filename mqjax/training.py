@@ -1,13 +1,16 @@
-"""Training a network in float: SGD with momentum, a cosine schedule, light augmentation; exact resume from orbax.
+"""Training a network, in float or quantization-aware: SGD with momentum, a cosine schedule, light augmentation; exact
+resume from orbax.
 
-Every random draw derives from (seed, epoch) or (seed, step), so a resumed run continues to the same weights.
+Every random draw derives from (seed, epoch), so a resumed run continues to the same weights.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -26,18 +29,25 @@ from mqjax.data import Images, normalize
 from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
-from mqjax.models.architecture import Architecture
 from mqjax.models.mobilenet import MobileNet
+from mqjax.models.qat import QuantizedMobileNet, Step, reestimate
+
+REESTIMATION_BATCHES = 40
+"""Batches that the final batch norm statistics of a quantized network are taken from."""
+
+
+Network = MobileNet | QuantizedMobileNet
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Options of a training run. `shift` is how many pixels an image may be moved, `erase` the side of the square that
-    is blanked; images are mirrored at random if `mirror`."""
+    is blanked; images are mirrored at random if `mirror`. `step_learning_rate` is that of learned step sizes (Adam)."""
 
     epochs: int = 40
     batch: int = 128
     learning_rate: float = 0.1
+    step_learning_rate: float = 0.003
     momentum: float = 0.9
     weight_decay: float = 1e-4
     smoothing: float = 0.0
@@ -88,17 +98,29 @@ def batches(data: Images, config: TrainConfig, epoch: int) -> Iterator[tuple[np.
         yield normalize(augment(data.images[rows], config, generator)), data.labels[rows]
 
 
-def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum for weights and Adam for learned step sizes, both on a cosine after a warm-up."""
     warmup = min(steps // 10, 1000)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
-    return optax.chain(
+
+    def schedule(peak: float) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
+
+    weights = optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)),
-        optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+        optax.sgd(schedule(config.learning_rate), momentum=config.momentum, nesterov=True),
     )
+
+    def kinds(params: nnx.State) -> nnx.State:
+        return nnx.map_state(
+            lambda _, leaf: leaf.replace("steps" if isinstance(leaf, Step) else "weights"), params
+        )
+
+    return optax.partition({"weights": weights, "steps": optax.adam(schedule(config.step_learning_rate))}, kinds)
 
 
 @partial(jax.jit, static_argnames=("graph", "optimizer", "smoothing"), donate_argnames=("state", "optimizer_state"))
-def _step(graph, state, optimizer_state, images, labels, *, optimizer, smoothing):
+def training_step(graph, state, optimizer_state, images, labels, *, optimizer, smoothing):
+    """One step on a batch: the new (params, rest) of the module `graph`, the new state of the optimizer, the loss."""
     def loss_of(params, rest):
         model = nnx.merge(graph, params, rest, copy=True)
         logits = model(images, train=True)
@@ -117,8 +139,8 @@ def _logits(graph, params, rest, images):
     return nnx.merge(graph, params, rest, copy=True)(images)
 
 
-def accuracy(model: MobileNet, data: Images, batch: int = 500) -> float:
-    """Share of correctly classified images, in float."""
+def accuracy(model: Network, data: Images, batch: int = 500) -> float:
+    """Share of correctly classified images."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     correct = 0
     for start in range(0, len(data), batch):
@@ -131,7 +153,7 @@ def accuracy(model: MobileNet, data: Images, batch: int = 500) -> float:
 
 
 def train(
-    architecture: Architecture,
+    model: Network,
     data: Images,
     validation: Images,
     folder: str | Path,
@@ -139,21 +161,22 @@ def train(
     config: TrainConfig = TrainConfig(),
     progress: Callable[[int, int, float], None] | None = None,
     report: Callable[[EpochResult], None] | None = None,
-) -> MobileNet:
-    """Train a network, or continue the run that `folder` holds, to the same result as without the interruption.
+) -> list[EpochResult]:
+    """Train `model` in place, or continue the run that `folder` holds, to the same result as without the interruption.
 
     Writes checkpoints after every epoch, metrics.csv and config.json. progress(step, steps, loss) is called after every
-    step, report after every epoch. Raises `InputError` where `folder` holds a run with another configuration, or
-    where there is less than one batch of data.
+    step, report after every epoch. A quantized network ends with its batch norms' statistics estimated anew. Raises
+    `InputError` where `folder` holds a run with another configuration or start, or where there is less than one batch.
     """
     if len(data) < config.batch:
         raise InputError(f"{len(data)} training images are fewer than one batch of {config.batch}")
     folder = Path(folder).absolute()
-    _claim(folder, architecture, config, len(data))
-    model = MobileNet(architecture, rngs=nnx.Rngs(config.seed))
     graph, *state = nnx.split(model, nnx.Param, ...)
+    # Fresh copies: steps must not donate the caller's arrays, and compile once for arrays from wherever.
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), state)
+    _claim(folder, model, state, config, len(data))
     per_epoch = len(data) // config.batch
-    optimizer = _optimizer(config, per_epoch * config.epochs)
+    optimizer = make_optimizer(config, per_epoch * config.epochs)
     optimizer_state = optimizer.init(state[0])
     results: list[EpochResult] = []
     with open_manager(folder / "checkpoints") as manager:
@@ -161,14 +184,14 @@ def train(
         for epoch in range(len(results), config.epochs):
             start, losses = time.perf_counter(), []
             for number, (images, labels) in enumerate(batches(data, config, epoch)):
-                state, optimizer_state, loss = _step(
+                state, optimizer_state, loss = training_step(
                     graph, state, optimizer_state, images, labels, optimizer=optimizer, smoothing=config.smoothing
                 )
                 losses.append(loss)
                 if progress is not None:
                     progress(epoch * per_epoch + number + 1, per_epoch * config.epochs, float(loss))
             rate = per_epoch * config.batch / (time.perf_counter() - start)
-            nnx.update(model, *state)
+            nnx.update(model, *jax.tree.map(jnp.copy, state))
             results.append(EpochResult(epoch + 1, float(np.mean(losses)), accuracy(model, validation), rate))
             manager.save(epoch, args=ocp.args.Composite(**_payload(state, optimizer_state, results)))
             write_atomically(folder / "metrics.csv", _csv(results))
@@ -176,12 +199,21 @@ def train(
                 report(results[-1])
         manager.wait_until_finished()
     nnx.update(model, *state)
-    return model
+    if isinstance(model, QuantizedMobileNet):
+        later = itertools.islice(batches(data, config, config.epochs), REESTIMATION_BATCHES)
+        reestimate(model, (images for images, _ in later))
+    return results
 
 
-def _claim(folder: Path, architecture: Architecture, config: TrainConfig, images: int) -> None:
+def _claim(folder: Path, model: Network, state: Any, config: TrainConfig, images: int) -> None:
     """Note the run's configuration in its folder; refuse a folder that belongs to something else."""
-    content = {"architecture": dataclasses.asdict(architecture), "config": dataclasses.asdict(config), "images": images}
+    start = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)))
+    content = {
+        "architecture": dataclasses.asdict(model.architecture),
+        "config": dataclasses.asdict(config),
+        "images": images,
+        "start": start.hexdigest()[:32],
+    }
     text = json.dumps(content, indent=1)
     path = folder / "config.json"
     if path.exists():
@@ -224,21 +256,3 @@ def _csv(results: list[EpochResult]) -> str:
     writer.writeheader()
     writer.writerows(dataclasses.asdict(result) for result in results)
     return buffer.getvalue()
-
-
-def full_fashion_mnist(resolution: int) -> tuple[Images, Images]:
-    """All training images of the installed Fashion-MNIST but the 5,000 held out, and those; black border to `resolution`.
-
-    Raises `InputError` where the full data set is not installed.
-    """
-    from mqjax.data import pad_to
-    from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
-
-    if not SYSTEM_FOLDER.exists():
-        raise InputError(
-            f"the full Fashion-MNIST is not in {SYSTEM_FOLDER}: install Debian's package dataset-fashion-mnist"
-        )
-    images, labels = read_idx(SYSTEM_FOLDER, "train")
-    images, labels = pad_to(images[..., None], resolution), labels.astype(np.int32)
-    out = held_out(labels)
-    return Images(images[~out], labels[~out]), Images(images[out], labels[out])

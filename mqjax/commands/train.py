@@ -1,4 +1,4 @@
-"""`mqjax train`: train a network and leave a checkpoint."""
+"""`mqjax train`: train a network, in float or at given bit-widths, and leave a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,66 +8,81 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
+
+SIZES = {"width_multiplier": 0.25, "resolution": 32}
+FLOAT = {"epochs": 40, "learning_rate": 0.1}
+QUANTIZED = {"epochs": 10, "learning_rate": 0.02}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="mobilenetv1", help="mobilenetv1 or mobilenetv2")
-    parser.add_argument("--width-multiplier", type=float, default=0.25, help="scales the channels of every layer")
-    parser.add_argument("--resolution", type=int, default=32, help="height and width of the images")
+    parser.add_argument("--width-multiplier", type=float, default=argparse.SUPPRESS, help="scales the channels of every layer (default: 0.25)")
+    parser.add_argument("--resolution", type=int, default=argparse.SUPPRESS, help="height and width of the images (default: 32)")
     parser.add_argument(
         "--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one"
     )
     parser.add_argument(
-        "--data-dir", type=Path, help="folder of prepared data sets; default: the installed Fashion-MNIST"
+        "--data-dir", type=Path, default=argparse.SUPPRESS, help="folder of prepared data sets; default: the installed Fashion-MNIST"
     )
-    parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
+    parser.add_argument(
+        "--bits",
+        default=argparse.SUPPRESS,
+        help="train quantization-aware at these widths: 4, 8/4 (inputs/weights), all digits of a genome, or RUN:ID, a "
+        "member of a search's front; the start is a trained network (--init), whose sizes count",
+    )
+    parser.add_argument(
+        "--init",
+        default=argparse.SUPPRESS,
+        help="with --bits: checkpoint folder, or a shipped one's name (default: the shipped one that fits)"
+    )
+    parser.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="passes over the training images (default: 40; with --bits, 10)")
     parser.add_argument("--batch", type=int, default=128, help="images per step")
-    parser.add_argument("--learning-rate", type=float, default=0.1, help="peak of the cosine schedule")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="peak of the cosine schedule (default: 0.1; with --bits, 0.02)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an interrupted run in it is continued")
 
 
 def run(args: argparse.Namespace) -> int:
-    from mqjax.data import load_dataset
+    from mqjax.data import load_dataset, training_images
     from mqjax.errors import InputError
-    from mqjax.models import architecture
     from mqjax.models.checkpoint import save_checkpoint
     from mqjax.progress import bar
-    from mqjax.training import EpochResult, TrainConfig, accuracy, full_fashion_mnist, train
+    from mqjax.training import EpochResult, TrainConfig, accuracy, train
 
-    for option in ("epochs", "batch"):
-        if getattr(args, option) < 1:
-            raise InputError(f"--{option} must be at least 1, not {getattr(args, option)}")
+    # Options without a fixed default are absent where not given.
+    for name in (*SIZES, *FLOAT, "bits", "init", "data_dir"):
+        setattr(args, name, getattr(args, name, None))
+    defaults = FLOAT if args.bits is None else QUANTIZED
+    settings = {name: getattr(args, name) or value for name, value in defaults.items()}
+    for option in ("epochs", "batch", "learning_rate"):
+        value = getattr(args, option)
+        if value is not None and not value > 0:
+            raise InputError(f"--{option.replace('_', '-')} must be positive, not {value}")
+    if args.init is not None and args.bits is None:
+        raise InputError("--init needs --bits: training in float starts from random weights")
     dataset = load_dataset(args.dataset, data_dir=args.data_dir)
-
-    if args.dataset == "fashion_mnist" and args.data_dir is None:
-        data, validation = full_fashion_mnist(args.resolution)
-    else:
-        data, validation = (
-            dataset.sized(split, args.resolution)
-            for split in ("train", "validation" if "validation" in dataset.splits else "test")
-        )
-    network = architecture(
-        args.network,
-        width_multiplier=args.width_multiplier,
-        resolution=args.resolution,
-        classes=dataset.classes,
-        channels=data.images.shape[-1],
-    )
-    config = TrainConfig(epochs=args.epochs, batch=args.batch, learning_rate=args.learning_rate, seed=args.seed)
+    model, sizes, start = _fresh(args, dataset) if args.bits is None else _quantized(args)
+    data, validation = training_images(dataset, sizes["resolution"])
+    config = TrainConfig(batch=args.batch, seed=args.seed, **settings)
 
     def report(result: EpochResult) -> None:
         print(
-            f"epoch {result.epoch}/{args.epochs}: loss {result.loss:.4f}, validation accuracy {result.accuracy:.4f}, "
-            f"{result.images_per_second:.0f} images/s",
+            f"epoch {result.epoch}/{config.epochs}: loss {result.loss:.4f}, validation accuracy "
+            f"{result.accuracy:.4f}, {result.images_per_second:.0f} images/s",
             file=sys.stderr,
             flush=True,
         )
 
-    steps = len(data) // args.batch * args.epochs
+    steps = len(data) // args.batch * config.epochs
     with bar("training", steps, "steps") as progress:
-        model = train(
-            network,
+        train(
+            model,
             data,
             validation,
             args.out,
@@ -75,16 +90,42 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda step, _, loss: progress.update(step, f"loss {loss:.3f}"),
             report=report,
         )
-    test = dataset.sized("test", args.resolution) if "test" in dataset.splits else validation
-    reached = accuracy(model, test)
-    about = {
-        "width_multiplier": args.width_multiplier,
-        "dataset": args.dataset,
-        "test_accuracy": reached,
-        "test_images": len(test),
-        "command": shlex.join(["mqjax", *sys.argv[1:]]),
-        "config": dataclasses.asdict(config),
-    }
-    save_checkpoint(args.out / "checkpoint", model, about)
-    print(json.dumps({"test_accuracy": reached, "test_images": len(test), "checkpoint": str(args.out / "checkpoint")}))
+    test = dataset.sized("test", sizes["resolution"]) if "test" in dataset.splits else validation
+    reached = {"test_accuracy": accuracy(model, test), "test_images": len(test)}
+    command = shlex.join(["mqjax", *sys.argv[1:]])
+    about = {**sizes, "dataset": args.dataset, **start, **reached, "command": command}
+    save_checkpoint(args.out / "checkpoint", model, {**about, "config": dataclasses.asdict(config)})
+    print(json.dumps({**start, **reached, "checkpoint": str(args.out / "checkpoint")}))
     return 0
+
+
+def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """A float network with random weights, its sizes, and nothing to say about its start."""
+    from flax import nnx
+
+    from mqjax.models import architecture
+    from mqjax.models.mobilenet import MobileNet
+
+    sizes = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in SIZES.items()}
+    network = architecture(args.network, **sizes, classes=dataset.classes, channels=dataset.channels)
+    return MobileNet(network, rngs=nnx.Rngs(args.seed)), sizes, {}
+
+
+def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """A trained network at --bits, its sizes, and the start that the checkpoint will tell of."""
+    import jax.numpy as jnp
+
+    from mqjax.accuracy import trained_network
+    from mqjax.assignments import parse_assignment
+    from mqjax.errors import InputError
+    from mqjax.models.qat import QuantizedMobileNet
+
+    trained = trained_network(args.network, args.dataset, checkpoint=args.init, data_dir=args.data_dir)
+    sizes = {name: trained.about[name] for name in SIZES}
+    for name, value in sizes.items():
+        if getattr(args, name) not in (None, value):
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: the trained network has {value}")
+    widths = parse_assignment(args.bits, len(trained.model.architecture.convs))
+    model = QuantizedMobileNet(trained.model, trained.quantizer, jnp.asarray(widths))
+    start = {"bits": "".join(map(str, widths.ravel())), "start": trained.name, "float": trained.about["test_accuracy"]}
+    return model, sizes, start

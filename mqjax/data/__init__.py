@@ -41,10 +41,16 @@ class Dataset:
     name: str
     builder: Any
     classes: int
+    embedded: bool = False
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.builder.info.splits)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for colour."""
+        return int(self.builder.info.features["image"].shape[-1])
 
     def source(self, split: str) -> Any:
         """tensorflow-datasets' random-access source of a split; items are dicts with "image" and "label"."""
@@ -104,7 +110,21 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     features: Any = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise InputError(f"the data set in {folder} must have the features 'image' and 'label'")
-    return Dataset(name, builder, int(features["label"].num_classes))
+    return Dataset(name, builder, int(features["label"].num_classes), embedded=data_dir is None)
+
+
+def training_images(dataset: Dataset, resolution: int) -> tuple[Images, Images]:
+    """Training and validation images of a prepared data set at this resolution. Of the embedded Fashion-MNIST, where the
+    full set is installed: all its training images but the 5,000 held out, and those; else the embedded subset."""
+    from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
+
+    if dataset.embedded and dataset.name == "fashion_mnist" and SYSTEM_FOLDER.exists():
+        images, labels = read_idx(SYSTEM_FOLDER, "train")
+        images, labels = pad_to(images[..., None], resolution), labels.astype(np.int32)
+        out = held_out(labels)
+        return Images(images[~out], labels[~out]), Images(images[out], labels[out])
+    validation = "validation" if "validation" in dataset.splits else "test"
+    return dataset.sized("train", resolution), dataset.sized(validation, resolution)
 
 
 def _version_folder(root: Path, name: str) -> Path | None:
