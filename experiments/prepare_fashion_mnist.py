@@ -3,7 +3,7 @@
     python experiments/prepare_fashion_mnist.py [/usr/share/datasets/fashion-mnist] [mqjax/data/prepared]
 
 Expected: half a minute on 2 cores, about 6 MB. The last 500 training images of each class are held out of all training
-(`mqjax.training.full_fashion_mnist`); `validation` is 200 of these per class, `train` 200 of the others, `test` all.
+(`mqjax.data.training_images`); `validation` is 200 of these per class, `train` 200 of the others, `test` all.
 """
 
 from __future__ import annotations

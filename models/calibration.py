@@ -74,7 +74,9 @@ class Quantizer(NamedTuple):
         return Quantized(
             widths=widths,
             kernels={name: self.kernels[name] * self.gains[name] for name in names},
-            kernel_steps={name: self.weights[name].step[row[n]] * magnitude(self.gains[name]) for n, name in enumerate(names)},
+            kernel_steps={
+                name: self.weights[name].step[row[n]] * magnitude(self.gains[name]) for n, name in enumerate(names)
+            },
             biases={name: self.biases[name][row[n]] for n, name in enumerate(names)},
             steps=self.stored.step[tensors],
             zeros=self.stored.zero[tensors],

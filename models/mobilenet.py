@@ -14,6 +14,9 @@ from mqjax.models.architecture import Architecture, Conv
 MOMENTUM = 0.9
 """Of the batch norms' running statistics."""
 
+EPSILON = 1e-3
+"""What batch norms add to the variance."""
+
 
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """Depthwise convolution of x [B, H, W, C] with kernel [R, S, 1, C], symmetric padding.
@@ -95,7 +98,7 @@ class ConvBlock(nnx.Module):
         if conv.kind == "fc":
             self.bias = nnx.Param(jnp.zeros((conv.outputs,), jnp.float32))
         else:
-            self.norm = nnx.BatchNorm(conv.outputs, momentum=MOMENTUM, epsilon=1e-3, rngs=rngs)
+            self.norm = nnx.BatchNorm(conv.outputs, momentum=MOMENTUM, epsilon=EPSILON, rngs=rngs)
 
     def __call__(self, x: Array, conv: Conv, *, train: bool, kernel: Array | None = None) -> Array:
         """kernel: takes the place of the block's own."""

@@ -1,16 +1,18 @@
-"""Figures of a search run, drawn from the content of its front.json (see `mqjax.runs.describe`)."""
+"""Figures of a search run, drawn from the content of its front.json (see `mqjax.runs.describe`), and of training."""
 
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from mqjax.runs import UNITS
+from mqjax.training import EpochResult
 
 BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
@@ -50,6 +52,24 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray]) -> dict[str
         drawn["layers"] = _layers(document)
         drawn["convergence"] = _convergence(document)
     return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def training_curves(runs: dict[str, list[EpochResult]]) -> bytes:
+    """Loss and validation accuracy of training runs, by name, over their epochs, as PNG."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        for (name, results), color in zip(runs.items(), itertools.cycle(LEVEL_COLORS[2:] + LEVEL_COLORS[:2])):
+            epochs = [result.epoch for result in results]
+            loss.plot(epochs, [result.loss for result in results], "o-", ms=3, color=color, label=name)
+            accuracy.plot(epochs, [result.accuracy for result in results], "o-", ms=3, color=color, label=name)
+        for axes, label in ((loss, "training loss"), (accuracy, "validation accuracy")):
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(runs) > 1:
+            accuracy.legend(frameon=False, fontsize=8)
+    return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:

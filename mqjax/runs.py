@@ -210,10 +210,11 @@ def write_run(folder: Path, document: dict[str, Any], result: SearchResult) -> N
 
 def _front_csv(document: dict[str, Any]) -> str:
     columns = [f"{name} ({unit})" for name, unit in document["objectives"].items()]
-    tested = "test_accuracy" in next(iter(document["members"]), {})
-    rows = [["id", *columns, *(["test_accuracy"] if tested else []), *document["layers"]]]
+    first = next(iter(document["members"]), {})
+    tested = [name for name in ("test_accuracy", "retrained_accuracy") if name in first]
+    rows = [["id", *columns, *tested, *document["layers"]]]
     for member in document["members"]:
-        test = [member["test_accuracy"]] if tested else []
+        test = [member[name] for name in tested]
         widths = [layer["bits"] for layer in member["layers"]]
         rows.append([member["id"], *member["objectives"].values(), *test, *widths])
     return _csv(rows)

@@ -6,12 +6,15 @@ Every random draw derives from (seed, epoch), so a resumed run continues to the 
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import csv
 import dataclasses
 import hashlib
 import io
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +28,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from mqjax.data import Images, normalize
+from mqjax.data import EncodedImages, Images, normalize
 from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
@@ -35,6 +38,9 @@ from mqjax.models.qat import QuantizedMobileNet, Step, reestimate
 REESTIMATION_BATCHES = 40
 """Batches that the final batch norm statistics of a quantized network are taken from."""
 
+
+BATCHES_AHEAD = 2
+"""Batches of encoded images that are decoded while the current one is trained on."""
 
 Network = MobileNet | QuantizedMobileNet
 
@@ -55,6 +61,10 @@ class TrainConfig:
     erase: int = 0
     mirror: bool = True
     seed: int = 0
+
+
+QUANTIZED = TrainConfig(epochs=10, learning_rate=0.02)
+"""Settings that suit quantization-aware training from trained weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +99,38 @@ def augment(images: np.ndarray, config: TrainConfig, generator: np.random.Genera
     return result
 
 
-def batches(data: Images, config: TrainConfig, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Augmented batches of one epoch in the order that (seed, epoch) decides; a last part of a batch is left out."""
+def batches(
+    data: Images | EncodedImages, config: TrainConfig, epoch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Augmented batches of one epoch, float32 [B, H, W, C] and int32 [B], in the order that (seed, epoch) decides; a last
+    part of a batch is left out. Encoded images are decoded by all cores, some batches ahead."""
     generator = np.random.default_rng([config.seed, epoch])
     order = generator.permutation(len(data))
-    for start in range(0, len(data) - config.batch + 1, config.batch):
-        rows = order[start : start + config.batch]
+    parts = [order[start : start + config.batch] for start in range(0, len(data) - config.batch + 1, config.batch)]
+    if isinstance(data, EncodedImages):
+        yield from _decoded(data, config, epoch, parts)
+        return
+    for rows in parts:
         yield normalize(augment(data.images[rows], config, generator)), data.labels[rows]
+
+
+def _decoded(
+    data: EncodedImages, config: TrainConfig, epoch: int, parts: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of random views; each depends on (seed, epoch, image) alone, whichever thread makes it."""
+    pending: collections.deque[list[concurrent.futures.Future]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for rows in [*parts, *[None] * BATCHES_AHEAD]:
+                if rows is not None:
+                    seeds = ([config.seed, epoch, int(i)] for i in rows)
+                    views = [pool.submit(data.view, seed[2], seed, mirror=config.mirror) for seed in seeds]
+                    pending.append(views)
+                if pending and (rows is None or len(pending) > BATCHES_AHEAD):
+                    images, labels = zip(*(view.result() for view in pending.popleft()), strict=True)
+                    yield normalize(np.stack(images)), np.array(labels, np.int32)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
@@ -111,9 +146,7 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
     )
 
     def kinds(params: nnx.State) -> nnx.State:
-        return nnx.map_state(
-            lambda _, leaf: leaf.replace("steps" if isinstance(leaf, Step) else "weights"), params
-        )
+        return nnx.map_state(lambda _, leaf: leaf.replace("steps" if isinstance(leaf, Step) else "weights"), params)
 
     return optax.partition({"weights": weights, "steps": optax.adam(schedule(config.step_learning_rate))}, kinds)
 
@@ -121,6 +154,7 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
 @partial(jax.jit, static_argnames=("graph", "optimizer", "smoothing"), donate_argnames=("state", "optimizer_state"))
 def training_step(graph, state, optimizer_state, images, labels, *, optimizer, smoothing):
     """One step on a batch: the new (params, rest) of the module `graph`, the new state of the optimizer, the loss."""
+
     def loss_of(params, rest):
         model = nnx.merge(graph, params, rest, copy=True)
         logits = model(images, train=True)
@@ -154,7 +188,7 @@ def accuracy(model: Network, data: Images, batch: int = 500) -> float:
 
 def train(
     model: Network,
-    data: Images,
+    data: Images | EncodedImages,
     validation: Images,
     folder: str | Path,
     *,

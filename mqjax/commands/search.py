@@ -17,11 +17,13 @@ OPTIONS = {
     "dataset": "fashion_mnist",
     "data_dir": None,
     "checkpoint": None,
+    "accuracy": "ptq",
     "objectives": "error,energy",
     "population": 64,
     "generations": 24,
     "images": 2000,
     "test_images": 10_000,
+    "retrain": 0,
     "seed": 0,
 }
 """Settings of a run with their defaults; a resumed run takes them from its config.json."""
@@ -40,11 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("dataset", "prepared data set")
     option("data_dir", "folder of prepared data sets; without it the embedded ones")
     option("checkpoint", "trained network: a folder made by mqjax train, or a shipped one's name")
+    option("accuracy", "ptq (after calibration) or finetune:K (after K training steps; 0: batch norm statistics alone)")
     option("objectives", "comma-separated, of error, energy, edp, delay, memory; all are minimised")
     option("population", "individuals per generation, even, at least 8", type=int)
     option("generations", "generations after the first population", type=int)
     option("images", "validation images that accuracy is measured on", type=int)
     option("test_images", "test images that the final front is judged on", type=int)
+    option("retrain", "epochs of quantization-aware training for every member of the final front", type=int)
     option("seed", "makes the run repeatable", type=int)
     parser.add_argument(
         "--out", type=Path, default=argparse.SUPPRESS, help="new run folder (default: runs/NETWORK-ARCH-TIME)"
@@ -97,12 +101,15 @@ class _Prepared:
         for name in ("images", "test_images"):
             if settings[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {settings[name]}")
+        if settings["retrain"] < 0:
+            raise InputError(f"--retrain must be a number of epochs, 0 for none, not {settings['retrain']}")
         if settings["network"] not in NETWORKS:
             raise InputError(f"unknown network {settings['network']!r}; it must be one of {', '.join(NETWORKS)}")
         self.arch = load_arch(settings["arch"], dialect=settings["dialect"])
         self.accuracy = default_accuracy(
             settings["network"],
             settings["dataset"],
+            method=settings["accuracy"],
             checkpoint=settings["checkpoint"],
             num_images=settings["images"],
             data_dir=settings["data_dir"],
@@ -127,7 +134,6 @@ class _Prepared:
 
 def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started: float) -> int:
     from mqjax.bitsearch import search
-    from mqjax.data import load_dataset
     from mqjax.io.files import cache_folder
     from mqjax.progress import bar
     from mqjax.report import write_report
@@ -154,15 +160,16 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
             progress=lambda done, _: progress.update(done),
         )
     clock = time.perf_counter()
-    data = load_dataset(settings["dataset"], data_dir=settings["data_dir"])
+    data = accuracy.trained.dataset
     split = "test" if "test" in data.splits else "validation"
     limit = min(settings["test_images"], data.builder.info.splits[split].num_examples)
-    test = accuracy.on(data.sized(split, accuracy.architecture.resolution, limit=limit), split=split)
+    images = data.sized(split, accuracy.architecture.resolution, limit=limit)
+    test = accuracy.on(images, split=split)
+    about = {
+        "accuracy": {**accuracy.describe(), "float": accuracy.float_accuracy},
+        "test": {"split": split, "images": limit, "float": test.float_accuracy},
+    }
     with bar("testing", len(result.front) + 7, "assignments") as progress:
-        about = {
-            "accuracy": {**accuracy.describe(), "float": accuracy.float_accuracy},
-            "test": {"split": split, "images": limit, "float": test.float_accuracy},
-        }
         document = describe(
             arch,
             table,
@@ -171,12 +178,53 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
             about=about,
         )
     seconds["test"] = time.perf_counter() - clock
+    if settings["retrain"]:
+        clock = time.perf_counter()
+        _retrain(prepared, settings, folder, result, document, images)
+        seconds["retrain"] = time.perf_counter() - clock
     document["seconds"] = {**{k: round(v, 3) for k, v in seconds.items()}, **document["seconds"]}
     write_run(folder, document, result)
     path = write_report(folder)
     _print_front(document)
     print(f"\nreport: {path}")
     return 0
+
+
+def _retrain(
+    prepared: _Prepared, settings: dict[str, Any], folder: Path, result: Any, document: dict[str, Any], test: Any
+) -> None:
+    """Train every member of the front at its widths, and note its accuracy on the test images beside the one without."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from mqjax.data import training_images
+    from mqjax.models.qat import QuantizedMobileNet
+    from mqjax.progress import bar
+    from mqjax.training import QUANTIZED, accuracy, train
+
+    trained = prepared.accuracy.trained
+    data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
+    config = dataclasses.replace(
+        QUANTIZED, epochs=settings["retrain"], batch=min(QUANTIZED.batch, len(data)), seed=settings["seed"]
+    )
+    steps = len(data) // config.batch * config.epochs
+    members = list(zip(document["members"], result.genomes[result.front], strict=True))
+    with bar("retraining", steps * len(members), "steps") as progress, jax.enable_x64(False):
+        for number, (member, genome) in enumerate(members):
+            model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome, jnp.int32))
+            train(
+                model,
+                data,
+                validation,
+                folder / "retrained" / f"member_{member['id']:03d}",
+                config=config,
+                progress=lambda step, _, loss, done=steps * number: progress.update(done + step, f"loss {loss:.3f}"),
+            )
+            member["retrained_accuracy"] = accuracy(model, test)
+    document["retrained"] = {"epochs": config.epochs, "training_images": len(data)}
 
 
 def _print_front(document: dict[str, Any]) -> None:
@@ -187,7 +235,9 @@ def _print_front(document: dict[str, Any]) -> None:
     lines = []
     for member in spread(document["members"], 20):
         values = [f"{member['objectives'][name]:.6g}" for name, _ in columns]
-        lines.append((str(member["id"]), *values, f"{member['test_accuracy']:.4f}"))
-    headings = ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy")
+        accuracies = [f"{member[name]:.4f}" for name in ("test_accuracy", "retrained_accuracy") if name in member]
+        lines.append((str(member["id"]), *values, *accuracies))
+    retrained = ["retrained"] if "retrained" in document else []
+    headings = ("id", *(f"{name} ({unit})" for name, unit in columns), "test accuracy", *retrained)
     shown = "" if len(lines) == len(document["members"]) else f", {len(lines)} of them shown"
     print_table(f"Pareto front: {len(document['members'])} assignments{shown}", headings, lines)

@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import Any
 
 SIZES = {"width_multiplier": 0.25, "resolution": 32}
-FLOAT = {"epochs": 40, "learning_rate": 0.1}
-QUANTIZED = {"epochs": 10, "learning_rate": 0.02}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="mobilenetv1", help="mobilenetv1 or mobilenetv2")
-    parser.add_argument("--width-multiplier", type=float, default=argparse.SUPPRESS, help="scales the channels of every layer (default: 0.25)")
-    parser.add_argument("--resolution", type=int, default=argparse.SUPPRESS, help="height and width of the images (default: 32)")
+    parser.add_argument(
+        "--width-multiplier",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="scales the channels of every layer (default: 0.25)",
+    )
+    parser.add_argument(
+        "--resolution", type=int, default=argparse.SUPPRESS, help="height and width of the images (default: 32)"
+    )
     parser.add_argument(
         "--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one"
     )
     parser.add_argument(
-        "--data-dir", type=Path, default=argparse.SUPPRESS, help="folder of prepared data sets; default: the installed Fashion-MNIST"
+        "--data-dir",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="folder of prepared data sets; default: the installed Fashion-MNIST",
     )
     parser.add_argument(
         "--bits",
@@ -34,15 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         default=argparse.SUPPRESS,
-        help="with --bits: checkpoint folder, or a shipped one's name (default: the shipped one that fits)"
+        help="with --bits: checkpoint folder, or a shipped one's name (default: the shipped one that fits)",
     )
-    parser.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="passes over the training images (default: 40; with --bits, 10)")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="passes over the training images (default: 40; with --bits, 10)",
+    )
     parser.add_argument("--batch", type=int, default=128, help="images per step")
     parser.add_argument(
         "--learning-rate",
         type=float,
         default=argparse.SUPPRESS,
-        help="peak of the cosine schedule (default: 0.1; with --bits, 0.02)"
+        help="peak of the cosine schedule (default: 0.1; with --bits, 0.02)",
     )
     parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an interrupted run in it is continued")
@@ -51,25 +64,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mqjax.data import load_dataset, training_images
     from mqjax.errors import InputError
+    from mqjax.figures import training_curves
+    from mqjax.io.files import write_atomically
     from mqjax.models.checkpoint import save_checkpoint
     from mqjax.progress import bar
-    from mqjax.training import EpochResult, TrainConfig, accuracy, train
+    from mqjax.training import QUANTIZED, EpochResult, TrainConfig, accuracy, train
 
     # Options without a fixed default are absent where not given.
-    for name in (*SIZES, *FLOAT, "bits", "init", "data_dir"):
+    for name in (*SIZES, "bits", "init", "data_dir"):
         setattr(args, name, getattr(args, name, None))
-    defaults = FLOAT if args.bits is None else QUANTIZED
-    settings = {name: getattr(args, name) or value for name, value in defaults.items()}
+    given = {name: getattr(args, name) for name in ("epochs", "batch", "learning_rate", "seed") if hasattr(args, name)}
     for option in ("epochs", "batch", "learning_rate"):
-        value = getattr(args, option)
-        if value is not None and not value > 0:
+        value = given.get(option, 1)
+        if not value > 0:
             raise InputError(f"--{option.replace('_', '-')} must be positive, not {value}")
     if args.init is not None and args.bits is None:
         raise InputError("--init needs --bits: training in float starts from random weights")
     dataset = load_dataset(args.dataset, data_dir=args.data_dir)
     model, sizes, start = _fresh(args, dataset) if args.bits is None else _quantized(args)
     data, validation = training_images(dataset, sizes["resolution"])
-    config = TrainConfig(batch=args.batch, seed=args.seed, **settings)
+    print(f"{len(data):,} training images, {len(validation):,} for validation", file=sys.stderr)
+    config = dataclasses.replace(TrainConfig() if args.bits is None else QUANTIZED, **given)
 
     def report(result: EpochResult) -> None:
         print(
@@ -81,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
     steps = len(data) // args.batch * config.epochs
     with bar("training", steps, "steps") as progress:
-        train(
+        results = train(
             model,
             data,
             validation,
@@ -94,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     reached = {"test_accuracy": accuracy(model, test), "test_images": len(test)}
     command = shlex.join(["mqjax", *sys.argv[1:]])
     about = {**sizes, "dataset": args.dataset, **start, **reached, "command": command}
+    write_atomically(args.out / "metrics.png", training_curves({"": results}))
     save_checkpoint(args.out / "checkpoint", model, {**about, "config": dataclasses.asdict(config)})
     print(json.dumps({**start, **reached, "checkpoint": str(args.out / "checkpoint")}))
     return 0

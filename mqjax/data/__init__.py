@@ -78,11 +78,15 @@ class Dataset:
             raise InputError(f"data set {self.name!r}: its images differ in size; give a resolution")
         return Images(np.stack([image for image, _ in items]), np.array([label for _, label in items], np.int32))
 
+    @property
+    def small(self) -> bool:
+        """Whether all images have one known size, so that they are padded and not cropped."""
+        return self.embedded or self.builder.info.features["image"].shape[0] is not None
+
     def sized(self, split: str, resolution: int, *, limit: int | None = None) -> Images:
         """A split as a network of this resolution takes it: small images of one size get a black border, others are
         resized and cropped."""
-        small = self.builder.info.features["image"].shape[0] is not None or self.name == "fashion_mnist"
-        images = self.load(split, limit=limit, resolution=None if small else resolution)
+        images = self.load(split, limit=limit, resolution=None if self.small else resolution)
         return Images(pad_to(images.images, resolution), images.labels)
 
 
@@ -113,9 +117,27 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     return Dataset(name, builder, int(features["label"].num_classes), embedded=data_dir is None)
 
 
-def training_images(dataset: Dataset, resolution: int) -> tuple[Images, Images]:
+@dataclasses.dataclass(frozen=True)
+class EncodedImages:
+    """A split whose images are decoded and cropped when they are needed: for data that does not fit in memory."""
+
+    source: Any
+    resolution: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def view(self, i: int, seed: list[int], *, mirror: bool) -> tuple[np.ndarray, int]:
+        """A random view uint8 [resolution, resolution, C] of image i (see `random_crop`), and its label."""
+        example = self.source[i]
+        image = random_crop(example["image"], self.resolution, np.random.default_rng(seed), mirror=mirror)
+        return image, int(example["label"])
+
+
+def training_images(dataset: Dataset, resolution: int) -> tuple[Images | EncodedImages, Images]:
     """Training and validation images of a prepared data set at this resolution. Of the embedded Fashion-MNIST, where the
-    full set is installed: all its training images but the 5,000 held out, and those; else the embedded subset."""
+    full set is installed: all its training images but the 5,000 held out, and those; else the embedded subset. Images of
+    different sizes stay encoded."""
     from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
 
     if dataset.embedded and dataset.name == "fashion_mnist" and SYSTEM_FOLDER.exists():
@@ -124,6 +146,8 @@ def training_images(dataset: Dataset, resolution: int) -> tuple[Images, Images]:
         out = held_out(labels)
         return Images(images[~out], labels[~out]), Images(images[out], labels[out])
     validation = "validation" if "validation" in dataset.splits else "test"
+    if not dataset.small:
+        return EncodedImages(dataset.source("train"), resolution), dataset.sized(validation, resolution)
     return dataset.sized("train", resolution), dataset.sized(validation, resolution)
 
 
@@ -144,6 +168,30 @@ def center_crop(image: np.ndarray, resolution: int) -> np.ndarray:
     left, top = (picture.width - resolution) // 2, (picture.height - resolution) // 2
     array = np.asarray(picture.crop((left, top, left + resolution, top + resolution)))
     return array[..., None] if channels == 1 else array
+
+
+def random_crop(image: np.ndarray, resolution: int, generator: np.random.Generator, *, mirror: bool) -> np.ndarray:
+    """The usual training view: 8 to 100 % of the area at an aspect ratio of 3:4 to 4:3, resized, mirrored half the time.
+
+    uint8 in and out (Szegedy et al. 2015, section 6).
+    """
+    from PIL import Image
+
+    height, width, channels = image.shape
+    for _ in range(10):
+        area = generator.uniform(0.08, 1.0) * height * width
+        ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        across, down = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            break
+    else:
+        across = down = min(height, width)
+    left, top = generator.integers(0, width - across + 1), generator.integers(0, height - down + 1)
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    box = (left, top, left + across, top + down)
+    view = np.asarray(picture.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+    view = view[..., None] if channels == 1 else view
+    return view[:, ::-1] if mirror and generator.random() < 0.5 else view
 
 
 def pad_to(images: np.ndarray, resolution: int) -> np.ndarray:

@@ -1,0 +1,91 @@
+"""How well cheap accuracies rank assignments: Spearman correlation with quantization-aware training on all images.
+
+    python experiments/ranking.py [--network mobilenetv1] [--assignments 24] [--out benchmarks/ranking.json]
+
+Random assignments of different mean width are trained for an epoch of the full Fashion-MNIST and judged on all test
+images; post-training and short-trained accuracy are those of 1,024 validation images, as a search sees them.
+Expected: about half an hour on 2 cores. Results are appended as they come; a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy.stats import spearmanr
+
+from mqjax.accuracy import default_accuracy
+from mqjax.data import training_images
+from mqjax.io.files import write_atomically
+from mqjax.models.qat import QuantizedMobileNet
+from mqjax.training import QUANTIZED, accuracy, train
+
+METHODS = ("ptq", "finetune:0", "finetune:20", "finetune:100")
+
+
+def assignments(count: int, layers: int) -> np.ndarray:
+    """Assignments int32 [count, L, 2] whose mean width goes from 2.5 to 6.5 in even steps."""
+    generator = np.random.default_rng(0)
+    means = np.linspace(2.5, 6.5, count)
+    drawn = generator.normal(means[:, None, None], 1.0, (count, layers, 2))
+    return np.clip(np.round(drawn), 2, 8).astype(np.int32)
+
+
+def fully_trained(trained, genome: np.ndarray, data, validation, test) -> float:
+    model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, data, validation, Path(folder) / "run", config=dataclasses.replace(QUANTIZED, epochs=1))
+    return accuracy(model, test)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--network", default="mobilenetv1")
+    parser.add_argument("--assignments", type=int, default=24)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/ranking.json"))
+    args = parser.parse_args()
+    judges = {method: default_accuracy(args.network, method=method) for method in METHODS}
+    trained = judges["ptq"].trained
+    data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
+    test = trained.dataset.sized("test", trained.model.architecture.resolution)
+    genomes = assignments(args.assignments, len(trained.model.architecture.convs))
+    rows = json.loads(args.out.read_text())["assignments"] if args.out.exists() else []
+    for genome in genomes[len(rows) :]:
+        row = {"genome": "".join(map(str, genome.ravel())), "mean_width": round(float(genome.mean()), 2)}
+        for method, judge in judges.items():
+            start = time.perf_counter()
+            row[method] = float(judge(genome[None])[0])
+            row[f"{method} seconds"] = round(time.perf_counter() - start, 2)
+        start = time.perf_counter()
+        row["trained"] = fully_trained(trained, genome, data, validation, test)
+        row["trained seconds"] = round(time.perf_counter() - start, 2)
+        rows.append(row)
+        print(row, flush=True)
+        document = {
+            "network": args.network,
+            "training_images": len(data),
+            "device": jax.devices()[0].device_kind,
+            "command": f"python experiments/ranking.py --network {args.network} --assignments {args.assignments}",
+            "spearman": {method: correlation(rows, method) for method in METHODS},
+            "assignments": rows,
+        }
+        write_atomically(args.out, json.dumps(document, indent=1) + "\n")
+
+
+def correlation(rows: list[dict], method: str) -> float | None:
+    if len(rows) < 3:
+        return None
+    found = spearmanr([row[method] for row in rows], [row["trained"] for row in rows])
+    return round(float(found.statistic), 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""MobileNet weights from Keras and PyTorch, given as .npz or .safetensors.
+
+Keras: arrays named LAYER/VARIABLE, as `{f"{l.name}/{w.name}": w.numpy() for l in model.layers for w in l.weights}` gives
+them for `keras.applications.MobileNet` and `MobileNetV2` (Keras 3 variable names). Keras pads layers of stride 2 at the
+bottom and right only, mqjax on all sides, so there a tensor is shifted by one pixel: calibrate or train anew.
+
+PyTorch: the state dict of torchvision's `mobilenet_v2`, or of a sequential MobileNetV1 (model.N.M.*, fc.*). Its images are
+normalised by ImageNet's mean and deviation, which goes into the first layer, exactly but for the border of the image.
+Its batch norms add 1e-5 to the variance, ours 1e-3; the scale makes up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mqjax.errors import InputError
+from mqjax.models.architecture import Architecture, Conv
+from mqjax.models.mobilenet import EPSILON, MobileNet
+
+TORCH_EPSILON = 1e-5
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+_NORM = {
+    "keras": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "torch": ("weight", "bias", "running_mean", "running_var"),
+}
+
+
+def load_weights(path: str | Path, architecture: Architecture) -> MobileNet:
+    """The network of this architecture with the weights in a .npz or .safetensors file; Keras or PyTorch by the names.
+
+    Raises `InputError` naming the file and the array where one is missing or of another shape.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    source = "keras" if any("/" in name for name in arrays) else "torch"
+
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in arrays:
+            raise InputError(f"{path}: the array {name!r} of a {source} {architecture.name} is missing")
+        if arrays[name].size != np.prod(shape):
+            wanted = "x".join(map(str, shape))
+            raise InputError(f"{path}: {name!r} has the shape {list(arrays[name].shape)}, which does not fit {wanted}")
+        return arrays[name].astype(np.float32)
+
+    model = MobileNet(architecture, rngs=nnx.Rngs(0))
+    for conv, (layer, norm) in zip(architecture.convs, _names(source, architecture), strict=True):
+        block = model.blocks[conv.name]
+        kernel = _kernel(source, conv, layer, array)
+        shift = 0.0
+        if source == "torch" and conv is architecture.convs[0] and architecture.channels == 3:
+            # Our pixel x is theirs times 2 deviations, plus a constant that each channel's weights sum up.
+            shift = np.einsum("rscm,c->m", kernel, (0.5 - MEAN) / DEVIATION)
+            kernel = kernel / (2 * DEVIATION[:, None])
+        block.kernel[...] = jnp.asarray(kernel, jnp.float32)
+        separator = "/" if source == "keras" else "."
+        if conv.kind == "fc":
+            block.bias[...] = jnp.asarray(array(f"{layer}{separator}bias", (conv.outputs,)))
+            continue
+        scale, bias, mean, var = (array(f"{norm}{separator}{part}", (conv.outputs,)) for part in _NORM[source])
+        if source == "torch":
+            scale = scale * np.sqrt((var + EPSILON) / (var + TORCH_EPSILON))
+        block.norm.scale[...], block.norm.bias[...] = jnp.asarray(scale, jnp.float32), jnp.asarray(bias)
+        block.norm.mean[...], block.norm.var[...] = jnp.asarray(mean - shift, jnp.float32), jnp.asarray(var)
+    return model
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays in a .npz or .safetensors file. Raises `InputError` where it is neither or damaged."""
+    if not path.exists():
+        raise InputError(f"no weights in {path}: the file does not exist")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as file:
+                return dict(file)
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+    except Exception as error:  # zip, NumPy and safetensors raise many kinds
+        raise InputError(f"{path} cannot be read: {error}") from None
+    raise InputError(f"{path} must be a .npz or a .safetensors file")
+
+
+def _kernel(source: str, conv: Conv, layer: str, array: Callable[[str, tuple[int, ...]], np.ndarray]) -> np.ndarray:
+    """A layer's kernel, as [R, S, C, M]."""
+    size, inputs, outputs = conv.kernel, 1 if conv.kind == "dw" else conv.inputs, conv.outputs
+    if source == "keras":
+        name = f"{layer}/depthwise_kernel" if conv.kind == "dw" else f"{layer}/kernel"
+        # Depthwise kernels come as [R, S, C, 1], dense ones as [C, M]; the order in memory is ours.
+        return array(name, (size, size, inputs, outputs)).reshape(size, size, inputs, outputs)
+    found = array(f"{layer}.weight", (outputs, inputs, size, size)).reshape(outputs, inputs, size, size)
+    return found.transpose(2, 3, 1, 0)
+
+
+def _names(source: str, architecture: Architecture) -> list[tuple[str, str]]:
+    """Names of every layer and its batch norm."""
+    if architecture.name == "mobilenetv1":
+        if source == "keras":
+            return [_keras_v1(conv.name) for conv in architecture.convs]
+        blocks = (len(architecture.convs) - 2) // 2
+        pairs = [((f"model.{n}.0", f"model.{n}.1"), (f"model.{n}.3", f"model.{n}.4")) for n in range(1, blocks + 1)]
+        return [("model.0.0", "model.0.1"), *(pair for both in pairs for pair in both), ("fc", "")]
+    return [(_keras_v2 if source == "keras" else _torch_v2)(conv, architecture) for conv in architecture.convs]
+
+
+def _keras_v1(name: str) -> tuple[str, str]:
+    if name == "conv1":
+        return "conv1", "conv1_bn"
+    if name == "fc":
+        return "conv_preds", ""
+    layer = f"conv_{name[:2]}_{name[2:]}"
+    return layer, f"{layer}_bn"
+
+
+def _keras_v2(conv: Conv, architecture: Architecture) -> tuple[str, str]:
+    fixed = {"conv1": ("Conv1", "bn_Conv1"), "conv_last": ("Conv_1", "Conv_1_bn"), "fc": ("predictions", "")}
+    if conv.name in fixed:
+        return fixed[conv.name]
+    part, number = conv.name.rstrip("0123456789"), int("".join(filter(str.isdigit, conv.name)))
+    block = "expanded_conv" if number == 1 else f"block_{number - 1}"
+    layer = f"{block}_{'depthwise' if part == 'dw' else part}"
+    return layer, f"{layer}_BN"
+
+
+def _torch_v2(conv: Conv, architecture: Architecture) -> tuple[str, str]:
+    blocks = sum(c.kind == "dw" for c in architecture.convs)
+    fixed = {"conv1": "features.0", "conv_last": f"features.{blocks + 1}"}
+    if conv.name in fixed:
+        return f"{fixed[conv.name]}.0", f"{fixed[conv.name]}.1"
+    if conv.name == "fc":
+        return "classifier.1", ""
+    part, number = conv.name.rstrip("0123456789"), int("".join(filter(str.isdigit, conv.name)))
+    first = 0 if any(c.name == f"expand{number}" for c in architecture.convs) else -1
+    at = f"features.{number}.conv"
+    if part == "project":
+        return f"{at}.{first + 2}", f"{at}.{first + 3}"
+    place = 0 if part == "expand" else first + 1
+    return f"{at}.{place}.0", f"{at}.{place}.1"
