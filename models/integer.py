@@ -65,7 +65,6 @@ class IntegerNetwork:
             kernel, step = np.asarray(network.kernels[conv.name]), np.asarray(network.kernel_steps[conv.name])
             most = 2 ** (int(network.widths[number, 1]) - 1) - 1
             self._kernels[conv.name] = np.clip(np.round(kernel / step), -most, most).astype(np.int32)
-            # A bias has the step of the sums that it joins.
             sum_step = self._grids[number].step * np.broadcast_to(step, conv.outputs).astype(np.float64)
             bias = np.round(np.asarray(network.biases[conv.name], np.float64) / sum_step)
             self._biases[conv.name] = np.clip(bias, -(2**30), 2**30).astype(np.int32)

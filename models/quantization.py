@@ -9,7 +9,7 @@ How a network is quantized, as an integer accelerator with wide sums would run i
 - The first layer's input, the image, is rounded to that layer's input width, and every layer's weights to their own
   width, the first and the last layer's too. The logits are stored at 8 bits.
 - The global average pool reads stored values and stores its result on the same grid.
-- Biases and sums are wide. `mqjax.models.integer` runs the same network with integers only.
+- Biases are 32-bit integers on the grid of the sums that they join; sums are wide. `mqjax.models.integer` runs the same network with integers only.
 
 Scheme: Jacob et al. 2018, section 2; gradients: Esser et al. 2020, section 2.
 """
@@ -65,30 +65,35 @@ def round_to(x: Array, step: Array, zero: Array | float, width: Array, *, signed
     return (rounded - zero) * step
 
 
-def round_kernels(architecture: Architecture, network: Quantized) -> dict[str, Array]:
-    """Every layer's kernel, rounded to its weight width."""
-    return {
-        conv.name: round_to(
-            network.kernels[conv.name], network.kernel_steps[conv.name], 0.0, network.widths[number, 1], signed=True
-        )
-        for number, conv in enumerate(architecture.convs)
-    }
+class Rounded(NamedTuple):
+    """What a network's layers multiply with and add, as numbers that integers stand for."""
+
+    kernels: dict[str, Array]
+    biases: dict[str, Array]
 
 
-def forward(
-    architecture: Architecture, network: Quantized, images: Array, *, kernels: dict[str, Array] | None = None
-) -> Array:
+def round_weights(architecture: Architecture, network: Quantized) -> Rounded:
+    """Every layer's kernel rounded to its weight width, and its bias to the step of the sums that it joins."""
+    kernels, biases = {}, {}
+    for number, conv in enumerate(architecture.convs):
+        name, width = conv.name, network.widths[number, 1]
+        step = network.kernel_steps[name]
+        kernels[name] = round_to(network.kernels[name], step, 0.0, width, signed=True)
+        sum_step = network.steps[number] * step
+        biases[name] = jnp.round(network.biases[name] / sum_step) * sum_step
+    return Rounded(kernels, biases)
+
+
+def forward(architecture: Architecture, network: Quantized, images: Array, *, rounded: Rounded | None = None) -> Array:
     """Logits float32 [B, classes] of the quantized network for images float32 [B, H, W, channels].
 
-    kernels: those of `round_kernels`. On CPU it is several times faster to compute them in a program of their own: in one
-    program XLA rounds depthwise kernels again for every pixel.
+    rounded: from `round_weights`. On CPU it is several times faster to compute it in a program of its own: in one program
+    XLA rounds depthwise kernels again for every pixel.
     """
-    rounded = round_kernels(architecture, network) if kernels is None else kernels
+    kernels, biases = round_weights(architecture, network) if rounded is None else rounded
     widths = stored_widths(network.widths)
 
     def store(x: Array, number: int) -> Array:
         return round_to(x, network.steps[number], network.zeros[number], widths[number], signed=network.signed)
 
-    return walk(
-        architecture, images, lambda x, conv: convolve(x, rounded[conv.name], conv) + network.biases[conv.name], store
-    )
+    return walk(architecture, images, lambda x, conv: convolve(x, kernels[conv.name], conv) + biases[conv.name], store)

@@ -28,7 +28,7 @@ from mqjax.models.calibration import Quantizer, calibrate
 from mqjax.models.checkpoint import load_checkpoint
 from mqjax.models.mobilenet import MobileNet
 from mqjax.models.qat import QuantizedMobileNet, batch_statistics
-from mqjax.models.quantization import Quantized, forward, round_kernels
+from mqjax.models.quantization import Quantized, Rounded, forward, round_weights
 from mqjax.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.types import WIDTHS, Layer
 
@@ -109,10 +109,10 @@ def _compiled(function: Callable[..., Any], static: tuple[Any, ...], axes: tuple
 
 
 def _correct(
-    architecture: Architecture, network: Quantized, kernels: dict[str, jax.Array], images: jax.Array, labels: jax.Array
+    architecture: Architecture, network: Quantized, rounded: Rounded, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """Number of correctly classified images, int32."""
-    logits = forward(architecture, network, images, kernels=kernels)
+    logits = forward(architecture, network, images, rounded=rounded)
     return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
 
@@ -161,7 +161,7 @@ class QuantizedAccuracy:
         self.trained, self.architecture = trained, trained.model.architecture
         self.finetune_steps = finetune_steps
         self._data, self._batch, self._settings = data, min(batch, len(data)), dict(settings or {})
-        self._at_once = at_once or AT_ONCE.get(jax.default_backend(), 1)
+        self.at_once = at_once or AT_ONCE.get(jax.default_backend(), 1)
 
     def on(self, data: Images, **settings: Any) -> QuantizedAccuracy:
         """The same networks judged on other images."""
@@ -171,7 +171,7 @@ class QuantizedAccuracy:
             data,
             finetune_steps=self.finetune_steps,
             batch=self._batch,
-            at_once=self._at_once,
+            at_once=self.at_once,
             settings=settings,
         )
 
@@ -193,10 +193,10 @@ class QuantizedAccuracy:
             raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
         values = np.empty(len(genomes))
         with jax.enable_x64(False):
-            for start in range(0, len(genomes), self._at_once):
-                rows = np.arange(start, min(start + self._at_once, len(genomes)))
+            for start in range(0, len(genomes), self.at_once):
+                rows = np.arange(start, min(start + self.at_once, len(genomes)))
                 # A last part of a chunk is filled up, so that it needs no program of its own.
-                filled = np.resize(rows, self._at_once)
+                filled = np.resize(rows, self.at_once)
                 values[rows] = self._accuracies(jnp.asarray(genomes[filled], jnp.int32))[: len(rows)]
                 for _ in rows:
                     progress()
@@ -208,7 +208,7 @@ class QuantizedAccuracy:
             networks = self._program(Quantizer.at, axes=(None, 0))(self.trained.quantizer, widths)
         else:
             networks = self._finetuned(widths)
-        kernels = self._program(round_kernels, self.architecture, axes=(0,))(networks)
+        rounded = self._program(round_weights, self.architecture, axes=(0,))(networks)
         correct = self._program(_correct, self.architecture, axes=(0, 0, None, None))
         counts, size = jnp.zeros(len(widths), jnp.int32), len(self._data)
         for start in range(0, size, self._batch):
@@ -216,7 +216,7 @@ class QuantizedAccuracy:
             images = normalize(self._data.images[rows % size])
             labels = np.where(rows < size, self._data.labels[rows % size], -1)
             # The sum stays on the device, so that batches follow each other without waiting.
-            counts += correct(networks, kernels, images, labels)
+            counts += correct(networks, rounded, images, labels)
         return np.asarray(counts) / size
 
     def _finetuned(self, widths: jax.Array) -> Quantized:
@@ -244,7 +244,7 @@ class QuantizedAccuracy:
 
     def _program(self, function: Callable[..., Any], *static: Any, axes: tuple[int | None, ...]) -> Callable[..., Any]:
         """`function` over the leading axis [A] of the arguments whose entry in `axes` is 0, with `static` put first."""
-        return _compiled(function, static, axes, self._at_once == 1)
+        return _compiled(function, static, axes, self.at_once == 1)
 
     @cached_property
     def float_accuracy(self) -> float:

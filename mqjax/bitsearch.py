@@ -33,7 +33,8 @@ class Accuracy(Protocol):
     """What a search needs to know of a network's accuracy."""
 
     cache_key: Any
-    """A text; equal keys mean equal accuracies."""
+    """A text; equal keys mean equal accuracies. An attribute `at_once`, if there is one, says how many genomes are best
+    given together."""
 
     def __call__(self, genomes: np.ndarray) -> np.ndarray:
         """Accuracy float64 [N] of genomes int [N, L, 2]."""
@@ -156,16 +157,17 @@ class _Evaluator:
 
     def _accuracies(self, genomes: np.ndarray) -> np.ndarray:
         assert self.accuracy is not None
-        values = np.empty(len(genomes))
-        for i, genome in enumerate(genomes):
-            key = "".join(map(str, genome.ravel()))
-            value = self.known.get(key)
-            if value is None:
-                value = float(self.accuracy(genome[None])[0])
-                self.known.add(key, value)
-            values[i] = value
-            self.progress(i + 1)
-        return values
+        keys = ["".join(map(str, genome.ravel())) for genome in genomes]
+        unknown = {key: row for row, key in enumerate(keys) if self.known.get(key) is None}
+        asked, size = list(unknown.items()), getattr(self.accuracy, "at_once", 1)
+        for start in range(0, len(asked), size):
+            part = asked[start : start + size]
+            values = self.accuracy(genomes[[row for _, row in part]])
+            for (key, _), value in zip(part, values, strict=True):
+                self.known.add(key, float(value))  # at once, for runs that are killed or that go on beside this one
+            self.progress(len(genomes) - len(asked) + start + len(part))
+        self.progress(len(genomes))
+        return np.array([self.known.get(key) for key in keys])
 
 
 class _Run:

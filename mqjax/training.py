@@ -99,9 +99,7 @@ def augment(images: np.ndarray, config: TrainConfig, generator: np.random.Genera
     return result
 
 
-def batches(
-    data: Images | EncodedImages, config: TrainConfig, epoch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(data: Images | EncodedImages, config: TrainConfig, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Augmented batches of one epoch, float32 [B, H, W, C] and int32 [B], in the order that (seed, epoch) decides; a last
     part of a batch is left out. Encoded images are decoded by all cores, some batches ahead."""
     generator = np.random.default_rng([config.seed, epoch])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     "errors", "types", "arch", "packing", "mapping", "factors", "mapspace", "io.files", "io.accelerator", "io.timeloop",
     "io.checkpoints", "hw", "nest", "price", "evaluator", "io.records", "plan", "terms", "rows", "sweep", "screen", "decision", "localsearch", "optimum", "distribution", "hosts", "table", "models",
-    "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "figures", "report", "progress",
+    "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "assignments", "figures", "report", "progress",
     "benchmark", "commands", "cli",
 )  # fmt: skip
 

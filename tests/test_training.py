@@ -7,17 +7,21 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from mqjax.cli import main
-from mqjax.data import Images
+from mqjax.data import EncodedImages, Images, load_dataset, normalize, training_images, write_prepared
 from mqjax.errors import InputError
+from mqjax.figures import training_curves
 from mqjax.models.architecture import Architecture, Conv, architecture
-from mqjax.models.checkpoint import load_checkpoint, save_checkpoint
+from mqjax.models.calibration import calibrate
+from mqjax.models.checkpoint import load_checkpoint, load_quantized, save_checkpoint
 from mqjax.models.mobilenet import MobileNet
-from mqjax.training import TrainConfig, accuracy, augment, batches, train
+from mqjax.models.qat import QuantizedMobileNet
+from mqjax.training import EpochResult, TrainConfig, accuracy, augment, batches, train
 
 TINY = Architecture(
     "mobilenetv1",
@@ -47,10 +51,22 @@ def weights(model: MobileNet) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
 
 
+def fresh() -> MobileNet:
+    return MobileNet(TINY, rngs=nnx.Rngs(0))
+
+
+def quantized(width: int) -> QuantizedMobileNet:
+    model = fresh()
+    widths = jnp.full((len(TINY.convs), 2), width)
+    return QuantizedMobileNet(model, calibrate(model, jnp.asarray(normalize(stripes(160, 0).images))), widths)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "a"
-    return train(TINY, stripes(160, 0), stripes(64, 1), folder, config=CONFIG), folder
+    model = fresh()
+    train(model, stripes(160, 0), stripes(64, 1), folder, config=CONFIG)
+    return model, folder
 
 
 def test_training_learns_and_keeps_its_metrics(finished):
@@ -71,9 +87,9 @@ def test_interrupted_run_resumes_to_the_identical_weights(finished, tmp_path, st
 
     data, validation = stripes(160, 0), stripes(64, 1)
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, data, validation, tmp_path / "b", config=CONFIG, progress=interrupt)
-    seen = []
-    model = train(TINY, data, validation, tmp_path / "b", config=CONFIG, progress=lambda step, *_: seen.append(step))
+        train(fresh(), data, validation, tmp_path / "b", config=CONFIG, progress=interrupt)
+    seen, model = [], fresh()
+    train(model, data, validation, tmp_path / "b", config=CONFIG, progress=lambda step, *_: seen.append(step))
     assert seen == list(range(11, 31))  # goes on from the checkpoint of the first epoch, not from the start
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[0]), strict=True))
 
@@ -85,19 +101,78 @@ def test_torn_last_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
         if path.is_file():
             path.write_bytes(b"")
     seen = []
-    train(TINY, stripes(160, 0), stripes(64, 1), tmp_path / "c", config=CONFIG, progress=lambda s, *_: seen.append(s))
+    train(
+        fresh(), stripes(160, 0), stripes(64, 1), tmp_path / "c", config=CONFIG, progress=lambda s, *_: seen.append(s)
+    )
     assert seen == list(range(21, 31))
 
 
 def test_folder_of_another_run_is_refused(finished, tmp_path):
     with pytest.raises(InputError, match="other settings"):
-        train(TINY, stripes(160, 0), stripes(64, 1), finished[1], config=TrainConfig(epochs=4, batch=16))
+        train(fresh(), stripes(160, 0), stripes(64, 1), finished[1], config=TrainConfig(epochs=4, batch=16))
     (tmp_path / "letter.txt").write_text("keep me")
     with pytest.raises(InputError, match="not empty"):
-        train(TINY, stripes(160, 0), stripes(64, 1), tmp_path, config=CONFIG)
+        train(fresh(), stripes(160, 0), stripes(64, 1), tmp_path, config=CONFIG)
     assert (tmp_path / "letter.txt").read_text() == "keep me"
     with pytest.raises(InputError, match="fewer than one batch"):
-        train(TINY, stripes(8, 0), stripes(8, 1), tmp_path / "d", config=CONFIG)
+        train(fresh(), stripes(8, 0), stripes(8, 1), tmp_path / "d", config=CONFIG)
+
+
+def test_quantized_network_learns_resumes_and_is_kept(tmp_path):
+    data, validation = stripes(160, 0), stripes(64, 1)
+
+    def interrupt(step, steps, loss):
+        if step == 14:
+            raise KeyboardInterrupt
+
+    whole, broken = quantized(4), quantized(4)
+    before = accuracy(whole, stripes(200, 2))
+    train(whole, data, validation, tmp_path / "a", config=CONFIG)
+    assert accuracy(whole, stripes(200, 2)) > max(0.9, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, data, validation, tmp_path / "b", config=CONFIG, progress=interrupt)
+    train(again := quantized(4), data, validation, tmp_path / "b", config=CONFIG)
+    assert all(np.array_equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
+    with pytest.raises(InputError, match="other settings"):
+        train(quantized(3), data, validation, tmp_path / "a", config=CONFIG)
+
+
+def test_quantized_checkpoint_round_trip(tmp_path):
+    size = architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1)
+    model = MobileNet(size, rngs=nnx.Rngs(5))
+    images = jnp.asarray(normalize(stripes(20, 0).images))
+    model = QuantizedMobileNet(model, calibrate(model, images), jnp.full((len(size.convs), 2), 5))
+    save_checkpoint(tmp_path / "net", model, {"width_multiplier": 0.1, "dataset": "none"})
+    network, loaded, _ = load_quantized(tmp_path / "net")
+    saved, found = jax.tree.leaves(model.quantized()), jax.tree.leaves(network)
+    assert all(np.array_equal(a, b) for a, b in zip(saved, found, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(weights(loaded), weights(model.network), strict=True))
+
+
+def test_float_checkpoint_has_no_grids(checkpoint):
+    with pytest.raises(InputError, match="float network"):
+        load_quantized(checkpoint[1])
+
+
+def test_training_curves_are_drawn():
+    runs = {name: [EpochResult(i, 1 / i, 0.9, 1.0) for i in (1, 2, 3)] for name in ("a", "b")}
+    assert training_curves(runs).startswith(b"\x89PNG")
+
+
+def test_encoded_images_give_the_same_views_in_any_thread(tmp_path):
+    from test_data import encoded, picture
+
+    items = [(encoded(picture(i, 30 + i, 40)), i % 2) for i in range(12)]
+    write_prepared("photos", {"train": items, "test": items[:2]}, ["a", "b"], tmp_path)
+    data, validation = training_images(load_dataset("photos", data_dir=tmp_path), 16)
+    assert isinstance(data, EncodedImages) and len(data) == 12 and validation.images.shape == (2, 16, 16, 3)
+    config = TrainConfig(batch=5)
+    first, again = list(batches(data, config, 1)), list(batches(data, config, 1))
+    assert [len(labels) for _, labels in first] == [5, 5]
+    for one, other in zip(first, again, strict=True):
+        assert one[0].shape == (5, 16, 16, 3) and one[0].dtype == np.float32
+        assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    assert not np.array_equal(first[0][0], next(batches(data, config, 2))[0])
 
 
 def test_batches_depend_on_seed_and_epoch_alone():
@@ -176,6 +251,13 @@ def test_checkpoint_of_another_size_is_refused(checkpoint, tmp_path):
         (["--batch", "-1"], "batch"),
         (["--width-multiplier", "0"], "width multiplier"),
         (["--resolution", "20"], "28x28"),
+        (["--bits", "9"], "2..8"),
+        (["--bits", "8/4/8"], "inputs/weights"),
+        (["--bits", "nowhere:3"], "front.json"),
+        (["--bits", "4", "--resolution", "64"], "resolution"),
+        (["--bits", "4", "--init", "no_such_checkpoint"], "no_such_checkpoint"),
+        (["--init", "mobilenetv1_025_fashion_mnist"], "--bits"),
+        (["--learning-rate", "0"], "learning-rate"),
     ],
 )
 def test_bad_options_of_the_command(tmp_path, capsys, options, word):
