@@ -97,9 +97,9 @@ def fold(model: MobileNet) -> tuple[dict[str, Array], dict[str, Array]]:
         if conv.kind == "fc":
             gains[conv.name], biases[conv.name] = jnp.ones_like(block.bias[...]), block.bias[...]
             continue
-        norm = block.norm
-        gain = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
-        gains[conv.name], biases[conv.name] = gain, norm.bias[...] - norm.mean[...] * gain
+        scale, shift, mean, var = (getattr(block.norm, part)[...] for part in ("scale", "bias", "mean", "var"))
+        gain = scale / jnp.sqrt(var + block.norm.epsilon)
+        gains[conv.name], biases[conv.name] = gain, shift - mean * gain
     return gains, biases
 
 

@@ -65,8 +65,8 @@ def load_weights(path: str | Path, architecture: Architecture) -> MobileNet:
         scale, bias, mean, var = (array(f"{norm}{separator}{part}", (conv.outputs,)) for part in _NORM[source])
         if source == "torch":
             scale = scale * np.sqrt((var + EPSILON) / (var + TORCH_EPSILON))
-        block.norm.scale[...], block.norm.bias[...] = jnp.asarray(scale, jnp.float32), jnp.asarray(bias)
-        block.norm.mean[...], block.norm.var[...] = jnp.asarray(mean - shift, jnp.float32), jnp.asarray(var)
+        for part, value in {"scale": scale, "bias": bias, "mean": mean - shift, "var": var}.items():
+            getattr(block.norm, part)[...] = jnp.asarray(value, jnp.float32)
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from mqjax.models.architecture import Architecture, Conv
@@ -22,7 +23,7 @@ class Multiplier(NamedTuple):
     shift: np.ndarray  # int64, 1..62
 
     @classmethod
-    def of(cls, factor: np.ndarray) -> Multiplier:
+    def of(cls, factor: np.ndarray | float) -> Multiplier:
         """The nearest multiplier to positive factors below 2^30."""
         mantissa, exponent = np.frexp(np.asarray(factor, np.float64))
         # Below 2^-31 nothing that int32 holds reaches one half.
@@ -54,7 +55,7 @@ class IntegerNetwork:
     def __init__(self, architecture: Architecture, network: Quantized) -> None:
         self.architecture = architecture
         widths = np.asarray(stored_widths(network.widths))
-        limits = zip(*(np.asarray(x).astype(int) for x in levels(widths, network.signed)), strict=True)
+        limits = zip(*(np.asarray(x).astype(int) for x in levels(jnp.asarray(widths), network.signed)), strict=True)
         steps, zeros = np.asarray(network.steps, np.float64), np.asarray(network.zeros).astype(int)
         self._grids = [
             _Grid(float(step), int(zero), int(low), int(high))

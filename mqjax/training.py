@@ -233,7 +233,7 @@ def train(
     nnx.update(model, *state)
     if isinstance(model, QuantizedMobileNet):
         later = itertools.islice(batches(data, config, config.epochs), REESTIMATION_BATCHES)
-        reestimate(model, (images for images, _ in later))
+        reestimate(model, (jnp.asarray(images) for images, _ in later))
     return results
 
 
