@@ -1,7 +1,7 @@
 """Accuracy of bit-width assignments: after calibration alone, or after a short quantization-aware training.
 
-One compiled program serves all assignments. Assignments are evaluated one after the other, or several at once by `vmap`;
-on a CPU the loop is faster (docs/ACCURACY.md), so it is the default there.
+One compiled program serves all assignments. Assignments are evaluated one after the other, the default on a CPU, or several
+at once by `vmap`, the default elsewhere; `mqjax bench` measures both.
 """
 
 from __future__ import annotations

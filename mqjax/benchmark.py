@@ -194,15 +194,20 @@ def generation(objectives: int, population: int = 16_384, genes: int = 106) -> d
     return {"objectives": objectives, "population": population, "seconds": round(spent / 3, 4)}
 
 
-def accuracy(images: int = 1024, count: int = 10) -> dict[str, Any]:
-    """Assignments per second of post-training accuracy, of the shipped network on the embedded data."""
+def accuracy(images: int = 1024, count: int = 16, together: int = 8) -> dict[str, Any]:
+    """Assignments per second of post-training accuracy, of the shipped network on the embedded data: by the default way,
+    one after the other, and several together."""
     from mqjax.accuracy import default_accuracy
 
     start, judge = timed(lambda: default_accuracy(num_images=images))
     genomes = np.random.default_rng(0).integers(2, 9, (count, len(judge.architecture.convs), 2))
-    judge(genomes[:1])
-    seconds, _ = timed(lambda: judge(genomes))
-    return {"images": images, "start_s": round(start, 3), "assignments_per_s": count / seconds}
+    rates = {}
+    for name, at_once in (("", None), ("_in_a_loop", 1), (f"_{together}_at_once", together)):
+        judge = default_accuracy(num_images=images, at_once=at_once)
+        judge(genomes[:together])
+        seconds, _ = timed(lambda judge=judge: judge(genomes))
+        rates[f"assignments_per_s{name}"] = count / seconds
+    return {"images": images, "start_s": round(start, 3), **rates}
 
 
 PARTS: dict[str, Callable[[], Any]] = {

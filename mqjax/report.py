@@ -143,7 +143,8 @@ def _cards(document: dict[str, Any]) -> str:
         cards.append(_card(f"{pick['test_accuracy']:.2%}", meaning))
         if "retrained_accuracy" in pick:
             training = document["retrained"]
-            how = f"{training['epochs']} epochs of {training['training_images']:,} images at its widths"
+            epochs = f"{training['epochs']} epoch{'' if training['epochs'] == 1 else 's'}"
+            how = f"{epochs} of {training['training_images']:,} images at its widths"
             cards.append(_card(f"{pick['retrained_accuracy']:.2%}", f"the same after {how}"))
     space = document["mapspace"]
     proven = "all covered: every energy is a proven optimum" if space["covered"] else "not all proven optimal"

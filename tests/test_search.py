@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from mqjax.assignments import parse_assignment
 from mqjax.bitsearch import search
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -332,6 +333,8 @@ def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
         (["--images", "0"], "images"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--images", "1000000"], "fewer"),
+        (["--accuracy", "finetune"], "finetune:K"),
+        (["--retrain", "-1"], "retrain"),
     ],
 )
 def test_bad_options_of_the_command(tmp_path, capsys, options, word):
@@ -345,6 +348,29 @@ def test_resume_refuses_what_does_not_belong(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
     assert main(["search", "--resume", str(tmp_path), "--seed", "4"]) == 2
     assert "--seed" in capsys.readouterr().err
+
+
+def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, capsys):
+    import mqjax.data
+
+    few = mqjax.data.load_dataset("fashion_mnist").sized("validation", 32, limit=128)
+    monkeypatch.setattr(mqjax.data, "training_images", lambda *_: (few, few))
+    monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
+    options = ["--population", "8", "--generations", "0", "--images", "64", "--test-images", "100"]
+    options += ["--accuracy", "finetune:0", "--retrain", "1", "--out", str(tmp_path / "run")]
+    assert main(["search", *options]) == 0
+    assert "retrained" in capsys.readouterr().out
+    document = json.loads((tmp_path / "run" / "front.json").read_text())
+    assert document["accuracy"]["kind"] == "finetune:0"
+    assert document["retrained"] == {"epochs": 1, "training_images": 128}
+    for member in document["members"]:
+        assert 0 < member["retrained_accuracy"] <= 1 and 0 < member["test_accuracy"] <= 1
+    assert "retrained_accuracy" in (tmp_path / "run" / "front.csv").read_text().splitlines()[0]
+    assert "after 1 epoch of 128 images" in (tmp_path / "run" / "report.html").read_text()
+    widths = parse_assignment(f"{tmp_path / 'run'}:0", 28)
+    assert [f"{i}/{w}" for i, w in widths] == [x["bits"][:3] for x in document["members"][0]["layers"]]
+    with pytest.raises(InputError, match="no member 99"):
+        parse_assignment(f"{tmp_path / 'run'}:99", 28)
 
 
 def test_killed_command_resumes_to_the_identical_front(tmp_path):
