@@ -1,7 +1,7 @@
 """MobileNet weights from Keras and PyTorch, given as .npz or .safetensors.
 
 Keras: arrays named LAYER/VARIABLE, as `{f"{l.name}/{w.name}": w.numpy() for l in model.layers for w in l.weights}` gives
-them for `keras.applications.MobileNet` and `MobileNetV2` (Keras 3 variable names). Keras pads layers of stride 2 at the
+them for `keras.applications.MobileNet` and `MobileNetV2` (names of Keras 3). Keras pads layers of stride 2 at the
 bottom and right only, mqjax on all sides, so there a tensor is shifted by one pixel: calibrate or train anew.
 
 PyTorch: the state dict of torchvision's `mobilenet_v2`, or of a sequential MobileNetV1 (model.N.M.*, fc.*). Its images are
@@ -91,9 +91,8 @@ def _kernel(source: str, conv: Conv, layer: str, array: Callable[[str, tuple[int
     """A layer's kernel, as [R, S, C, M]."""
     size, inputs, outputs = conv.kernel, 1 if conv.kind == "dw" else conv.inputs, conv.outputs
     if source == "keras":
-        name = f"{layer}/depthwise_kernel" if conv.kind == "dw" else f"{layer}/kernel"
         # Depthwise kernels come as [R, S, C, 1], dense ones as [C, M]; the order in memory is ours.
-        return array(name, (size, size, inputs, outputs)).reshape(size, size, inputs, outputs)
+        return array(f"{layer}/kernel", (size, size, inputs, outputs)).reshape(size, size, inputs, outputs)
     found = array(f"{layer}.weight", (outputs, inputs, size, size)).reshape(outputs, inputs, size, size)
     return found.transpose(2, 3, 1, 0)
 

@@ -204,10 +204,7 @@ class QuantizedAccuracy:
 
     def _accuracies(self, widths: jax.Array) -> np.ndarray:
         """Accuracies float64 [A] of as many assignments int32 [A, L, 2] as are evaluated at once."""
-        if self.finetune_steps is None:
-            networks = self._program(Quantizer.at, axes=(None, 0))(self.trained.quantizer, widths)
-        else:
-            networks = self._finetuned(widths)
+        networks = self.networks(widths)
         rounded = self._program(round_weights, self.architecture, axes=(0,))(networks)
         correct = self._program(_correct, self.architecture, axes=(0, 0, None, None))
         counts, size = jnp.zeros(len(widths), jnp.int32), len(self._data)
@@ -219,9 +216,11 @@ class QuantizedAccuracy:
             counts += correct(networks, rounded, images, labels)
         return np.asarray(counts) / size
 
-    def _finetuned(self, widths: jax.Array) -> Quantized:
-        """Networks after their short training, every leaf with an axis [A] in front."""
+    def networks(self, widths: jax.Array) -> Quantized:
+        """The quantized networks of `at_once` assignments int32 [A, L, 2], every leaf with an axis [A] in front."""
         trained, images = self.trained, self.trained.images
+        if self.finetune_steps is None:
+            return self._program(Quantizer.at, axes=(None, 0))(trained.quantizer, widths)
         graph, optimizer = self._tuning
         begin = self._program(_begin, nnx.graphdef(trained.model), optimizer, axes=(None, None, 0))
         *state, optimizer_state = begin(nnx.state(trained.model), trained.quantizer, widths)

@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,12 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
+@cache
 def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum for weights and Adam for learned step sizes, both on a cosine after a warm-up."""
+    """SGD with Nesterov momentum for weights and Adam for learned step sizes, both on a cosine after a warm-up.
+
+    Kept, since `training_step` compiles anew for each optimizer that it has not seen: a front is retrained by one program.
+    """
     warmup = min(steps // 10, 1000)
 
     def schedule(peak: float) -> optax.Schedule:

@@ -17,16 +17,16 @@ from mqjax.models.mobilenet import MobileNet
 KERAS = {
     "mobilenetv1": {
         "conv1": ("conv1/kernel", "conv1_bn/gamma"),
-        "dw3": ("conv_dw_3/depthwise_kernel", "conv_dw_3_bn/gamma"),
+        "dw3": ("conv_dw_3/kernel", "conv_dw_3_bn/gamma"),
         "pw13": ("conv_pw_13/kernel", "conv_pw_13_bn/gamma"),
         "fc": ("conv_preds/kernel", "conv_preds/bias"),
     },
     "mobilenetv2": {
         "conv1": ("Conv1/kernel", "bn_Conv1/gamma"),
-        "dw1": ("expanded_conv_depthwise/depthwise_kernel", "expanded_conv_depthwise_BN/gamma"),
+        "dw1": ("expanded_conv_depthwise/kernel", "expanded_conv_depthwise_BN/gamma"),
         "project1": ("expanded_conv_project/kernel", "expanded_conv_project_BN/gamma"),
         "expand2": ("block_1_expand/kernel", "block_1_expand_BN/gamma"),
-        "dw17": ("block_16_depthwise/depthwise_kernel", "block_16_depthwise_BN/gamma"),
+        "dw17": ("block_16_depthwise/kernel", "block_16_depthwise_BN/gamma"),
         "conv_last": ("Conv_1/kernel", "Conv_1_bn/gamma"),
         "fc": ("predictions/kernel", "predictions/bias"),
     },
@@ -76,9 +76,7 @@ def exported(model: MobileNet, source: str) -> dict[str, np.ndarray]:
         block = model.blocks[conv.name]
         kernel = np.asarray(block.kernel[...])
         if source == "keras":
-            depthwise = conv.kind == "dw"
-            part = "depthwise_kernel" if depthwise else "kernel"
-            arrays[f"{layer}/{part}"] = kernel.transpose(0, 1, 3, 2) if depthwise else kernel
+            arrays[f"{layer}/kernel"] = kernel.transpose(0, 1, 3, 2) if conv.kind == "dw" else kernel
         else:
             turned = kernel.transpose(3, 2, 0, 1)
             arrays[f"{layer}.weight"] = turned[:, :, 0, 0] if conv.kind == "fc" else turned

@@ -43,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("data_dir", "folder of prepared data sets; without it the embedded ones")
     option("checkpoint", "trained network: a folder made by mqjax train, or a shipped one's name")
     option("accuracy", "ptq (after calibration) or finetune:K (after K training steps; 0: batch norm statistics alone)")
+    parser.add_argument(
+        "--finetune-steps",
+        dest="accuracy",
+        metavar="K",
+        type=lambda steps: f"finetune:{steps}",
+        default=argparse.SUPPRESS,
+        help="the same as --accuracy finetune:K",
+    )
     option("objectives", "comma-separated, of error, energy, edp, delay, memory; all are minimised")
     option("population", "individuals per generation, even, at least 8", type=int)
     option("generations", "generations after the first population", type=int)
