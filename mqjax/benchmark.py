@@ -194,20 +194,26 @@ def generation(objectives: int, population: int = 16_384, genes: int = 106) -> d
     return {"objectives": objectives, "population": population, "seconds": round(spent / 3, 4)}
 
 
-def accuracy(images: int = 1024, count: int = 16, together: int = 8) -> dict[str, Any]:
-    """Assignments per second of post-training accuracy, of the shipped network on the embedded data: by the default way,
-    one after the other, and several together."""
+def accuracy(method: str, images: int = 1024) -> dict[str, Any]:
+    """Assignments per second by how many are evaluated at once, with the shipped network on the embedded data."""
     from mqjax.accuracy import default_accuracy
 
-    start, judge = timed(lambda: default_accuracy(num_images=images))
-    genomes = np.random.default_rng(0).integers(2, 9, (count, len(judge.architecture.convs), 2))
+    start, judge = timed(lambda: default_accuracy(num_images=images, method=method))
+    layers, default = len(judge.architecture.convs), judge.at_once
     rates = {}
-    for name, at_once in (("", None), ("_in_a_loop", 1), (f"_{together}_at_once", together)):
-        judge = default_accuracy(num_images=images, at_once=at_once)
-        judge(genomes[:together])
-        seconds, _ = timed(lambda judge=judge: judge(genomes))
-        rates[f"assignments_per_s{name}"] = count / seconds
-    return {"images": images, "start_s": round(start, 3), **rates}
+    for at_once in sorted({1, 8, default} if jax.default_backend() == "cpu" else {1, 8, 64, 256, default}):
+        judge = default_accuracy(num_images=images, method=method, at_once=at_once)
+        genomes = np.random.default_rng(0).integers(2, 9, (max(8, at_once), layers, 2))
+        judge(genomes[:at_once])
+        seconds, _ = timed(lambda judge=judge, genomes=genomes: judge(genomes))
+        rates[str(at_once)] = len(genomes) / seconds
+    return {
+        "method": method,
+        "images": images,
+        "start_s": round(start, 3),
+        "default_at_once": default,
+        "assignments_per_s_by_at_once": rates,
+    }
 
 
 PARTS: dict[str, Callable[[], Any]] = {
@@ -220,7 +226,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     ],
     "pricing": pricing,
     "nsga2": lambda: [generation(objectives) for objectives in (2, 3)],
-    "accuracy": accuracy,
+    "accuracy": lambda: [accuracy(method) for method in ("ptq", "finetune:0", "finetune:20")],
 }
 """What `mqjax bench` measures, by name."""
 

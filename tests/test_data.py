@@ -7,9 +7,11 @@ import socket
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from mqjax.data import center_crop, load_dataset, normalize, pad_to, prepare_image_folder, write_prepared
+from mqjax.data import center_crop, load_dataset, normalize, pad_to, prepare_image_folder, random_crop, write_prepared
 from mqjax.data.fashion_mnist import CLASSES, SYSTEM_FOLDER, held_out, read_idx
 from mqjax.errors import InputError
 
@@ -161,6 +163,34 @@ def test_center_crop_is_a_square_of_the_middle(shape):
     cropped = center_crop(image, 14)
     assert cropped.shape == (14, 14, shape[2]) and cropped.dtype == np.uint8
     assert cropped[5:9, 5:9].mean() > cropped.mean()  # the bright middle stays in the middle
+
+
+def test_random_views_are_of_the_usual_area_and_aspect():
+    """Pixels tell where they come from: red grows to the right, green downwards, 1 a pixel."""
+    size, resolution = 240, 60
+    rows, columns = np.indices((size, size))
+    image = np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
+    mirrored = areas = 0
+    for seed in range(200):
+        view = random_crop(image, resolution, np.random.default_rng(seed), mirror=True)
+        red, green = view[resolution // 2, :, 0].astype(int), view[:, resolution // 2, 1].astype(int)
+        mirrored += red[0] > red[-1]
+        # Between the middles of the outermost pixels there are 59/60 of the crop.
+        across, down = (abs(line[-1] - line[0]) * resolution / (resolution - 1) for line in (red, green))
+        area = across * down / size**2
+        areas += area
+        assert 0.07 < area < 1.03 and 0.72 < across / down < 1.39
+        assert green[0] < green[-1]
+    assert 70 < mirrored < 130 and 0.4 < areas / 200 < 0.6
+
+
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), channels=st.sampled_from([1, 3]), seed=st.integers(0, 2**32)
+)
+def test_random_views_of_any_image_have_the_size_asked_for(height, width, channels, seed):
+    image = np.full((height, width, channels), 9, np.uint8)
+    view = random_crop(image, 16, np.random.default_rng(seed), mirror=True)
+    assert view.shape == (16, 16, channels) and view.dtype == np.uint8 and (view == 9).all()
 
 
 def test_normalized_images_span_minus_one_to_one():

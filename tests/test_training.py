@@ -20,8 +20,8 @@ from mqjax.models.architecture import Architecture, Conv, architecture
 from mqjax.models.calibration import calibrate
 from mqjax.models.checkpoint import load_checkpoint, load_quantized, save_checkpoint
 from mqjax.models.mobilenet import MobileNet
-from mqjax.models.qat import QuantizedMobileNet
-from mqjax.training import EpochResult, TrainConfig, accuracy, augment, batches, train
+from mqjax.models.qat import QuantizedMobileNet, Step
+from mqjax.training import EpochResult, TrainConfig, accuracy, augment, batches, make_optimizer, train
 
 TINY = Architecture(
     "mobilenetv1",
@@ -135,6 +135,27 @@ def test_quantized_network_learns_resumes_and_is_kept(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
     with pytest.raises(InputError, match="other settings"):
         train(quantized(3), data, validation, tmp_path / "a", config=CONFIG)
+
+
+def test_long_gradients_of_weights_are_cut():
+    params = nnx.state(quantized(4), nnx.Param)
+
+    def updates(factor: float, clip_norm: float | None) -> dict[bool, np.ndarray]:
+        optimizer = make_optimizer(TrainConfig(weight_decay=0.0, clip_norm=clip_norm), 100)
+        gradients = jax.tree.map(lambda leaf: factor * jnp.ones_like(leaf), params)
+        # The first step is that of the warm-up from zero.
+        _, state = optimizer.update(gradients, optimizer.init(params), params)
+        found, _ = optimizer.update(gradients, state, params)
+        parts: dict[bool, list[np.ndarray]] = {True: [], False: []}
+        for leaf in jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)):
+            parts[isinstance(leaf, Step)].append(np.ravel(leaf[...]))
+        return {kind: np.concatenate(values) for kind, values in parts.items()}
+
+    long, longer, short, free = updates(1.0, 0.5), updates(2.0, 0.5), updates(1e-3, 0.5), updates(1e-3, None)
+    np.testing.assert_allclose(long[False], longer[False], rtol=1e-5)
+    assert np.abs(long[False]).min() > np.abs(short[False]).max() > 0
+    for kind in (True, False):
+        np.testing.assert_array_equal(short[kind], free[kind])
 
 
 def test_quantized_checkpoint_round_trip(tmp_path):
