@@ -1,10 +1,10 @@
 """How well cheap accuracies rank assignments: Spearman correlation with quantization-aware training on all images.
 
-    python experiments/ranking.py [--network mobilenetv1] [--assignments 24] [--epochs 2] [--out benchmarks/ranking.json]
+    python experiments/ranking.py [--network mobilenetv1] [--assignments 24] [--epochs 1] [--out benchmarks/ranking.json]
 
 Random assignments of different mean width are trained on all training images of Fashion-MNIST and judged on all test
 images; post-training and short-trained accuracy are those of 1,024 validation images, as a search sees them.
-Expected: three quarters of an hour on 2 cores. Results are written as they come; a killed run goes on.
+Expected: half an hour on 2 cores. Results are written as they come; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", default="mobilenetv1")
     parser.add_argument("--assignments", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/ranking.json"))
     args = parser.parse_args()
     judges = {method: default_accuracy(args.network, method=method) for method in METHODS}

@@ -27,12 +27,12 @@ RUNS = {
     "v2_float": "--network mobilenetv2 --width-multiplier 0.35 --epochs 40",
     "v1_8": "--network mobilenetv1 --bits 8 --epochs 1",
     "v1_4": "--network mobilenetv1 --bits 4 --epochs 4",
-    "v1_3": "--network mobilenetv1 --bits 3 --epochs 4",
-    "v1_4_2": "--network mobilenetv1 --bits 4/2 --epochs 2",
+    "v1_3": "--network mobilenetv1 --bits 3 --epochs 4 --learning-rate 0.04",
+    "v1_4_2": "--network mobilenetv1 --bits 4/2 --epochs 2 --learning-rate 0.04",
     "v2_8": "--network mobilenetv2 --bits 8 --epochs 1",
-    "v2_4": "--network mobilenetv2 --bits 4 --epochs 2",
-    "v2_3": "--network mobilenetv2 --bits 3 --epochs 10",
-    "v2_4_2": "--network mobilenetv2 --bits 4/2 --epochs 2",
+    "v2_4": "--network mobilenetv2 --bits 4 --epochs 3 --learning-rate 0.04",
+    "v2_3": "--network mobilenetv2 --bits 3 --epochs 12 --learning-rate 0.04",
+    "v2_4_2": "--network mobilenetv2 --bits 4/2 --epochs 3 --learning-rate 0.04",
 }
 
 

@@ -42,7 +42,7 @@ CALIBRATION_IMAGES = 512
 AT_ONCE = {"cpu": 1, "gpu": 64, "tpu": 64}
 """Assignments evaluated together, by platform."""
 
-FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01)
+FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01, clip_norm=1.0)
 """Settings of short training; its steps are those of `parse_method`."""
 
 

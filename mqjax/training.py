@@ -65,7 +65,7 @@ class TrainConfig:
     seed: int = 0
 
 
-QUANTIZED = TrainConfig(epochs=10, learning_rate=0.04, clip_norm=1.0)
+QUANTIZED = TrainConfig(epochs=10, learning_rate=0.02, clip_norm=1.0)
 """Settings that suit quantization-aware training from trained weights. At 3 bits single batches have gradients ten times as
 long as others; unclipped, they undo an epoch."""
 

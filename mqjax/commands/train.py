@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=float,
         default=argparse.SUPPRESS,
-        help="peak of the cosine schedule (default: 0.1; with --bits, 0.04)",
+        help="peak of the cosine schedule (default: 0.1; with --bits, 0.02)",
     )
     parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an interrupted run in it is continued")
