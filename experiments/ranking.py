@@ -3,7 +3,8 @@
     python experiments/ranking.py [--network mobilenetv1] [--assignments 24] [--epochs 1] [--out benchmarks/ranking.json]
 
 Random assignments of different mean width are trained on all training images of Fashion-MNIST and judged on all test
-images; post-training and short-trained accuracy are those of 1,024 validation images, as a search sees them.
+images; post-training and short-trained accuracy are those of 1,024 validation images, as a search sees them. These are
+also noted for one width in all layers.
 Expected: half an hour on 2 cores. Results are written as they come; a killed run goes on.
 """
 
@@ -26,6 +27,7 @@ from mqjax.data import training_images
 from mqjax.io.files import write_atomically
 from mqjax.models.qat import QuantizedMobileNet
 from mqjax.training import QUANTIZED, accuracy, train
+from mqjax.types import WIDTHS
 
 METHODS = ("ptq", "finetune:0", "finetune:20", "finetune:100")
 
@@ -57,7 +59,12 @@ def main() -> None:
     data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
     test = trained.dataset.sized("test", trained.model.architecture.resolution)
     genomes = assignments(args.assignments, len(trained.model.architecture.convs))
-    rows = json.loads(args.out.read_text())["assignments"] if args.out.exists() else []
+    found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": [], "uniform": {}}
+    rows, uniform = found["assignments"], found["uniform"]
+    for method, judge in judges.items():
+        if method not in uniform:
+            values = judge(np.stack([np.full_like(genomes[0], width) for width in WIDTHS]))
+            uniform[method] = dict(zip(map(str, WIDTHS), values.tolist(), strict=True))
     for genome in genomes[len(rows) :]:
         row = {"genome": "".join(map(str, genome.ravel())), "mean_width": round(float(genome.mean()), 2)}
         for method, judge in judges.items():
@@ -72,6 +79,7 @@ def main() -> None:
             "device": jax.devices()[0].device_kind,
             "command": f"python experiments/ranking.py {options}",
             "spearman": {method: correlation(rows, method) for method in METHODS},
+            "uniform": uniform,
             "assignments": rows,
         }
         write_atomically(args.out, json.dumps(document, indent=1) + "\n")

@@ -57,8 +57,13 @@ class Grid(NamedTuple):
     zero: Array  # float32 [7, ...], integers
 
 
-class Quantizer(NamedTuple):
-    """A calibrated network for all assignments; dictionaries are keyed by layer name."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantizer:
+    """A calibrated network for all assignments; dictionaries are keyed by layer name.
+
+    `names` gives the layers' order: compiled programs get dictionaries sorted by key.
+    """
 
     kernels: dict[str, Any]  # float32 [R, S, C, M], without the gain of the batch norm
     gains: dict[str, Any]  # float32 [M]
@@ -66,10 +71,11 @@ class Quantizer(NamedTuple):
     weights: dict[str, Grid]  # step [7, M] or [7, 1], for the kernels without gain
     stored: Grid  # step [7, L + 1]: of every layer's input, and of the logits
     signed: Array  # bool: activations are stored symmetrically around zero
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
     def at(self, widths: Array) -> Quantized:
         """The network at widths int32 [L, 2], 2..8, which may be traced."""
-        names, row = list(self.kernels), widths[:, 1] - WIDTHS[0]
+        names, row = self.names, widths[:, 1] - WIDTHS[0]
         tensors = stored_widths(widths) - WIDTHS[0], jnp.arange(len(names) + 1)
         return Quantized(
             widths=widths,
@@ -122,6 +128,7 @@ def calibrate(model: MobileNet, images: Array, scheme: Scheme = Scheme()) -> Qua
         weights=weights,
         stored=Grid(*(jnp.stack(part, axis=1) for part in zip(*grids, strict=True))),
         signed=jnp.asarray(scheme.symmetric_activations),
+        names=tuple(conv.name for conv in convs),
     )
 
 

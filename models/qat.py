@@ -40,7 +40,7 @@ class QuantizedMobileNet(nnx.Module):
         start = quantizer.at(widths)
         row = widths[:, 1] - WIDTHS[0]
         self.kernel_steps = nnx.Dict(
-            {name: Step(jnp.log2(quantizer.weights[name].step[row[n]])) for n, name in enumerate(quantizer.kernels)}
+            {name: Step(jnp.log2(quantizer.weights[name].step[row[n]])) for n, name in enumerate(quantizer.names)}
         )
         self.steps = Step(jnp.log2(start.steps))
         self.zeros, self.widths, self.signed = Fixed(start.zeros), Fixed(start.widths), Fixed(start.signed)

@@ -38,6 +38,9 @@ DEFAULT_CHECKPOINTS = {
 }
 """Shipped checkpoints by network and data set."""
 
+REVISION = 2
+"""Part of cache keys: raised whenever this code would find other accuracies for the same network, method and images."""
+
 CALIBRATION_IMAGES = 512
 AT_ONCE = {"cpu": 1, "gpu": 64, "tpu": 64}
 """Assignments evaluated together, by platform."""
@@ -256,7 +259,7 @@ class QuantizedAccuracy:
     @cached_property
     def cache_key(self) -> str:
         """A digest of weights, grids, method and images: equal keys mean equal accuracies."""
-        digest = hashlib.sha256(repr((self.architecture, self.finetune_steps)).encode())
+        digest = hashlib.sha256(repr((REVISION, self.architecture, self.finetune_steps)).encode())
         leaves = [*jax.tree.leaves(self.trained.quantizer), self._data.images, self._data.labels]
         if self.finetune_steps is not None:
             digest.update(repr(FINETUNING).encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -303,6 +305,28 @@ def test_loop_and_map_agree(small, steps):
     loop, mapped = (QuantizedAccuracy(*small, finetune_steps=steps, at_once=at_once)(genomes) for at_once in (1, 3))
     # Sums in another order move single values across the middle between two levels: a few images of 160.
     assert np.abs(loop - mapped).max() <= 0.05 and len(set(loop)) > 1
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_widths_go_to_their_layers_in_compiled_programs(small, at_once):
+    """Every layer has its own widths: a program that took layers in another order would mix them up."""
+    trained, images = small
+    genomes = np.random.default_rng(7).permuted(np.tile(np.arange(2, 8), (at_once, 2, 1)), axis=2).swapaxes(1, 2)
+    calibrated = QuantizedAccuracy(trained, images, at_once=at_once).networks(genomes)
+    tuned = QuantizedAccuracy(trained, images, finetune_steps=0, at_once=at_once).networks(genomes)
+    for number, genome in enumerate(genomes):
+        wanted = trained.quantizer.at(jnp.asarray(genome))
+        found = jax.tree.map(lambda leaf, number=number: leaf[number], calibrated)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
+        model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
+        np.testing.assert_allclose(tuned.steps[number], model.quantized().steps, rtol=1e-5)
+        for conv, (_, width) in zip(SHALLOW.convs, genome, strict=True):
+            step = trained.quantizer.weights[conv.name].step[width - 2]
+            np.testing.assert_allclose(jnp.exp2(model.kernel_steps[conv.name][...]), step, rtol=1e-5)
+            # The gain of a batch norm scales the steps; between two channels of a layer the ratio to the gain is that of steps.
+            gain = tuned.kernels[conv.name][number] / trained.quantizer.kernels[conv.name]
+            ratio = tuned.kernel_steps[conv.name][number] / jnp.abs(gain[0, 0, 0])
+            np.testing.assert_allclose(ratio, step, rtol=1e-3)
 
 
 def test_short_training_changes_the_network_and_is_repeatable(small):

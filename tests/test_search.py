@@ -334,6 +334,7 @@ def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--images", "1000000"], "fewer"),
         (["--accuracy", "finetune"], "finetune:K"),
+        (["--finetune-steps", "many"], "finetune:K"),
         (["--retrain", "-1"], "retrain"),
     ],
 )
@@ -357,7 +358,7 @@ def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, caps
     monkeypatch.setattr(mqjax.data, "training_images", lambda *_: (few, few))
     monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
     options = ["--population", "8", "--generations", "0", "--images", "64", "--test-images", "100"]
-    options += ["--accuracy", "finetune:0", "--retrain", "1", "--out", str(tmp_path / "run")]
+    options += ["--finetune-steps", "0", "--retrain", "1", "--out", str(tmp_path / "run")]
     assert main(["search", *options]) == 0
     assert "retrained" in capsys.readouterr().out
     document = json.loads((tmp_path / "run" / "front.json").read_text())
