@@ -59,7 +59,11 @@ def main() -> None:
     data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
     test = trained.dataset.sized("test", trained.model.architecture.resolution)
     genomes = assignments(args.assignments, len(trained.model.architecture.convs))
+    options = f"--network {args.network} --assignments {args.assignments} --epochs {args.epochs}"
+    command = f"python experiments/ranking.py {options}"
     found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": [], "uniform": {}}
+    if found.get("command", command) != command:
+        parser.error(f"{args.out} is of {found['command']!r}; give another --out")
     rows, uniform = found["assignments"], found["uniform"]
     for method, judge in judges.items():
         if method not in uniform:
@@ -72,12 +76,11 @@ def main() -> None:
         row["trained"] = fully_trained(trained, genome, args.epochs, data, validation, test)
         rows.append(row)
         print(row, flush=True)
-        options = f"--network {args.network} --assignments {args.assignments} --epochs {args.epochs}"
         document = {
             "network": args.network,
             "training_images": len(data),
             "device": jax.devices()[0].device_kind,
-            "command": f"python experiments/ranking.py {options}",
+            "command": command,
             "spearman": {method: correlation(rows, method) for method in METHODS},
             "uniform": uniform,
             "assignments": rows,

@@ -1,12 +1,14 @@
 """A quantized network run with integers only: the judge of what fake quantization claims.
 
-Plain NumPy. Stored tensors are integers of their width, products are summed in int32, and a sum is brought to the grid of
-the next tensor by a fixed-point multiplier of 31 bits and a shift with rounding (Jacob et al. 2018, sections 2.2 and 2.4).
-Zero points are subtracted before multiplying, so padding is zero. Floats occur only where a network is prepared, once.
+Plain NumPy. Stored tensors are integers of their width and products are summed in int32. Fixed-point factors bring a sum,
+and the tensor that a residual sum adds, to the grid of the next tensor; the bias joins there, before the one shift with
+rounding (after Jacob et al. 2018, sections 2.2 and 2.4). Zero points are subtracted before multiplying, so padding is zero.
+Floats occur only where a network is prepared, once.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,24 +17,34 @@ import numpy as np
 from mqjax.models.architecture import Architecture, Conv
 from mqjax.models.quantization import Quantized, levels, stored_widths
 
+MOST_SHIFT = 40
+"""Fractional bits of fixed-point numbers, where there is room: a sum of 2^31 is then scaled to within 2^-10."""
 
-class Multiplier(NamedTuple):
-    """The factor mantissa * 2^-shift, by which integers are multiplied with rounding."""
 
-    mantissa: np.ndarray  # int64, below 2^31 in magnitude
-    shift: np.ndarray  # int64, 1..62
+class FixedPoint(NamedTuple):
+    """round(sum_i factor_i * x_i + constant) for integers x_i, by 64-bit products and one shift."""
+
+    factors: tuple[np.ndarray, ...]  # int64
+    constant: np.ndarray  # int64, with the half that makes the shift round
+    shift: int
 
     @classmethod
-    def of(cls, factor: np.ndarray | float) -> Multiplier:
-        """The nearest multiplier to positive factors below 2^30."""
-        mantissa, exponent = np.frexp(np.asarray(factor, np.float64))
-        # Below 2^-31 nothing that int32 holds reaches one half.
-        shift = np.clip(31 - exponent, 1, 62)
-        return cls(np.round(mantissa * 2.0 ** (exponent + shift)).astype(np.int64), shift)
+    def of(cls, *terms: tuple[np.ndarray | float, float], constant: np.ndarray | float = 0.0) -> FixedPoint:
+        """terms: factors, and the largest magnitude of the integers that each multiplies."""
+        largest = sum(float(np.max(np.abs(factor))) * limit for factor, limit in terms) + float(
+            np.max(np.abs(constant))
+        )
+        shift = max(1, min(MOST_SHIFT, 61 - math.ceil(math.log2(max(largest, 1.0)))))
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """round(x * factor) for int32 x, int64."""
-        return (x.astype(np.int64) * self.mantissa + (np.int64(1) << (self.shift - 1))) >> self.shift
+        def fixed(value: np.ndarray | float) -> np.ndarray:
+            return np.round(np.asarray(value, np.float64) * 2.0**shift).astype(np.int64)
+
+        return cls(tuple(fixed(factor) for factor, _ in terms), fixed(constant) + (1 << (shift - 1)), shift)
+
+    def __call__(self, *integers: np.ndarray) -> np.ndarray:
+        """int64, of as many integer arrays as there are factors."""
+        products = (x.astype(np.int64) * factor for x, factor in zip(integers, self.factors, strict=True))
+        return sum(products, start=self.constant) >> self.shift
 
 
 class _Grid(NamedTuple):
@@ -40,6 +52,11 @@ class _Grid(NamedTuple):
     zero: int
     low: int
     high: int
+
+    @property
+    def reach(self) -> int:
+        """The largest distance of a level to the zero point."""
+        return max(self.high - self.zero, self.zero - self.low)
 
     def clamp(self, x: np.ndarray) -> np.ndarray:
         """Integers on the grid, from distances to its zero point."""
@@ -61,39 +78,45 @@ class IntegerNetwork:
             _Grid(float(step), int(zero), int(low), int(high))
             for step, zero, (low, high) in zip(steps, zeros, limits, strict=True)
         ]
-        self._kernels, self._biases, self._rescale, self._sum_steps = {}, {}, {}, {}
+        # A pixel p stands for (2 p - 255) / 255.
+        self._load = FixedPoint.of((1 / (255 * self._grids[0].step), 255))
+        self._kernels: dict[str, np.ndarray] = {}
+        self._rescale: dict[str, FixedPoint] = {}
+        places = {conv.name: number + 1 for number, conv in enumerate(architecture.convs)}
         for number, conv in enumerate(architecture.convs):
-            kernel, step = np.asarray(network.kernels[conv.name]), np.asarray(network.kernel_steps[conv.name])
+            here, after = self._grids[number], self._grids[number + 1]
+            kernel, step = (
+                np.asarray(network.kernels[conv.name]),
+                np.asarray(network.kernel_steps[conv.name], np.float64),
+            )
             most = 2 ** (int(network.widths[number, 1]) - 1) - 1
-            self._kernels[conv.name] = np.clip(np.round(kernel / step), -most, most).astype(np.int32)
-            sum_step = self._grids[number].step * np.broadcast_to(step, conv.outputs).astype(np.float64)
-            bias = np.round(np.asarray(network.biases[conv.name], np.float64) / sum_step)
-            self._biases[conv.name] = np.clip(bias, -(2**30), 2**30).astype(np.int32)
-            self._rescale[conv.name] = Multiplier.of(sum_step / self._grids[number + 1].step)
-            self._sum_steps[conv.name] = sum_step
+            integers = np.clip(np.round(kernel / np.asarray(network.kernel_steps[conv.name])), -most, most)
+            self._kernels[conv.name] = integers.astype(np.int32)
+            terms = [(here.step * step / after.step, here.reach * np.abs(integers).sum(axis=(0, 1, 2)).max())]
+            if conv.adds is not None:
+                other = self._grids[places[conv.adds]]
+                terms.append((other.step / after.step, other.reach))
+            bias = np.asarray(network.biases[conv.name], np.float64) / after.step
+            self._rescale[conv.name] = FixedPoint.of(*terms, constant=bias)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        convs, grids = self.architecture.convs, self._grids
-        # A pixel p stands for (2 p - 255) / 255.
-        x = grids[0].clamp(Multiplier.of(1 / (255 * grids[0].step))(2 * images.astype(np.int32) - 255))
-        stored: dict[str, tuple[np.ndarray, _Grid]] = {}
-        for number, conv in enumerate(convs):
+        grids = self._grids
+        x = grids[0].clamp(self._load(2 * images.astype(np.int32) - 255))
+        distances: dict[str, np.ndarray] = {}
+        for number, conv in enumerate(self.architecture.convs):
             here, after = grids[number], grids[number + 1]
             distance = x - np.int32(here.zero)
             if conv.kind == "fc":
                 pixels = x.shape[1] * x.shape[2]
-                pooled = here.clamp(Multiplier.of(1 / pixels)(distance.sum(axis=(1, 2), dtype=np.int32)))
-                distance = pooled - np.int32(here.zero)
-            sums = convolve_integers(distance, self._kernels[conv.name], conv) + self._biases[conv.name]
-            if conv.adds is not None:
-                other, grid = stored[conv.adds]
-                scale = Multiplier.of(grid.step / self._sum_steps[conv.name])
-                sums = sums + scale(other - np.int32(grid.zero)).astype(np.int32)
-            distance = self._rescale[conv.name](sums)
+                mean = FixedPoint.of((1 / pixels, here.reach * pixels))
+                distance = here.clamp(mean(distance.sum(axis=(1, 2), dtype=np.int32))) - np.int32(here.zero)
+            sums = convolve_integers(distance, self._kernels[conv.name], conv)
+            others = [] if conv.adds is None else [distances[conv.adds]]
+            result = self._rescale[conv.name](sums, *others)
             if conv.relu:
-                distance = np.clip(distance, 0, round(6 / after.step))
-            x = after.clamp(distance)
-            stored[conv.name] = x, after
+                result = np.clip(result, 0, round(6 / after.step))
+            x = after.clamp(result)
+            distances[conv.name] = x - np.int32(after.zero)
         return x
 
 

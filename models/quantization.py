@@ -9,7 +9,8 @@ How a network is quantized, as an integer accelerator with wide sums would run i
 - The first layer's input, the image, is rounded to that layer's input width, and every layer's weights to their own
   width, the first and the last layer's too. The logits are stored at 8 bits.
 - The global average pool reads stored values and stores its result on the same grid.
-- Biases are 32-bit integers on the grid of the sums that they join; sums are wide. `mqjax.models.integer` runs the same network with integers only.
+- Biases and the residual sum's other tensor join a layer's sums in the fixed-point product that brings these to the next
+  grid, so they are not rounded themselves. `mqjax.models.integer` runs the same network with integers only.
 
 Scheme: Jacob et al. 2018, section 2; gradients: Esser et al. 2020, section 2.
 """
@@ -65,35 +66,30 @@ def round_to(x: Array, step: Array, zero: Array | float, width: Array, *, signed
     return (rounded - zero) * step
 
 
-class Rounded(NamedTuple):
-    """What a network's layers multiply with and add, as numbers that integers stand for."""
-
-    kernels: dict[str, Array]
-    biases: dict[str, Array]
-
-
-def round_weights(architecture: Architecture, network: Quantized) -> Rounded:
-    """Every layer's kernel rounded to its weight width, and its bias to the step of the sums that it joins."""
-    kernels, biases = {}, {}
-    for number, conv in enumerate(architecture.convs):
-        name, width = conv.name, network.widths[number, 1]
-        step = network.kernel_steps[name]
-        kernels[name] = round_to(network.kernels[name], step, 0.0, width, signed=True)
-        sum_step = network.steps[number] * step
-        biases[name] = jnp.round(network.biases[name] / sum_step) * sum_step
-    return Rounded(kernels, biases)
+def round_kernels(architecture: Architecture, network: Quantized) -> dict[str, Array]:
+    """Every layer's kernel rounded to its weight width."""
+    return {
+        conv.name: round_to(
+            network.kernels[conv.name], network.kernel_steps[conv.name], 0.0, network.widths[number, 1], signed=True
+        )
+        for number, conv in enumerate(architecture.convs)
+    }
 
 
-def forward(architecture: Architecture, network: Quantized, images: Array, *, rounded: Rounded | None = None) -> Array:
+def forward(
+    architecture: Architecture, network: Quantized, images: Array, *, kernels: dict[str, Array] | None = None
+) -> Array:
     """Logits float32 [B, classes] of the quantized network for images float32 [B, H, W, channels].
 
-    rounded: from `round_weights`. On CPU it is several times faster to compute it in a program of its own: in one program
-    XLA rounds depthwise kernels again for every pixel.
+    kernels: from `round_kernels`. On CPU it is several times faster to compute them in a program of their own: in one
+    program XLA rounds depthwise kernels again for every pixel.
     """
-    kernels, biases = round_weights(architecture, network) if rounded is None else rounded
+    rounded = round_kernels(architecture, network) if kernels is None else kernels
     widths = stored_widths(network.widths)
 
     def store(x: Array, number: int) -> Array:
         return round_to(x, network.steps[number], network.zeros[number], widths[number], signed=network.signed)
 
-    return walk(architecture, images, lambda x, conv: convolve(x, kernels[conv.name], conv) + biases[conv.name], store)
+    return walk(
+        architecture, images, lambda x, conv: convolve(x, rounded[conv.name], conv) + network.biases[conv.name], store
+    )

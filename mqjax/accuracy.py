@@ -28,7 +28,7 @@ from mqjax.models.calibration import Quantizer, calibrate
 from mqjax.models.checkpoint import load_checkpoint
 from mqjax.models.mobilenet import MobileNet
 from mqjax.models.qat import QuantizedMobileNet, batch_statistics
-from mqjax.models.quantization import Quantized, Rounded, forward, round_weights
+from mqjax.models.quantization import Quantized, forward, round_kernels
 from mqjax.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.types import WIDTHS, Layer
 
@@ -38,10 +38,13 @@ DEFAULT_CHECKPOINTS = {
 }
 """Shipped checkpoints by network and data set."""
 
-REVISION = 2
+REVISION = 3
 """Part of cache keys: raised whenever this code would find other accuracies for the same network, method and images."""
 
 CALIBRATION_IMAGES = 512
+SHARED_IMAGES = 4096
+"""Training images that calibration and short training draw from, at most: they are kept in memory."""
+
 AT_ONCE = {"cpu": 1, "gpu": 64, "tpu": 64}
 """Assignments evaluated together, by platform."""
 
@@ -85,7 +88,8 @@ def trained_network(
             f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
             f"not of {network!r} on {dataset!r}"
         )
-    images = data.sized("train", model.architecture.resolution)
+    size = data.builder.info.splits["train"].num_examples
+    images = data.sized("train", model.architecture.resolution, limit=min(size, SHARED_IMAGES))
     with jax.enable_x64(False):
         quantizer = calibrate(model, jnp.asarray(normalize(images.images[:CALIBRATION_IMAGES])))
     return Trained(str(checkpoint), model, quantizer, images, about, data)
@@ -112,18 +116,18 @@ def _compiled(function: Callable[..., Any], static: tuple[Any, ...], axes: tuple
 
 
 def _correct(
-    architecture: Architecture, network: Quantized, rounded: Rounded, images: jax.Array, labels: jax.Array
+    architecture: Architecture, network: Quantized, kernels: Any, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """Number of correctly classified images, int32."""
-    logits = forward(architecture, network, images, rounded=rounded)
+    logits = forward(architecture, network, images, kernels=kernels)
     return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
 
 
 def _begin(graph: nnx.GraphDef, optimizer: Any, state: nnx.State, quantizer: Quantizer, widths: jax.Array) -> Any:
-    """Parameters, the rest of the state, and the optimizer's state of a network at the start of its short training."""
+    """The state (parameters, rest) of a network at the start of its short training, and that of the optimizer."""
     model = QuantizedMobileNet(nnx.merge(graph, state, copy=True), quantizer, widths)
     _, params, rest = nnx.split(model, nnx.Param, ...)
-    return params, rest, optimizer.init(params)
+    return (params, rest), optimizer.init(params)
 
 
 def _step(graph: nnx.GraphDef, optimizer: Any, state: Any, optimizer_state: Any, images: Any, labels: Any) -> Any:
@@ -163,6 +167,10 @@ class QuantizedAccuracy:
     ) -> None:
         self.trained, self.architecture = trained, trained.model.architecture
         self.finetune_steps = finetune_steps
+        if finetune_steps and len(trained.images) < FINETUNING.batch:
+            raise InputError(
+                f"short training needs a batch of {FINETUNING.batch} images, but there are {len(trained.images)}"
+            )
         self._data, self._batch, self._settings = data, min(batch, len(data)), dict(settings or {})
         self.at_once = at_once or AT_ONCE.get(jax.default_backend(), 1)
 
@@ -195,7 +203,8 @@ class QuantizedAccuracy:
         if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
             raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
         values = np.empty(len(genomes))
-        with jax.enable_x64(False):
+        # GPUs would multiply float32 with 10 bits of mantissa, which does not hold products of 8-bit integers.
+        with jax.enable_x64(False), jax.default_matmul_precision("highest"):
             for start in range(0, len(genomes), self.at_once):
                 rows = np.arange(start, min(start + self.at_once, len(genomes)))
                 # A last part of a chunk is filled up, so that it needs no program of its own.
@@ -208,7 +217,7 @@ class QuantizedAccuracy:
     def _accuracies(self, widths: jax.Array) -> np.ndarray:
         """Accuracies float64 [A] of as many assignments int32 [A, L, 2] as are evaluated at once."""
         networks = self.networks(widths)
-        rounded = self._program(round_weights, self.architecture, axes=(0,))(networks)
+        kernels = self._program(round_kernels, self.architecture, axes=(0,))(networks)
         correct = self._program(_correct, self.architecture, axes=(0, 0, None, None))
         counts, size = jnp.zeros(len(widths), jnp.int32), len(self._data)
         for start in range(0, size, self._batch):
@@ -216,7 +225,7 @@ class QuantizedAccuracy:
             images = normalize(self._data.images[rows % size])
             labels = np.where(rows < size, self._data.labels[rows % size], -1)
             # The sum stays on the device, so that batches follow each other without waiting.
-            counts += correct(networks, rounded, images, labels)
+            counts += correct(networks, kernels, images, labels)
         return np.asarray(counts) / size
 
     def networks(self, widths: jax.Array) -> Quantized:
@@ -226,7 +235,7 @@ class QuantizedAccuracy:
             return self._program(Quantizer.at, axes=(None, 0))(trained.quantizer, widths)
         graph, optimizer = self._tuning
         begin = self._program(_begin, nnx.graphdef(trained.model), optimizer, axes=(None, None, 0))
-        *state, optimizer_state = begin(nnx.state(trained.model), trained.quantizer, widths)
+        state, optimizer_state = begin(nnx.state(trained.model), trained.quantizer, widths)
         step = self._program(_step, graph, optimizer, axes=(0, 0, None, None))
         epochs = (batches(images, FINETUNING, epoch) for epoch in itertools.count())
         for batch, labels in itertools.islice(itertools.chain.from_iterable(epochs), self.finetune_steps):

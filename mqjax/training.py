@@ -213,7 +213,7 @@ def train(
     folder = Path(folder).absolute()
     graph, *state = nnx.split(model, nnx.Param, ...)
     # Fresh copies: steps must not donate the caller's arrays, and compile once for arrays from wherever.
-    state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), state)
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), tuple(state))
     _claim(folder, model, state, config, len(data))
     per_epoch = len(data) // config.batch
     optimizer = make_optimizer(config, per_epoch * config.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 
 import jax
@@ -18,10 +19,10 @@ from mqjax.errors import InputError
 from mqjax.models.architecture import Architecture, Conv, architecture
 from mqjax.models.calibration import Scheme, calibrate, fold, stored_tensors
 from mqjax.models.checkpoint import load_checkpoint
-from mqjax.models.integer import IntegerNetwork, Multiplier
+from mqjax.models.integer import MOST_SHIFT, FixedPoint, IntegerNetwork
 from mqjax.models.mobilenet import MobileNet, convolve
 from mqjax.models.qat import QuantizedMobileNet, reestimate
-from mqjax.models.quantization import forward, round_to, round_weights
+from mqjax.models.quantization import forward, round_kernels, round_to
 
 CHECKPOINT = "mobilenetv1_025_fashion_mnist"
 
@@ -121,12 +122,12 @@ def test_correction_restores_the_mean_of_each_output(trained):
     gains, biases = fold(model)
     inputs = stored_tensors(model.architecture, kernels_of(model), gains, biases, images)
     network = quantizer.at(jnp.full((len(model.architecture.convs), 2), 4))
-    rounded = round_weights(model.architecture, network)
+    kernels = round_kernels(model.architecture, network)
     for conv, x in zip(model.architecture.convs, inputs[:-1], strict=True):
         if conv.kind != "fc":
             axes, kernel = (0, 1, 2), model.blocks[conv.name].kernel[...] * gains[conv.name]
             wanted = (convolve(x, kernel, conv) + biases[conv.name]).mean(axes)
-            found = (convolve(x, rounded.kernels[conv.name], conv) + network.biases[conv.name]).mean(axes)
+            found = (convolve(x, kernels[conv.name], conv) + network.biases[conv.name]).mean(axes)
             assert np.allclose(found, wanted, atol=2e-3 * (1 + np.abs(wanted).max()))
 
 
@@ -191,10 +192,17 @@ def test_bad_schemes_are_refused(options):
 # --- integers only ---------------------------------------------------------------------------------------------------
 
 
-@given(st.floats(1e-9, 1e6), st.integers(-(2**31), 2**31 - 1))
-def test_fixed_point_multiplication_rounds_the_product(factor, x):
-    found = int(Multiplier.of(np.array(factor))(np.array(x, np.int32)))
-    assert abs(found - x * factor) <= 0.5 + abs(x * factor) * 2.0**-30
+@given(
+    factors=st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=2),
+    integers=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=2),
+    constant=st.floats(-1e15, 1e15),
+)
+def test_fixed_point_sums_are_rounded_once(factors, integers, constant):
+    scaled = FixedPoint.of(*((factor, 2.0**31) for factor in factors), constant=constant)
+    found = int(scaled(*(np.array(x, np.int32) for x in integers[: len(factors)])))
+    wanted = sum(Fraction(f) * x for f, x in zip(factors, integers, strict=False)) + Fraction(constant)
+    assert 1 <= scaled.shift <= MOST_SHIFT
+    assert abs(found - wanted) <= 0.5 + sum(map(abs, integers), 1) * 2.0 ** -(scaled.shift + 1)
 
 
 # Every kind of layer, a stride, a residual sum and a pool of more than one pixel; few layers, since in a deep network with
