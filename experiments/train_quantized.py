@@ -29,7 +29,7 @@ RUNS = {
     "v1_4": "--network mobilenetv1 --bits 4 --epochs 4",
     "v1_3": "--network mobilenetv1 --bits 3 --epochs 4 --learning-rate 0.04",
     "v1_4_2": "--network mobilenetv1 --bits 4/2 --epochs 2 --learning-rate 0.04",
-    "v2_8": "--network mobilenetv2 --bits 8 --epochs 1",
+    "v2_8": "--network mobilenetv2 --bits 8 --epochs 1 --learning-rate 0.005",
     "v2_4": "--network mobilenetv2 --bits 4 --epochs 3 --learning-rate 0.04",
     "v2_3": "--network mobilenetv2 --bits 3 --epochs 12 --learning-rate 0.04",
     "v2_4_2": "--network mobilenetv2 --bits 4/2 --epochs 3 --learning-rate 0.04",
@@ -57,7 +57,8 @@ def main() -> None:
         write_atomically(summary, json.dumps(document, indent=1) + "\n")
     for figure, floats in (("float.png", True), ("quantized.png", False)):
         names = [name for name in document["runs"] if ("float" in name) == floats]
-        write_atomically(args.out / figure, training_curves({name: curve(args.out, name) for name in names}))
+        if names:
+            write_atomically(args.out / figure, training_curves({name: curve(args.out, name) for name in names}))
 
 
 def curve(folder: Path, name: str) -> list[EpochResult]:

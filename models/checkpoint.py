@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def save_checkpoint(folder: Path, model: MobileNet | QuantizedMobileNet, about: 
     model.json is written last: a folder without it is torn.
     """
     folder = Path(folder).absolute()
+    (folder / "model.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "grids", ignore_errors=True)
     arch = model.architecture
     network = model.network if isinstance(model, QuantizedMobileNet) else model
     state = nnx.to_pure_dict(nnx.state(network, (nnx.Param, nnx.BatchStat)))
@@ -66,6 +69,10 @@ def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), nnx.to_pure_dict(state)
         )
         with ocp.StandardCheckpointer() as checkpointer:
+            # Before any read: orbax leaves those that fail unfinished, and Python complains of each one.
+            stored = jax.tree.leaves_with_path(checkpointer.metadata(path / "weights").item_metadata.tree)
+            if difference := dict(_shapes(stored) ^ _shapes(jax.tree.leaves_with_path(template))):
+                raise ValueError(f"{min(difference)} has another shape or is on one side only")
             restored = checkpointer.restore(path / "weights", template)
     except InputError:
         raise
@@ -92,6 +99,10 @@ def load_quantized(folder: str | Path) -> tuple[Quantized, MobileNet, dict[str, 
     except Exception as error:
         raise _torn(path, error) from None
     return network, model, about
+
+
+def _shapes(leaves: list[tuple[Any, Any]]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(jax.tree_util.keystr(path, simple=True, separator="/"), tuple(leaf.shape)) for path, leaf in leaves}
 
 
 def _torn(path: Path, error: Exception) -> InputError:

@@ -43,7 +43,8 @@ def load_weights(path: str | Path, architecture: Architecture) -> MobileNet:
     def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in arrays:
             raise InputError(f"{path}: the array {name!r} of a {source} {architecture.name} is missing")
-        if arrays[name].size != np.prod(shape):
+        # Sources differ in dimensions of 1 only.
+        if [n for n in arrays[name].shape if n > 1] != [n for n in shape if n > 1]:
             wanted = "x".join(map(str, shape))
             raise InputError(f"{path}: {name!r} has the shape {list(arrays[name].shape)}, which does not fit {wanted}")
         return arrays[name].astype(np.float32)

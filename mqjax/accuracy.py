@@ -88,8 +88,8 @@ def trained_network(
             f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
             f"not of {network!r} on {dataset!r}"
         )
-    size = data.builder.info.splits["train"].num_examples
-    images = data.sized("train", model.architecture.resolution, limit=min(size, SHARED_IMAGES))
+    split = data.split("train")
+    images = data.sized(split, model.architecture.resolution, limit=min(data.count(split), SHARED_IMAGES))
     with jax.enable_x64(False):
         quantizer = calibrate(model, jnp.asarray(normalize(images.images[:CALIBRATION_IMAGES])))
     return Trained(str(checkpoint), model, quantizer, images, about, data)
@@ -289,12 +289,13 @@ def default_accuracy(
     *,
     method: str = "ptq",
     checkpoint: str | Path | None = None,
-    split: str = "validation",
+    split: str | None = None,
     num_images: int | None = 1024,
     data_dir: str | Path | None = None,
     at_once: int | None = None,
 ) -> QuantizedAccuracy:
-    """Accuracy of a trained network on the first `num_images` images (default 1024; `None`: all) of a split.
+    """Accuracy of a trained network on the first `num_images` images (default 1024; `None`: all) of a split (default:
+    those for validation, see `Dataset.split`).
 
     method: "ptq" or "finetune:K", with K training steps. checkpoint, data_dir: see `trained_network`.
     Raises `InputError` for unknown networks, data sets, splits and methods, and for a checkpoint that does not fit.
@@ -302,6 +303,7 @@ def default_accuracy(
     steps = parse_method(method)
     trained = trained_network(network, dataset, checkpoint=checkpoint, data_dir=data_dir)
     resolution = trained.model.architecture.resolution
+    split = split or trained.dataset.split("validation")
     return QuantizedAccuracy(
         trained,
         trained.dataset.sized(split, resolution, limit=num_images),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import socket
 
 import numpy as np
@@ -197,3 +198,42 @@ def test_normalized_images_span_minus_one_to_one():
     found = normalize(np.array([0, 51, 255], np.uint8))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [-1.0, -0.6, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "labels, purposes",
+    [
+        ({"train": 1, "validation": 1, "test": 1}, ("train", "validation", "test")),
+        ({"train": 1, "val": 1}, ("train", "val", "val")),
+        ({"train": 1, "validation": 1, "test": -1}, ("train", "validation", "validation")),
+        ({"train": 1, "test": 1}, ("train[:90%]", "train[90%:]", "test")),
+        ({"train": 1}, ("train[:90%]", "train[90%:]", "train[90%:]")),
+    ],
+)
+def test_every_purpose_finds_labelled_images(tmp_path, labels, purposes):
+    items = [encoded(picture(i, 6, 5)) for i in range(20)]
+    # As in ImageNet, where the test images' labels are withheld and stored as -1.
+    examples = {split: [(item, label) for item in items] for split, label in labels.items()}
+    write_prepared("parts", examples, ["a", "b"], tmp_path)
+    dataset = load_dataset("parts", data_dir=tmp_path)
+    splits = tuple(dataset.split(purpose) for purpose in ("train", "validation", "test"))
+    assert splits == purposes
+    seen = {split: {image.tobytes() for image in dataset.load(split).images} for split in splits}
+    if "train[90%:]" in splits:
+        assert not seen["train[:90%]"] & seen["train[90%:]"]
+        assert dataset.count("train[:90%]") == 18 and dataset.count("train[90%:]") == 2
+
+
+def test_the_latest_version_is_read(tmp_path):
+    folder = write_prepared("tiny", {"train": [(encoded(picture(0, 4, 4)), 0)]}, ["a"], tmp_path)
+    for version in ("9.0.0", "10.0.0"):
+        shutil.copytree(folder, folder.parent / version)
+    assert str(load_dataset("tiny", data_dir=tmp_path).builder.data_path).endswith("10.0.0")
+
+
+def test_other_formats_than_array_record_are_refused(tmp_path):
+    folder = write_prepared("tiny", {"train": [(encoded(picture(0, 4, 4)), 0)]}, ["a"], tmp_path)
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(InputError, match="'tfrecord'; it must be in array_record"):
+        load_dataset("tiny", data_dir=tmp_path)

@@ -336,6 +336,7 @@ def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
         (["--accuracy", "finetune"], "finetune:K"),
         (["--finetune-steps", "many"], "finetune:K"),
         (["--retrain", "-1"], "retrain"),
+        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_bad_options_of_the_command(tmp_path, capsys, options, word):

@@ -259,7 +259,7 @@ def test_checkpoint_of_another_size_is_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint[1], folder)
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(about | {"classes": 4}))
-    with pytest.raises(InputError, match="other"):
+    with pytest.raises(InputError, match="blocks/fc/bias has another shape"):
         load_checkpoint(folder)
 
 
@@ -279,6 +279,7 @@ def test_checkpoint_of_another_size_is_refused(checkpoint, tmp_path):
         (["--bits", "4", "--init", "no_such_checkpoint"], "no_such_checkpoint"),
         (["--init", "mobilenetv1_025_fashion_mnist"], "--bits"),
         (["--learning-rate", "0"], "learning-rate"),
+        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_bad_options_of_the_command(tmp_path, capsys, options, word):

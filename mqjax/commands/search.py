@@ -106,6 +106,8 @@ class _Prepared:
 
         self.objectives = tuple(settings["objectives"].split(","))
         check_options(self.objectives, settings["population"], settings["generations"])
+        if settings["seed"] < 0:
+            raise InputError(f"--seed must not be negative, but is {settings['seed']}")
         for name in ("images", "test_images"):
             if settings[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {settings[name]}")
@@ -169,8 +171,8 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
         )
     clock = time.perf_counter()
     data = accuracy.trained.dataset
-    split = "test" if "test" in data.splits else "validation"
-    limit = min(settings["test_images"], data.builder.info.splits[split].num_examples)
+    split = data.split("test")
+    limit = min(settings["test_images"], data.count(split))
     images = data.sized(split, accuracy.architecture.resolution, limit=limit)
     test = accuracy.on(images, split=split)
     about = {
@@ -187,6 +189,8 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
         )
     seconds["test"] = time.perf_counter() - clock
     if settings["retrain"]:
+        # The front is worth hours; it is kept should the training be interrupted.
+        write_run(folder, {**document, "seconds": {**seconds, **document["seconds"]}}, result)
         clock = time.perf_counter()
         _retrain(prepared, settings, folder, result, document, images)
         seconds["retrain"] = time.perf_counter() - clock

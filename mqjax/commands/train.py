@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         value = given.get(option, 1)
         if not value > 0:
             raise InputError(f"--{option.replace('_', '-')} must be positive, not {value}")
+    if given.get("seed", 0) < 0:
+        raise InputError(f"--seed must not be negative, but is {given['seed']}")
     if args.init is not None and args.bits is None:
         raise InputError("--init needs --bits: training in float starts from random weights")
     dataset = load_dataset(args.dataset, data_dir=args.data_dir)
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda step, _, loss: progress.update(step, f"loss {loss:.3f}"),
             report=report,
         )
-    test = dataset.sized("test", sizes["resolution"]) if "test" in dataset.splits else validation
+    test = dataset.sized(dataset.split("test"), sizes["resolution"])
     reached = {"test_accuracy": accuracy(model, test), "test_images": len(test)}
     command = shlex.join(["mqjax", *sys.argv[1:]])
     about = {**sizes, "dataset": args.dataset, **start, **reached, "command": command}
@@ -143,5 +145,10 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: the trained network has {value}")
     widths = parse_assignment(args.bits, len(trained.model.architecture.convs))
     model = QuantizedMobileNet(trained.model, trained.quantizer, jnp.asarray(widths))
-    start = {"bits": "".join(map(str, widths.ravel())), "start": trained.name, "float": trained.about["test_accuracy"]}
+    about = trained.about
+    start = {
+        "bits": "".join(map(str, widths.ravel())),
+        "start": trained.name,
+        "float": about.get("float", about.get("test_accuracy")),
+    }
     return model, sizes, start

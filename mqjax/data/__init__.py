@@ -8,6 +8,7 @@ the array_record format, or one made from a folder of class folders by `prepare_
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,6 @@ import numpy as np
 from mqjax.errors import InputError
 
 EMBEDDED = Path(__file__).parent / "prepared"
-
-KNOWN = ("fashion_mnist", "cifar10", "imagenet2012", "imagenet100", "imagenette", "tiny_imagenet")
-"""Names with documented preparation; any other prepared folder works too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +45,31 @@ class Dataset:
     def splits(self) -> tuple[str, ...]:
         return tuple(self.builder.info.splits)
 
+    def split(self, purpose: str) -> str:
+        """The images for a purpose, "train", "validation" or "test", as tensorflow-datasets names splits and their parts.
+
+        Without a validation split the last tenth of the training images is held out. Where no test split is labelled (as
+        in ImageNet), testing uses the validation images.
+        """
+        held_out = next((split for split in ("validation", "val") if split in self.splits), None)
+        if purpose == "train":
+            return "train" if held_out else "train[:90%]"
+        if purpose == "test" and "test" in self.splits and int(self.source("test")[0]["label"]) >= 0:
+            return "test"
+        return held_out or "train[90%:]"
+
+    def count(self, split: str) -> int:
+        """Number of images of a split or a part of one."""
+        return len(self.source(split))
+
     @property
     def channels(self) -> int:
         """Channels of the images: 1 for grey, 3 for colour."""
         return int(self.builder.info.features["image"].shape[-1])
 
     def source(self, split: str) -> Any:
-        """tensorflow-datasets' random-access source of a split; items are dicts with "image" and "label"."""
-        if split not in self.splits:
+        """tensorflow-datasets' random-access source of a split, or of a part as in "train[:90%]"; items are dicts with "image" and "label"."""
+        if split.split("[")[0] not in self.splits:
             raise InputError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
         return self.builder.as_data_source(split)
 
@@ -111,6 +126,11 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:  # tfds raises many kinds for a damaged folder
         raise InputError(f"the data set in {folder} cannot be read: {error}") from None
+    if (found := builder.info.file_format) != tfds.core.FileFormat.ARRAY_RECORD:
+        raise InputError(
+            f"the data set in {folder} is in the format {found.value if found else 'unknown'!r}; it must be in array_record: "
+            f"tfds.builder({name!r}, data_dir=DIR, file_format='array_record').download_and_prepare()"
+        )
     features: Any = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise InputError(f"the data set in {folder} must have the features 'image' and 'label'")
@@ -135,7 +155,7 @@ class EncodedImages:
 
 
 def training_images(dataset: Dataset, resolution: int) -> tuple[Images | EncodedImages, Images]:
-    """Training and validation images of a prepared data set at this resolution. Of the embedded Fashion-MNIST, where the
+    """Training and validation images of a prepared data set at this resolution (see `Dataset.split`). Of the embedded Fashion-MNIST, where the
     full set is installed: all its training images but the 5,000 held out, and those; else the embedded subset. Images of
     different sizes stay encoded."""
     from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
@@ -145,16 +165,20 @@ def training_images(dataset: Dataset, resolution: int) -> tuple[Images | Encoded
         images, labels = pad_to(images[..., None], resolution), labels.astype(np.int32)
         out = held_out(labels)
         return Images(images[~out], labels[~out]), Images(images[out], labels[out])
-    validation = "validation" if "validation" in dataset.splits else "test"
+    validation = dataset.sized(dataset.split("validation"), resolution)
     if not dataset.small:
-        return EncodedImages(dataset.source("train"), resolution), dataset.sized(validation, resolution)
-    return dataset.sized("train", resolution), dataset.sized(validation, resolution)
+        return EncodedImages(dataset.source(dataset.split("train")), resolution), validation
+    return dataset.sized(dataset.split("train"), resolution), validation
 
 
 def _version_folder(root: Path, name: str) -> Path | None:
     """The folder with dataset_info.json: root/name[/config]/version, the latest version."""
-    infos = sorted((root / name).glob("**/dataset_info.json"))
-    return infos[-1].parent if infos else None
+
+    def version(folder: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+    folders = [info.parent for info in sorted((root / name).glob("**/dataset_info.json"))]
+    return max(folders, key=version, default=None)
 
 
 def center_crop(image: np.ndarray, resolution: int) -> np.ndarray:
