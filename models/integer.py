@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mqjax.models.architecture import Architecture, Conv
-from mqjax.models.quantization import Quantized, levels, stored_widths
+from mqjax.models.quantization import Quantized, levels, round_to, stored_widths
 
 MOST_SHIFT = 40
 """Fractional bits of fixed-point numbers, where there is room: a sum of 2^31 is then scaled to within 2^-10."""
@@ -78,8 +78,12 @@ class IntegerNetwork:
             _Grid(float(step), int(zero), int(low), int(high))
             for step, zero, (low, high) in zip(steps, zeros, limits, strict=True)
         ]
-        # A pixel p stands for (2 p - 255) / 255.
-        self._load = FixedPoint.of((1 / (255 * self._grids[0].step), 255))
+        # A table of what the fake-quantized network stores for each pixel. An 8-bit grid over -1..1 has every pixel in the
+        # middle between two levels, so the images' own arithmetic decides (NumPy's, see `mqjax.data.normalize`).
+        pixels = jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0))
+        step, zero = network.steps[0], network.zeros[0]
+        rounded = round_to(pixels, step, zero, network.widths[0, 0], signed=network.signed)
+        self._load = np.asarray(jnp.round(rounded / step) + zero).astype(np.int32)
         self._kernels: dict[str, np.ndarray] = {}
         self._rescale: dict[str, FixedPoint] = {}
         places = {conv.name: number + 1 for number, conv in enumerate(architecture.convs)}
@@ -101,7 +105,7 @@ class IntegerNetwork:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         grids = self._grids
-        x = grids[0].clamp(self._load(2 * images.astype(np.int32) - 255))
+        x = self._load[images]
         distances: dict[str, np.ndarray] = {}
         for number, conv in enumerate(self.architecture.convs):
             here, after = grids[number], grids[number + 1]

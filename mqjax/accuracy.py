@@ -41,12 +41,17 @@ DEFAULT_CHECKPOINTS = {
 REVISION = 3
 """Part of cache keys: raised whenever this code would find other accuracies for the same network, method and images."""
 
-CALIBRATION_IMAGES = 512
+CALIBRATION_IMAGES, CALIBRATION_PIXELS = 512, 2**23
+"""Training images for grids and batch norms: so many, or fewer where they are large, since all their tensors are kept."""
+
 SHARED_IMAGES = 4096
 """Training images that calibration and short training draw from, at most: they are kept in memory."""
 
-AT_ONCE = {"cpu": 1, "gpu": 64, "tpu": 64}
-"""Assignments evaluated together, by platform."""
+PIXELS_AT_ONCE = {"cpu": 2**21}
+"""Pixels of a batch, times the assignments evaluated together with it, by platform."""
+
+OTHER_PIXELS_AT_ONCE = 2**24
+"""The same on GPUs: 64 assignments of the embedded networks."""
 
 FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01, clip_norm=1.0)
 """Settings of short training; its steps are those of `parse_method`."""
@@ -91,8 +96,23 @@ def trained_network(
     split = data.split("train")
     images = data.sized(split, model.architecture.resolution, limit=min(data.count(split), SHARED_IMAGES))
     with jax.enable_x64(False):
-        quantizer = calibrate(model, jnp.asarray(normalize(images.images[:CALIBRATION_IMAGES])))
+        quantizer = calibrate(model, jnp.asarray(normalize(_shown(images))))
     return Trained(str(checkpoint), model, quantizer, images, about, data)
+
+
+def fitting(resolution: int, batch: int, finetune_steps: int | None) -> int:
+    """How many assignments to evaluate at once on this platform, by the measurements of `mqjax bench`: on CPU a loop is
+    faster without training, which has no overhead to share."""
+    platform = jax.default_backend()
+    if platform == "cpu" and finetune_steps is None:
+        return 1
+    return max(1, PIXELS_AT_ONCE.get(platform, OTHER_PIXELS_AT_ONCE) // (batch * resolution**2))
+
+
+def _shown(images: Images) -> np.ndarray:
+    """The first training images, uint8, as many as statistics are taken over."""
+    count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_PIXELS // images.images[0, ..., 0].size))
+    return images.images[:count]
 
 
 def parse_method(text: str) -> int | None:
@@ -152,7 +172,7 @@ class QuantizedAccuracy:
 
     finetune_steps: `None` for post-training quantization; K for K steps of quantization-aware training from the shared
     weights, on the same batches for every assignment, after which the batch norms' statistics are estimated anew.
-    at_once: assignments evaluated together; default by platform. settings: what `describe` tells of the images.
+    at_once: assignments evaluated together; default by `fitting`. settings: what `describe` tells of the images.
     """
 
     def __init__(
@@ -172,7 +192,7 @@ class QuantizedAccuracy:
                 f"short training needs a batch of {FINETUNING.batch} images, but there are {len(trained.images)}"
             )
         self._data, self._batch, self._settings = data, min(batch, len(data)), dict(settings or {})
-        self.at_once = at_once or AT_ONCE.get(jax.default_backend(), 1)
+        self.at_once = at_once or fitting(self.architecture.resolution, batch, finetune_steps)
 
     def on(self, data: Images, **settings: Any) -> QuantizedAccuracy:
         """The same networks judged on other images."""
@@ -241,7 +261,7 @@ class QuantizedAccuracy:
         for batch, labels in itertools.islice(itertools.chain.from_iterable(epochs), self.finetune_steps):
             state, optimizer_state = step(state, optimizer_state, batch, labels)
         measure = self._program(_statistics, graph, axes=(0, None))
-        shown = normalize(images.images[:CALIBRATION_IMAGES])
+        shown = normalize(_shown(images))
         found = [measure(state, part) for part in np.array_split(shown, max(1, len(shown) // FINETUNING.batch))]
         statistics = jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
         return self._program(_finish, graph, axes=(0, 0))(state, statistics)

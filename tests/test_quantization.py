@@ -239,10 +239,11 @@ def test_integers_give_the_logits_of_fake_quantization(width, scheme):
 
 @pytest.mark.parametrize("network", ["mobilenetv1", "mobilenetv2"])
 def test_integer_accuracy_is_that_of_fake_quantization(network):
+    """At 8 and 4 bits, and with layers of different widths."""
     judge = default_accuracy(network, num_images=None)
     data = load_dataset("fashion_mnist").sized("validation", 32)
-    for width in (8, 6):
-        genome = np.full((1, len(judge.architecture.convs), 2), width)
+    shape = 1, len(judge.architecture.convs), 2
+    for genome in (np.full(shape, 8), np.full(shape, 4), np.random.default_rng(0).integers(4, 9, shape)):
         integers = IntegerNetwork(judge.architecture, judge.trained.quantizer.at(jnp.asarray(genome[0])))
         found = (integers(data.images).argmax(axis=1) == data.labels).mean()
         assert abs(found - judge(genome)[0]) <= 0.002
