@@ -96,7 +96,9 @@ class IntegerNetwork:
             most = 2 ** (int(network.widths[number, 1]) - 1) - 1
             integers = np.clip(np.round(kernel / np.asarray(network.kernel_steps[conv.name])), -most, most)
             self._kernels[conv.name] = integers.astype(np.int32)
-            terms = [(here.step * step / after.step, here.reach * np.abs(integers).sum(axis=(0, 1, 2)).max())]
+            terms: list[tuple[np.ndarray | float, float]] = [
+                (here.step * step / after.step, here.reach * np.abs(integers).sum(axis=(0, 1, 2)).max())
+            ]
             if conv.adds is not None:
                 other = self._grids[places[conv.adds]]
                 terms.append((other.step / after.step, other.reach))
