@@ -47,11 +47,8 @@ CALIBRATION_IMAGES, CALIBRATION_PIXELS = 512, 2**23
 SHARED_IMAGES = 4096
 """Training images that calibration and short training draw from, at most: they are kept in memory."""
 
-PIXELS_AT_ONCE = {"cpu": 2**21}
-"""Pixels of a batch, times the assignments evaluated together with it, by platform."""
-
-OTHER_PIXELS_AT_ONCE = 2**24
-"""The same on GPUs: 64 assignments of the embedded networks."""
+PIXELS_AT_ONCE = {"cpu": 2**21, "gpu": 2**24, "tpu": 2**24}
+"""Pixels of a batch, times the assignments evaluated together, by platform: 8 and 64 of the embedded networks."""
 
 FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01, clip_norm=1.0)
 """Settings of short training; its steps are those of `parse_method`."""
@@ -100,13 +97,13 @@ def trained_network(
     return Trained(str(checkpoint), model, quantizer, images, about, data)
 
 
-def fitting(resolution: int, batch: int, finetune_steps: int | None) -> int:
+def best_at_once(resolution: int, batch: int, finetune_steps: int | None) -> int:
     """How many assignments to evaluate at once on this platform, by the measurements of `mqjax bench`: on CPU a loop is
     faster without training, which has no overhead to share."""
     platform = jax.default_backend()
     if platform == "cpu" and finetune_steps is None:
         return 1
-    return max(1, PIXELS_AT_ONCE.get(platform, OTHER_PIXELS_AT_ONCE) // (batch * resolution**2))
+    return max(1, PIXELS_AT_ONCE.get(platform, PIXELS_AT_ONCE["cpu"]) // (batch * resolution**2))
 
 
 def _shown(images: Images) -> np.ndarray:
@@ -172,7 +169,7 @@ class QuantizedAccuracy:
 
     finetune_steps: `None` for post-training quantization; K for K steps of quantization-aware training from the shared
     weights, on the same batches for every assignment, after which the batch norms' statistics are estimated anew.
-    at_once: assignments evaluated together; default by `fitting`. settings: what `describe` tells of the images.
+    at_once: assignments evaluated together; default by `best_at_once`. settings: what `describe` tells of the images.
     """
 
     def __init__(
@@ -192,7 +189,7 @@ class QuantizedAccuracy:
                 f"short training needs a batch of {FINETUNING.batch} images, but there are {len(trained.images)}"
             )
         self._data, self._batch, self._settings = data, min(batch, len(data)), dict(settings or {})
-        self.at_once = at_once or fitting(self.architecture.resolution, batch, finetune_steps)
+        self.at_once = at_once or best_at_once(self.architecture.resolution, batch, finetune_steps)
 
     def on(self, data: Images, **settings: Any) -> QuantizedAccuracy:
         """The same networks judged on other images."""
