@@ -186,7 +186,8 @@ def test_encoded_images_give_the_same_views_in_any_thread(tmp_path):
     items = [(encoded(picture(i, 30 + i, 40)), i % 2) for i in range(12)]
     write_prepared("photos", {"train": items, "test": items[:2]}, ["a", "b"], tmp_path)
     data, validation = training_images(load_dataset("photos", data_dir=tmp_path), 16)
-    assert isinstance(data, EncodedImages) and len(data) == 12 and validation.images.shape == (2, 16, 16, 3)
+    # no validation split: the last tenth of the training images is held out for it
+    assert isinstance(data, EncodedImages) and len(data) == 11 and validation.images.shape == (1, 16, 16, 3)
     config = TrainConfig(batch=5)
     first, again = list(batches(data, config, 1)), list(batches(data, config, 1))
     assert [len(labels) for _, labels in first] == [5, 5]

@@ -155,9 +155,10 @@ class EncodedImages:
 
 
 def training_images(dataset: Dataset, resolution: int) -> tuple[Images | EncodedImages, Images]:
-    """Training and validation images of a prepared data set at this resolution (see `Dataset.split`). Of the embedded Fashion-MNIST, where the
-    full set is installed: all its training images but the 5,000 held out, and those; else the embedded subset. Images of
-    different sizes stay encoded."""
+    """Training and validation images of a prepared data set at this resolution (see `Dataset.split`).
+
+    Of the embedded Fashion-MNIST, where the full set is installed: all its training images but the 5,000 held out, and
+    those; else the embedded subset. Images of different sizes stay encoded."""
     from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
 
     if dataset.embedded and dataset.name == "fashion_mnist" and SYSTEM_FOLDER.exists():
