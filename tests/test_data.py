@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mqjax.data import center_crop, load_dataset, normalize, pad_to, prepare_image_folder, random_crop, write_prepared
+from mqjax.data import (
+    center_crop,
+    load_dataset,
+    normalize,
+    pad_to,
+    prepare_image_folder,
+    random_crop,
+    training_images,
+    write_prepared,
+)
 from mqjax.data.fashion_mnist import CLASSES, SYSTEM_FOLDER, held_out, read_idx
 from mqjax.errors import InputError
 
@@ -222,6 +231,13 @@ def test_every_purpose_finds_labelled_images(tmp_path, labels, purposes):
     if "train[90%:]" in splits:
         assert not seen["train[:90%]"] & seen["train[90%:]"]
         assert dataset.count("train[:90%]") == 18 and dataset.count("train[90%:]") == 2
+
+
+def test_too_few_images_to_hold_a_tenth_out_are_refused(tmp_path):
+    items = [(encoded(picture(i, 6, 5)), 0) for i in range(4)]
+    write_prepared("tiny", {"train": items}, ["a"], tmp_path)
+    with pytest.raises(InputError, match=r"'train\[90%:\]' has no images"):
+        training_images(load_dataset("tiny", data_dir=tmp_path), 8)
 
 
 def test_the_latest_version_is_read(tmp_path):

@@ -71,6 +71,8 @@ class Dataset:
         """tensorflow-datasets' random-access source of a split, or of a part as in "train[:90%]"; items are dicts with "image" and "label"."""
         if split.split("[")[0] not in self.splits:
             raise InputError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
+        if not self.builder.info.splits[split].num_examples:
+            raise InputError(f"data set {self.name!r}: split {split!r} has no images; prepare it with more")
         return self.builder.as_data_source(split)
 
     def load(self, split: str, *, limit: int | None = None, resolution: int | None = None) -> Images:
