@@ -89,15 +89,13 @@ class IntegerNetwork:
         places = {conv.name: number + 1 for number, conv in enumerate(architecture.convs)}
         for number, conv in enumerate(architecture.convs):
             here, after = self._grids[number], self._grids[number + 1]
-            kernel, step = (
-                np.asarray(network.kernels[conv.name]),
-                np.asarray(network.kernel_steps[conv.name], np.float64),
-            )
+            kernel, kernel_steps = np.asarray(network.kernels[conv.name]), np.asarray(network.kernel_steps[conv.name])
             most = 2 ** (int(network.widths[number, 1]) - 1) - 1
-            integers = np.clip(np.round(kernel / np.asarray(network.kernel_steps[conv.name])), -most, most)
+            integers = np.clip(np.round(kernel / kernel_steps), -most, most)
             self._kernels[conv.name] = integers.astype(np.int32)
+            rescale = here.step * kernel_steps.astype(np.float64) / after.step
             terms: list[tuple[np.ndarray | float, float]] = [
-                (here.step * step / after.step, here.reach * np.abs(integers).sum(axis=(0, 1, 2)).max())
+                (rescale, here.reach * np.abs(integers).sum(axis=(0, 1, 2)).max())
             ]
             if conv.adds is not None:
                 other = self._grids[places[conv.adds]]

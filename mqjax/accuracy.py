@@ -289,6 +289,8 @@ class QuantizedAccuracy:
         leaves = [*jax.tree.leaves(self.trained.quantizer), self._data.images, self._data.labels]
         if self.finetune_steps is not None:
             digest.update(repr(FINETUNING).encode())
+            # Training moves kernels and batch norms apart, which the quantizer holds folded into each other.
+            leaves += jax.tree.leaves(nnx.state(self.trained.model))
             leaves += [self.trained.images.images, self.trained.images.labels]
         for leaf in leaves:
             digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from functools import partial
 
@@ -227,6 +228,9 @@ SHALLOW = Architecture(
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(per_channel=False, symmetric_activations=True)])
 def test_integers_give_the_logits_of_fake_quantization(width, scheme):
     model = MobileNet(SHALLOW, rngs=nnx.Rngs(1))
+    # Channels that training switched off: by the gain, and by all weights.
+    model.blocks["dw2"].norm.scale[...] = model.blocks["dw2"].norm.scale[...].at[3].set(0)
+    model.blocks["expand2"].kernel[...] = model.blocks["expand2"].kernel[...].at[..., 5].set(0)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 3), dtype=np.uint8)
     images = jnp.asarray(normalize(pixels))
     network = calibrate(model, images, scheme).at(jnp.full((6, 2), width))
@@ -349,6 +353,16 @@ def test_short_training_changes_the_network_and_is_repeatable(small):
 def test_methods_have_their_own_cache_keys(small):
     keys = [QuantizedAccuracy(*small, finetune_steps=k).cache_key for k in (None, 0, 2, 3, 3)]
     assert len(set(keys)) == 4 and keys[3] == keys[4]
+
+
+def test_only_short_training_keys_on_what_is_folded_away(small):
+    trained, images = small
+    model = nnx.clone(trained.model)
+    model.blocks["dw2"].norm.mean[...] += 1
+    other = dataclasses.replace(trained, model=model)
+    for steps, same in ((None, True), (0, False)):
+        keys = {QuantizedAccuracy(one, images, finetune_steps=steps).cache_key for one in (trained, other)}
+        assert (len(keys) == 1) == same
 
 
 def test_statistics_estimated_anew_help_at_few_bits(judge):
