@@ -72,7 +72,7 @@ def main() -> None:
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         items = [(picture(i), i % 10) for i in range(640)]
-        write_prepared("pictures", {"train": items, "test": items[:10]}, [str(i) for i in range(10)], folder)
+        write_prepared("pictures", {"train": items, "validation": items[:10]}, [str(i) for i in range(10)], folder)
         encoded, _ = training_images(load_dataset("pictures", data_dir=folder), 224)
         assert isinstance(encoded, EncodedImages)
         decoded = rate(lambda: batches(encoded, CONFIG, 0), 18)
