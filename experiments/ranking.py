@@ -5,7 +5,8 @@
 Random assignments of different mean width are trained on all training images of Fashion-MNIST and judged on all test
 images; post-training and short-trained accuracy are those of 1,024 validation images, as a search sees them. These are
 also noted for one width in all layers.
-Expected: half an hour on 2 cores. Results are written as they come; a killed run goes on.
+Expected: half an hour on 2 cores. Results are written as they come; trained accuracies in the file are kept, so a killed run
+goes on.
 """
 
 from __future__ import annotations
@@ -61,19 +62,24 @@ def main() -> None:
     genomes = assignments(args.assignments, len(trained.model.architecture.convs))
     options = f"--network {args.network} --assignments {args.assignments} --epochs {args.epochs}"
     command = f"python experiments/ranking.py {options}"
-    found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": [], "uniform": {}}
+    found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": []}
     if found.get("command", command) != command:
         parser.error(f"{args.out} is of {found['command']!r}; give another --out")
-    rows, uniform = found["assignments"], found["uniform"]
+    trained_before = {row["genome"]: row["trained"] for row in found["assignments"]}
+    uniform, columns = {}, {}
     for method, judge in judges.items():
-        if method not in uniform:
-            values = judge(np.stack([np.full_like(genomes[0], width) for width in WIDTHS]))
-            uniform[method] = dict(zip(map(str, WIDTHS), values.tolist(), strict=True))
-    for genome in genomes[len(rows) :]:
+        values = judge(
+            np.concatenate([np.stack([np.full_like(genomes[0], width) for width in WIDTHS]), genomes])
+        ).tolist()
+        uniform[method] = dict(zip(map(str, WIDTHS), values, strict=False))
+        columns[method] = values[len(WIDTHS) :]
+    rows = []
+    for number, genome in enumerate(genomes):
         row = {"genome": "".join(map(str, genome.ravel())), "mean_width": round(float(genome.mean()), 2)}
-        for method, judge in judges.items():
-            row[method] = float(judge(genome[None])[0])
-        row["trained"] = fully_trained(trained, genome, args.epochs, data, validation, test)
+        row |= {method: column[number] for method, column in columns.items()}
+        row["trained"] = trained_before.get(row["genome"])
+        if row["trained"] is None:
+            row["trained"] = fully_trained(trained, genome, args.epochs, data, validation, test)
         rows.append(row)
         print(row, flush=True)
         document = {

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mqjax.models.architecture import Architecture, Conv
-from mqjax.models.quantization import Quantized, levels, round_to, stored_widths
+from mqjax.models.quantization import Quantized, levels, load, round_to, stored_widths
 
 MOST_SHIFT = 40
 """Fractional bits of fixed-point numbers, where there is room: a sum of 2^31 is then scaled to within 2^-10."""
@@ -78,10 +78,9 @@ class IntegerNetwork:
             _Grid(float(step), int(zero), int(low), int(high))
             for step, zero, (low, high) in zip(steps, zeros, limits, strict=True)
         ]
-        # A table of what the fake-quantized network stores for each pixel. An 8-bit grid over -1..1 has every pixel in the
-        # middle between two levels, so the images' own arithmetic decides (NumPy's, see `mqjax.data.normalize`).
-        pixels = jnp.asarray(np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0))
+        # A table of what is stored for each pixel (see `mqjax.data.normalize`).
         step, zero = network.steps[0], network.zeros[0]
+        pixels = load(jnp.arange(256) / 127.5 - 1.0, step)
         rounded = round_to(pixels, step, zero, network.widths[0, 0], signed=network.signed)
         self._load = np.asarray(jnp.round(rounded / step) + zero).astype(np.int32)
         self._kernels: dict[str, np.ndarray] = {}

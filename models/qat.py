@@ -17,7 +17,7 @@ from jax import Array
 
 from mqjax.models.calibration import Quantizer, fold, magnitude
 from mqjax.models.mobilenet import MOMENTUM, MobileNet, walk
-from mqjax.models.quantization import Quantized, round_to, stored_widths
+from mqjax.models.quantization import Quantized, load, round_to, stored_widths
 from mqjax.types import WIDTHS
 
 
@@ -61,7 +61,7 @@ class QuantizedMobileNet(nnx.Module):
         }
         return walk(
             self.architecture,
-            x,
+            load(x, steps[0]),
             lambda x, conv: self.network.blocks[conv.name](x, conv, train=train, kernel=kernels[conv.name]),
             lambda x, n: round_to(x, steps[n], zeros[n], widths[n], signed=signed),
         )

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mqjax.models.architecture import Architecture
+from mqjax.models.architecture import Architecture, Conv
 from mqjax.models.mobilenet import convolve, walk
 
 OUTPUT_WIDTH = 8
@@ -57,7 +57,7 @@ def levels(width: Array, signed: Array | bool) -> tuple[Array, Array]:
     return jnp.where(signed, -half, 0.0), jnp.where(signed, half, count - 1)
 
 
-def round_to(x: Array, step: Array, zero: Array | float, width: Array, *, signed: Array | bool) -> Array:
+def round_to(x: Array, step: Array | float, zero: Array | float, width: Array, *, signed: Array | bool) -> Array:
     """Round x to a grid. Within it the gradient passes straight through to x; that of `step` is the one of learned step
     size quantization."""
     low, high = levels(width, signed)
@@ -66,11 +66,21 @@ def round_to(x: Array, step: Array, zero: Array | float, width: Array, *, signed
     return (rounded - zero) * step
 
 
+def load(images: Array, step: Array) -> Array:
+    """Images a little below their values. An 8-bit grid over -1..1 has every pixel in the middle between two levels, and
+    compiled programs would differ in which one they take; so it is the lower, which is the pixel's own number."""
+    return images - step * 2.0**-10
+
+
 def round_kernels(architecture: Architecture, network: Quantized) -> dict[str, Array]:
-    """Every layer's kernel rounded to its weight width."""
+    """Every layer's kernel rounded to its weight width, as integers: float32 multiples of the layer's `kernel_steps`."""
     return {
         conv.name: round_to(
-            network.kernels[conv.name], network.kernel_steps[conv.name], 0.0, network.widths[number, 1], signed=True
+            network.kernels[conv.name] / network.kernel_steps[conv.name],
+            1.0,
+            0.0,
+            network.widths[number, 1],
+            signed=True,
         )
         for number, conv in enumerate(architecture.convs)
     }
@@ -81,15 +91,22 @@ def forward(
 ) -> Array:
     """Logits float32 [B, classes] of the quantized network for images float32 [B, H, W, channels].
 
+    Products are those of integers, whose sums float32 holds exactly up to 2^24, in whatever order a compiled program takes
+    them; only rescaling rounds.
+
     kernels: from `round_kernels`. On CPU it is several times faster to compute them in a program of their own: in one
     program XLA rounds depthwise kernels again for every pixel.
     """
-    rounded = round_kernels(architecture, network) if kernels is None else kernels
+    integers = round_kernels(architecture, network) if kernels is None else kernels
     widths = stored_widths(network.widths)
+    numbers = {conv.name: number for number, conv in enumerate(architecture.convs)}
 
     def store(x: Array, number: int) -> Array:
         return round_to(x, network.steps[number], network.zeros[number], widths[number], signed=network.signed)
 
-    return walk(
-        architecture, images, lambda x, conv: convolve(x, rounded[conv.name], conv) + network.biases[conv.name], store
-    )
+    def linear(x: Array, conv: Conv) -> Array:
+        step = network.steps[numbers[conv.name]]
+        sums = convolve(jnp.round(x / step), integers[conv.name], conv)
+        return sums * (step * network.kernel_steps[conv.name]) + network.biases[conv.name]
+
+    return walk(architecture, load(images, network.steps[0]), linear, store)

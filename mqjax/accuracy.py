@@ -38,7 +38,7 @@ DEFAULT_CHECKPOINTS = {
 }
 """Shipped checkpoints by network and data set."""
 
-REVISION = 3
+REVISION = 4
 """Part of cache keys: raised whenever this code would find other accuracies for the same network, method and images."""
 
 CALIBRATION_IMAGES, CALIBRATION_PIXELS = 512, 2**23
