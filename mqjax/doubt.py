@@ -36,30 +36,32 @@ def may_forward(space: Mapspace) -> bool:
                 continue  # what feeds the MACs never waits for a neighbour
             outside = [u for u in range(t + 1, len(space.tiling)) if not space.tiling[u].spatial]
             moving = {d for u in outside for d in space.movable(u)}
-            meets = (first in here and second in moving) or (second in here and first in moving)
-            if (meets or {first, second} <= moving) and not _shielded(space, outside, pair):
+            # Children that differ in one dimension may be met by steps along the other; steps along both may cancel.
+            met = [d for d, other in (pair, pair[::-1]) if other in here and d in moving]
+            cancel = {first, second} <= moving and not any(_shielded(space, outside, d, pair) for d in pair)
+            if cancel or any(not _shielded(space, outside, d, pair) for d in met):
                 return True
     return False
 
 
-def _shielded(space: Mapspace, outside: list[int], pair: tuple[int, ...]) -> bool:
-    """Whether a loop that every mapping has stands inside all outside loops of the pair and rules forwarding out: one of
-    another rank, since steps further out then also move that rank back, as far as no children differ in it; or one of M
-    as the innermost, since then the first step moves nothing.
+def _shielded(space: Mapspace, outside: list[int], d: int, pair: tuple[int, ...]) -> bool:
+    """Whether a loop that every mapping has stands inside all outside loops of dimension d of the pair and rules
+    forwarding out: one of another rank, since steps further out then also move that rank back, where the children do not
+    differ; or one of M as the innermost, since then the first step moves nothing.
 
-    If the children do differ in the other rank, or steps may cancel in it, the other pair's own test says so.
+    If the children do differ in the other rank of Inputs, so that its own steps meet them, its own test says so.
     """
     sharing = {d for both in PAIRS for d in both}
     innermost = True
     for u in outside:
-        fixed = [d for d in space.prefix(u) if d in space.movable(u)]
-        free = [d for d in space.free_dims(u) if d in space.movable(u)]
-        # Free loops stand in any order: they shield only if no loop of the pair is among them.
-        for together in (*((d,) for d in fixed), tuple(free)):
-            if set(pair) & set(together):
+        fixed = [e for e in space.prefix(u) if e in space.movable(u)]
+        free = [e for e in space.free_dims(u) if e in space.movable(u)]
+        # Free loops stand in any order: they shield only if no loop of d is among them.
+        for together in (*((e,) for e in fixed), tuple(free)):
+            if d in together:
                 return False
-            always = [d for d in together if space.tables[d][:, u].min() > 1]
-            if any(d != _M for d in always) or (_M in always and innermost):
+            always = {e for e in together if space.tables[e][:, u].min() > 1}
+            if always - {_M, *pair} or (_M in always and innermost):
                 return True
             innermost = innermost and not sharing & set(together)
     return True
