@@ -70,7 +70,7 @@ class Analysed(NamedTuple):
 
     def take(self, rows: np.ndarray) -> Analysed:
         """Some of these mappings, any of them also several times, without what only networks' statistics need."""
-        unused = {"delta", "scatter", "spatial", "inside", "fresh", "move", "times"}
+        unused = {"delta", "scatter", "spatial", "inside", "fresh", "jump", "base", "times"}
         analysis: dict[str, Any] = {
             name: None if name in unused else x[rows] for name, x in self.analysis._asdict().items()
         }

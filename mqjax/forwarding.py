@@ -52,7 +52,7 @@ def forwarded(
     row, level, loop = np.nonzero(analysis.times * fits[:, None, None])
     keys, at = problem.keys[row, nest.INPUTS], (row, level)
     fans = children.fans(level, keys, mappings.spatial_dim[at], mappings.spatial_bound[at], analysis.inside[at])
-    move = analysis.move[row, level, loop]
+    move = analysis.jump[row, loop] + analysis.base[at]
     amount = analysis.times[row, level, loop] * analysis.fresh[at]
     first, which = children.distinct(fans, move)
     cases, moves = fans.take(first), move[first]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from mqjax.mapping import Mappings
 from mqjax.types import DIMS, TENSORS, Layer
@@ -84,7 +84,8 @@ class Analysis(NamedTuple):
     instances_xy: Array  # [B, L + 1, 2] instances in use along X and Y: the MAC array, then the levels
     steps: Array  # [B] temporal steps of the whole nest: compute cycles
     fresh: Array  # [B, L] elements of Inputs that a step delivers which neighbours may forward
-    move: Array  # [B, L, J] how far the Inputs of a child move when loop j advances, as a key
+    jump: Array  # [B, J] how far the Inputs of a child move when loop j advances, as a key, less the level's base
+    base: Array  # [B, L]
     times: Array  # [B, L, J] how often a neighbour may have what this step of loop j delivers; 0 where none can
 
 
@@ -96,14 +97,15 @@ def analyse(problem: Problem, mappings: Mappings) -> Analysis:
 class _Steps(NamedTuple):
     """Temporal loops outside each level, for one mapping, and what their steps deliver to the tile of the level below.
 
-    The moves are those of loop j after all loops inside it, D_j, but those inside the level.
+    D_j is `jump` of loop j plus `base` of the level: v_j less the shifts of all loops inside j, of which those inside the
+    level do not count.
     """
 
     weight: Array  # [L, J] how often a loop advances over the whole run; 0 where it has bound 1 or is inside
-    is_first: Array  # [L, J] loop 0
+    is_first: Array  # bool [L, J] loop 0
     alike: Array  # bool [L, J, T] D_j == v_0
-    move: Array  # [L, J, T] D_j as a key
-    rank_move: Array  # [L, J, R] D_j of Inputs
+    jump: Array  # [J, T + R] keys of the tensors, then ranks of Inputs
+    base: Array  # [L, T + R]
     first_trips: Array  # [L] bound of loop 0, 1 where there is none
     full: Array  # [L, T] F
     fresh: Array  # [L, T] d0
@@ -114,21 +116,16 @@ def _extents(mappings: Mappings) -> tuple[Array, Array, Array, Array]:
     any of s, and the strides of the temporal loops [L, K]."""
     dims = jnp.stack([mappings.spatial_dim, mappings.temporal_dim], axis=1)  # [L, 2, K]
     bounds = jnp.stack([mappings.spatial_bound, mappings.temporal_bound], axis=1)
-    depth, _, slots = dims.shape
+    depth = len(dims)
     one_hot = dims[..., None] == jnp.arange(len(DIMS))  # [L, 2, K, D]
     own = jnp.where(one_hot, bounds[..., None], 1)
-    inner = [jnp.ones_like(own[:, :, 0])]  # products of the loops of the same group inside slot k
-    for k in range(slots):
-        inner.append(inner[-1] * own[:, :, k])
-    covered = [jnp.ones_like(own[0, 0, 0])]  # [D] after each group
-    for level in range(depth):
-        for kind in range(2):
-            covered.append(covered[-1] * inner[-1][level, kind])
-    after = jnp.stack(covered[1:]).reshape(depth, 2, len(DIMS))
-    before = jnp.stack(covered[:-1]).reshape(depth, 2, len(DIMS))
-    temporal = jnp.stack(inner[:-1], axis=2)[:, 1] * before[:, 1, None]  # [L, K, D]
-    stride = jnp.sum(jnp.where(one_hot[:, 1], temporal, 0), axis=-1)
-    return after[:, 1], after[:, 0], before[:, 0], stride
+    groups = jnp.prod(own, axis=2).reshape(2 * depth, len(DIMS))
+    after = jnp.cumprod(groups, axis=0)
+    before = jnp.concatenate([jnp.ones_like(after[:1]), after[:-1]]).reshape(depth, 2, len(DIMS))
+    after = after.reshape(depth, 2, len(DIMS))
+    covered = jnp.cumprod(own[:, 1], axis=1) * before[:, 1, None]  # [L, K, D], this loop included
+    stride = jnp.sum(jnp.where(one_hot[:, 1], covered, 0), axis=-1) // bounds[:, 1]
+    return lax.optimization_barrier((after[:, 1], after[:, 0], before[:, 0], stride))
 
 
 def _rank_lengths(coefficients: Array, extents: Array) -> Array:
@@ -136,46 +133,42 @@ def _rank_lengths(coefficients: Array, extents: Array) -> Array:
     return 1 + jnp.sum(coefficients * (extents[..., None, None, :] - 1), axis=-1)
 
 
-def _before(values: Array) -> Array:
-    """Sums of all entries before each along the first axis."""
-    return jnp.cumsum(values, axis=0) - values
-
-
 def _steps(problem: Problem, mappings: Mappings, inside: Array, stride: Array) -> _Steps:
     depth, slots = mappings.temporal_dim.shape
     dim, trips, stride = (x.reshape(-1) for x in (mappings.temporal_dim, mappings.temporal_bound, stride))
-    loops = depth * slots
+    loops = jnp.arange(depth * slots)
     start = jnp.arange(depth) * slots
-    outer = jnp.arange(loops) >= start[:, None]  # [L, J]
     outside = jnp.flip(jnp.cumprod(jnp.flip(trips)))  # this loop included
-    weight = jnp.where(outer, (trips - 1) * (outside // trips), 0)
+    weight = jnp.where(loops >= start[:, None], (trips - 1) * (outside // trips), 0)
 
-    # Loops of bound 1 never step. D_j = v_j less all shifts of the loops between the level and j.
+    # Loops of bound 1 never step.
     size = jnp.where(trips > 1, stride, 0)
-    shift = problem.keys[:, dim].T * size[:, None]  # [J, T]
-    rank_shift = problem.coefficients[INPUTS][:, dim].T * size[:, None]  # [J, R]
-    inner, rank_inner = _before(shift), _before(rank_shift)
-    move = (shift - inner)[None] + inner[start][:, None]
-    rank_move = (rank_shift - rank_inner)[None] + rank_inner[start][:, None]
+    units = jnp.concatenate([problem.keys, problem.coefficients[INPUTS]])  # [T + R, D]
+    shift = units[:, dim].T * size[:, None]  # [J, T + R], v_j
+    covered = jnp.cumsum(shift, axis=0)
+    # Barriers keep XLA from computing the same again for each level.
+    shift, jump, base, weight = lax.optimization_barrier(
+        (shift, 2 * shift - covered, covered[start] - shift[start], weight)
+    )
 
-    active = outer & (trips > 1)
-    is_first = active & (jnp.cumsum(active, axis=1) == 1)
-    first = jnp.argmax(is_first, axis=1)  # any where there is no loop: its shift is 0
-    exists = jnp.any(is_first, axis=1)
-    first_shift = jnp.where(exists[:, None], shift[first], 0)  # [L, T]
-    step = jnp.where(exists, size[first], 0)
-    first_ranks = problem.coefficients[:, :, dim[first]].transpose(2, 0, 1) * step[:, None, None]  # [L, T, R]
+    first = jnp.flip(lax.cummin(jnp.flip(jnp.where(trips > 1, loops, len(loops)))))[start]  # [L]
+    exists, at = first < len(loops), jnp.minimum(first, len(loops) - 1)
+    tensors = len(TENSORS)
+    first_shift = jnp.where(exists[:, None], shift[at, :tensors], 0)  # [L, T]
+    step = jnp.where(exists, size[at], 0)
+    first_ranks = problem.coefficients[:, :, dim[at]].transpose(2, 0, 1) * step[:, None, None]  # [L, T, R]
     lengths = _rank_lengths(problem.coefficients, inside)
     full = jnp.prod(lengths, axis=-1)
+    fresh = full - jnp.prod(jnp.maximum(0, lengths - first_ranks), axis=-1)
     return _Steps(
         weight=weight,
-        is_first=is_first,
-        alike=move == first_shift[:, None],
-        move=move,
-        rank_move=rank_move,
-        first_trips=jnp.where(exists, trips[first], 1),
+        is_first=loops == first[:, None],
+        alike=jump[:, :tensors] == (first_shift - base[:, :tensors])[:, None],
+        jump=jump,
+        base=base,
+        first_trips=jnp.where(exists, trips[at], 1),
         full=full,
-        fresh=full - jnp.prod(jnp.maximum(0, lengths - first_ranks), axis=-1),
+        fresh=fresh,
     )
 
 
@@ -197,23 +190,24 @@ def _repeats(steps: _Steps) -> Array:
     return jnp.where(fresh == full, steps.weight, jnp.where(fresh > 0, overlapping, 0))
 
 
-def _reachable(problem: Problem, spatial: Array, inside: Array, rank_move: Array) -> Array:
+def _reachable(problem: Problem, spatial: Array, inside: Array, steps: _Steps) -> Array:
     """bool [L, J] the move of Inputs can be a difference between two children. Never misses one.
 
     In a rank with one dimension all moves are multiples of what the children cover together, so only 0 is in reach.
     """
-    coefficients = problem.coefficients[INPUTS]
-    unit = coefficients * inside[:, None]  # [L, R, D]
+    unit = problem.coefficients[INPUTS] * inside[:, None]  # [L, R, D]
     reach = jnp.sum(unit * (spatial[:, None] - 1), axis=-1)  # [L, R]
-    apart = jnp.abs(rank_move)
+    apart = [
+        jnp.abs(steps.jump[:, rank] + steps.base[:, rank, None]) for rank in range(len(TENSORS), len(TENSORS) + RANKS)
+    ]
     found = jnp.prod(spatial, axis=-1)[:, None] > 1
     for rank in range(RANKS):
-        found &= apart[..., rank] <= reach[:, None, rank]
-    for rank, *dims in PAIRS:
-        for still, moving in (dims, dims[::-1]):
-            # With children along one of the two dimensions, they lie a whole number of its steps apart.
-            fits = rank_move[..., rank] % unit[:, None, rank, moving] == 0
-            found &= fits | (spatial[:, None, still] > 1)
+        found &= apart[rank] <= reach[:, rank, None]
+    for rank, kernel, output in PAIRS:
+        # With children along one of the two dimensions, they lie a whole number of its steps apart.
+        along_kernel, along_output = spatial[:, kernel] > 1, spatial[:, output] > 1
+        single = jnp.where(along_kernel, unit[:, rank, kernel], unit[:, rank, output])
+        found &= lax.rem(apart[rank], jnp.where(along_kernel & along_output, 1, single)[:, None]) == 0
     return found
 
 
@@ -228,7 +222,7 @@ def _analyse_one(problem: Problem, mappings: Mappings) -> Analysis:
     fan_xy = jnp.prod(jnp.where(on_axis, mappings.spatial_bound[..., None], 1), axis=1)
     outer = jnp.flip(jnp.cumprod(jnp.flip(fan_xy, 0), axis=0), 0)  # [L, 2], this level's fan-out included
     # The MACs take one operand a step, whatever the loops, and forward nothing.
-    times = jnp.where(_reachable(problem, spatial, inside, steps.rank_move), _repeats(steps), 0).at[0].set(0)
+    times = jnp.where(_reachable(problem, spatial, inside, steps), _repeats(steps), 0).at[0].set(0)
     return Analysis(
         tile=tile,
         part=_partitions(tile, _rank_lengths(problem.coefficients, with_spatial).prod(-1), fan),
@@ -241,14 +235,19 @@ def _analyse_one(problem: Problem, mappings: Mappings) -> Analysis:
         instances_xy=jnp.concatenate([outer, jnp.ones_like(outer[:1])]),
         steps=total_steps,
         fresh=steps.fresh[:, INPUTS],
-        move=steps.move[..., INPUTS],
+        jump=steps.jump[:, INPUTS],
+        base=steps.base[:, INPUTS],
         times=times,
     )
 
 
 def _partitions(tile: Array, spatial_box: Array, fan: Array) -> Array:
     """Partition sizes [L, T], from the outermost level inwards, with the reference's integer divisions."""
-    parts = [tile[-1]]
-    for level in reversed(range(len(tile) - 1)):
-        parts.append(parts[-1] * tile[level] // jnp.where(fan[level + 1] > 1, spatial_box[level + 1], tile[level]))
-    return jnp.stack(parts[::-1])
+
+    def inwards(outer: Array, level: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        tile, box, fan = level  # tile of this level; box and fan-out of the level outside it
+        part = outer * tile // jnp.where(fan > 1, box, tile)
+        return part, part
+
+    _, inner = lax.scan(inwards, tile[-1], (tile[:-1], spatial_box[1:], fan[1:]), reverse=True)
+    return jnp.concatenate([inner, tile[-1:]])
