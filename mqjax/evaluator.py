@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mqjax import nest, price
+from mqjax import multicast, nest, price
 from mqjax.arch import Arch
 from mqjax.errors import InputError
+from mqjax.forwarding import Forwarded, forwarded, signatures
 from mqjax.mapping import Mappings, Record, encode
+from mqjax.multicast import Signatures
 from mqjax.packing import packing_table
 from mqjax.types import BitWidths, Layer
 
@@ -29,14 +30,10 @@ LARGEST_COUNT = 2**53
 """Float64 holds every integer up to here."""
 
 
-@partial(jax.jit, static_argnames="elements")
-def _analyse(problem: nest.Problem, mappings: Mappings, fanout: jax.Array, elements: int) -> nest.Analysis:
-    return nest.analyse(problem, mappings, fanout, elements)
+AT_ONCE = 2**20
+"""Signatures of multicasts, or loop steps of levels, that are held in one array."""
 
-
-@partial(jax.jit, static_argnames="elements")
-def _forward(problem: nest.Problem, mappings: Mappings, fanout: jax.Array, elements: int) -> nest.Forwarding:
-    return nest.forward(problem, mappings, fanout, elements)
+_analyse = jax.jit(nest.analyse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +66,11 @@ class Analysed(NamedTuple):
     keep: np.ndarray
     analysis: nest.Analysis
     traffic: price.Traffic
+    forwarded: Forwarded | None = None  # where neighbours forward data
 
     def take(self, rows: np.ndarray) -> Analysed:
         """Some of these mappings, any of them also several times, without what only networks' statistics need."""
-        unused = {"groups", "group_hops"}
+        unused = {"delta", "scatter", "spatial", "inside", "fresh", "jump", "base", "times"}
         analysis: dict[str, Any] = {
             name: None if name in unused else x[rows] for name, x in self.analysis._asdict().items()
         }
@@ -115,44 +113,76 @@ def analyse_mappings(
 ) -> Iterator[Analysed]:
     """Reuse analysis of mapping i for layers[i], in parts; what any bit-widths can then be priced with.
 
-    Parts may come out of order: mappings in which neighbours forward data are analysed apart.
+    Parts may come out of order: mappings with several signatures of multicasts are handled apart.
     """
-    for layer in set(layers):
-        check_counts(layer)
-    problems = {layer: nest.problem(layer) for layer in set(layers)}
-    elements = max(x * y for x, y in arch.fanout)
+    problem, which = problems(layers)
     # Few mappings fill a small chunk; a chunk of each size is compiled once.
     chunk = min(chunk, next((size for size in CHUNKS if size >= len(mappings)), CHUNKS[-1]))
-    chunk = max(CHUNKS[0], min(chunk, 2**20 // elements**2))
+    depth = len(arch.levels)
+    chunk = max(CHUNKS[0], min(chunk, AT_ONCE // (depth * depth * mappings.temporal_dim.shape[2])))
     fanout = np.array(arch.fanout, np.int64)
     for start in range(0, len(mappings), chunk):
         rows = np.arange(start, min(start + chunk, len(mappings)))
-        problem = nest.Problem(
-            *(np.stack(part) for part in zip(*(problems[layers[int(r)]] for r in rows), strict=True))
-        )
-        some = mappings.take(rows)
-        analysis = _on_device(_analyse, problem, some, fanout, elements, chunk)
+        of_rows, some = nest.Problem(*(x[which[rows]] for x in problem)), mappings.take(rows)
+        analysis = _on_device(of_rows, some, chunk)
         fits = (analysis.fan_xy <= fanout).all(axis=(1, 2))
-        forwards = analysis.forwardable & fits
-        if not forwards.all():
-            part = nest.Analysis(*(x[~forwards] for x in analysis))
-            moved = _traffic(arch, part, price.plain_signatures(part), np.zeros_like(part.delta), some.keep[~forwards])
-            yield Analysed(rows[~forwards], some.keep[~forwards], part, moved)
-        if forwards.any():
-            part = nest.Analysis(*(x[forwards] for x in analysis))
-            some_problems = nest.Problem(*(x[forwards] for x in problem))
-            forwarding = _on_device(_forward, some_problems, some.take(forwards), fanout, elements, 64)
-            signatures = price.forwarded_signatures(part, forwarding)
-            moved = _traffic(arch, part, signatures, forwarding.links, some.keep[forwards])
-            yield Analysed(rows[forwards], some.keep[forwards], part, moved)
+        overlapping = multicast.overlapping(of_rows.coefficients, analysis.spatial, analysis.inside) & fits[:, None]
+        apart, moved = overlapping.any(axis=1), None
+        if analysis.times[fits].any():
+            moved = forwarded(of_rows, some, analysis, fits, fanout)
+            apart[moved.row] = True
+        if not apart.all():
+            at = np.flatnonzero(~apart)
+            part = nest.Analysis(*(x[at] for x in analysis)) if apart.any() else analysis
+            keep = some.keep[at]
+            traffic = _traffic(arch, part, multicast.uniform(part), np.zeros_like(part.delta), keep)
+            yield Analysed(rows[at], keep, part, traffic)
+        for at in _pieces(np.flatnonzero(apart), analysis, overlapping, moved):
+            part, keep = nest.Analysis(*(x[at] for x in analysis)), some.keep[at]
+            here = None if moved is None else moved.select(at)
+            found, links = signatures(of_rows.coefficients[at], part, overlapping[at], here)
+            yield Analysed(rows[at], keep, part, _traffic(arch, part, found, links, keep), here)
+
+
+def _pieces(
+    rows: np.ndarray, analysis: nest.Analysis, overlapping: np.ndarray, moved: Forwarded | None
+) -> Iterator[np.ndarray]:
+    """Parts of `rows` whose signatures fit in memory together."""
+    most = np.sqrt(np.where(overlapping, analysis.fan, 1).max(axis=1))  # sizes of groups of a tensor
+    if moved is not None:
+        most += np.bincount(moved.row[moved.groups.fan], minlength=len(most))
+    order = rows[np.argsort(most[rows], kind="stable")]
+    slots = analysis.delta[0].size * most[order].astype(np.int64)
+    while len(order):
+        fit = np.arange(1, len(order) + 1) * slots <= AT_ONCE
+        count = max(1, int(np.argmin(fit)) if not fit.all() else len(order))
+        # Ascending, as what neighbours forward is listed.
+        yield np.sort(order[:count])
+        order, slots = order[count:], slots[count:]
 
 
 def _traffic(
-    arch: Arch, analysis: nest.Analysis, signatures: price.Signatures, links: np.ndarray, keep: np.ndarray
+    arch: Arch, analysis: nest.Analysis, signatures: Signatures, links: np.ndarray, keep: np.ndarray
 ) -> price.Traffic:
     # Mappings that do not fit go through too; what they divide by zero is never looked at.
     with np.errstate(all="ignore"):
         return price.traffic(arch, analysis, signatures, links, keep)
+
+
+def problems(layers: Sequence[Layer]) -> tuple[nest.Problem, np.ndarray]:
+    """The problems of the distinct layers, along a leading axis, and for each of `layers` which one it is.
+
+    Raises `InputError` where the counts of a layer could exceed those that are exact.
+    """
+    # The same object comes often, and hashing a layer takes long.
+    objects = {id(layer): layer for layer in layers}
+    place: dict[Layer, int] = {}
+    of_object = {key: place.setdefault(layer, len(place)) for key, layer in objects.items()}
+    for layer in place:
+        check_counts(layer)
+    found = [nest.problem(layer) for layer in place]
+    stacked = nest.Problem(*(np.stack(parts) for parts in zip(*found, strict=True))) if found else None
+    return stacked, np.array([of_object[id(layer)] for layer in layers], np.int64)
 
 
 def check_counts(layer: Layer, largest_exact: float = LARGEST_COUNT) -> None:
@@ -164,12 +194,12 @@ def check_counts(layer: Layer, largest_exact: float = LARGEST_COUNT) -> None:
         )
 
 
-def _on_device(function, problem: nest.Problem, mappings: Mappings, fanout: np.ndarray, elements: int, chunk: int):
-    """Run a compiled analysis in pieces of `chunk` mappings, the last one padded, so that it compiles once."""
-    size, pieces = len(mappings), []
-    for start in range(0, size, chunk):
-        rows = np.minimum(np.arange(start, start + chunk), size - 1)
-        with jax.enable_x64(True):
-            result = function(nest.Problem(*(x[rows] for x in problem)), mappings.take(rows), fanout, elements)
-        pieces.append(type(result)(*(np.asarray(x)[: size - start] for x in result)))
-    return type(pieces[0])(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+def _on_device(problem: nest.Problem, mappings: Mappings, chunk: int) -> nest.Analysis:
+    """Run the compiled analysis on at most `chunk` mappings, padded to as many, so that it compiles once."""
+    size = len(mappings)
+    if size < chunk:
+        rows = np.minimum(np.arange(chunk), size - 1)
+        problem, mappings = nest.Problem(*(x[rows] for x in problem)), mappings.take(rows)
+    with jax.enable_x64(True):
+        result = _analyse(problem, mappings)
+    return nest.Analysis(*(np.asarray(x)[:size] for x in result))

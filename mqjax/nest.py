@@ -6,27 +6,33 @@ of what Timeloop's nest analysis computes by walking the nest:
     Delta[t][s] = F + W_0 d0 + sum_{j>=1} W_j (d0 if D_j == v_0 else F)
 
 All arithmetic is int64 and so exact: the only quotient is an integer one. Vectors over a tensor's ranks are compared
-through one integer, a mixed-radix number in which no component can carry into the next (`rank_keys`).
+through one integer, a mixed-radix number in which no component can carry into the next (`rank_keys`). Nothing here
+depends on the size of an array: children of a fan-out are counted by `multicast`, and looked at one by one only where
+they may forward data to each other (`forwarding`).
 
-Axes: B mappings, L levels, K loop slots per level, J = L * K temporal loops inner to outer, T tensors, E elements of
-a fan-out, D = 7 dimensions, R = 4 ranks.
+Axes: B mappings, L levels, K loop slots per level, J = L * K temporal loops inner to outer, T tensors, D = 7
+dimensions, R = 4 ranks.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from mqjax.mapping import Mappings
 from mqjax.types import DIMS, TENSORS, Layer
 
 RANKS = 4
+INPUTS = TENSORS.index("Inputs")
 _C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
+
+PAIRS = ((2, _R, _P), (3, _S, _Q))
+"""The ranks of Inputs along which two dimensions move: (rank, kernel dimension, output dimension). All others move
+along one dimension at most."""
 
 
 class Problem(NamedTuple):
@@ -70,67 +76,56 @@ class Analysis(NamedTuple):
     tile: Array  # [B, L, T] elements of the tile of one instance
     part: Array  # [B, L, T] distinct elements that pass through one instance (partition size)
     delta: Array  # [B, L, T] elements delivered to one child (the MAC for level 0) over the whole run
-    groups: Array  # [B, L, T, E] number of multicast groups with g = 1..E members
-    group_hops: Array  # float64 [B, L, T, E] hops of one delivery to all groups of a size
+    scatter: Array  # [B, L, T] children along the dimensions that move over a tensor
+    spatial: Array  # [B, L, D] children in use along each dimension
+    inside: Array  # [B, L, D] extents of a child
     fan: Array  # [B, L] children in use
     fan_xy: Array  # [B, L, 2] children in use along X and Y
     instances_xy: Array  # [B, L + 1, 2] instances in use along X and Y: the MAC array, then the levels
     steps: Array  # [B] temporal steps of the whole nest: compute cycles
-    forwardable: Array  # bool [B] some deliveries may come from a neighbour
+    fresh: Array  # [B, L] elements of Inputs that a step delivers which neighbours may forward
+    jump: Array  # [B, J] how far the Inputs of a child move when loop j advances, as a key, less the level's base
+    base: Array  # [B, L]
+    times: Array  # [B, L, J] how often a neighbour may have what this step of loop j delivers; 0 where none can
 
 
-class Forwarding(NamedTuple):
-    """Deliveries that change where children forward data to each other (MODEL.md section 6, link transfers).
-
-    `signature` axes are multicast g and scatter sc, both 0..E, so that entry [g, sc] belongs to (g, sc).
-    """
-
-    base: Array  # [B, L, T] deliveries that keep the grouping of `Analysis.groups`
-    signature: Array  # [B, L, T, E + 1, E + 1] parent accesses with a changed grouping
-    signature_hops: Array  # float64, the same axes: hop-weighted accesses
-    links: Array  # [B, L, T] elements handed from neighbour to neighbour
+def analyse(problem: Problem, mappings: Mappings) -> Analysis:
+    """Analyse a batch of mappings, each with a problem of its own (a leading axis B)."""
+    return jax.vmap(_analyse_one)(problem, mappings)
 
 
 class _Steps(NamedTuple):
-    """Temporal loops outside a level, for one mapping. Axes [L, J, T] unless stated."""
+    """Temporal loops outside each level, for one mapping, and what their steps deliver to the tile of the level below.
 
-    weight: Array  # [L, J] how often a loop advances over the whole run
-    move: Array  # D_j as a key
-    first_move: Array  # [L, 1, T] v_0 as a key
-    is_first: Array  # [L, J]
+    D_j is `jump` of loop j plus `base` of the level: v_j less the shifts of all loops inside j, of which those inside the
+    level do not count.
+    """
+
+    weight: Array  # [L, J] how often a loop advances over the whole run; 0 where it has bound 1 or is inside
+    is_first: Array  # bool [L, J] loop 0
+    alike: Array  # bool [L, J, T] D_j == v_0
+    jump: Array  # [J, T + R] keys of the tensors, then ranks of Inputs
+    base: Array  # [L, T + R]
+    first_trips: Array  # [L] bound of loop 0, 1 where there is none
     full: Array  # [L, T] F
     fresh: Array  # [L, T] d0
 
 
-def analyse(problem: Problem, mappings: Mappings, fanout: Array, elements: int) -> Analysis:
-    """Analyse a batch of mappings. `fanout` [L, 2] is physical; `elements` (static) is E, at least every fan-out."""
-    return jax.vmap(partial(_analyse_one, fanout=fanout, elements=elements))(_spread(problem, mappings), mappings)
-
-
-def forward(problem: Problem, mappings: Mappings, fanout: Array, elements: int) -> Forwarding:
-    """The deliveries of a batch of mappings with neighbour forwarding taken into account."""
-    return jax.vmap(partial(_forward_one, fanout=fanout, elements=elements))(_spread(problem, mappings), mappings)
-
-
-def _spread(problem: Problem, mappings: Mappings) -> Problem:
-    """One problem for all mappings, or already one for each."""
-    if problem.keys.ndim == 3:
-        return problem
-    batch = mappings.keep.shape[0]
-    return Problem(*(jnp.broadcast_to(x, (batch, *x.shape)) for x in problem))
-
-
 def _extents(mappings: Mappings) -> tuple[Array, Array, Array, Array]:
-    """Extents [L, D] covered by levels 0..s, the same with only the spatial loops of s, and loop strides [L, K]."""
+    """For one mapping: extents [L, D] covered by levels 0..s, the same with only the spatial loops of s and without
+    any of s, and the strides of the temporal loops [L, K]."""
     dims = jnp.stack([mappings.spatial_dim, mappings.temporal_dim], axis=1)  # [L, 2, K]
     bounds = jnp.stack([mappings.spatial_bound, mappings.temporal_bound], axis=1)
-    depth, _, slots = dims.shape
-    one_hot = dims.reshape(-1, 1) == jnp.arange(len(DIMS))
-    covered = jnp.cumprod(jnp.where(one_hot, bounds.reshape(-1, 1), 1), axis=0)  # [2LK, D], this loop included
-    stride = jnp.sum(jnp.where(one_hot, covered, 0), axis=1) // bounds.reshape(-1)
-    covered = covered.reshape(depth, 2, slots, len(DIMS))[:, :, -1]
-    stride = stride.reshape(depth, 2, slots)
-    return covered[:, 1], covered[:, 0], stride[:, 0], stride[:, 1]
+    depth = len(dims)
+    one_hot = dims[..., None] == jnp.arange(len(DIMS))  # [L, 2, K, D]
+    own = jnp.where(one_hot, bounds[..., None], 1)
+    groups = jnp.prod(own, axis=2).reshape(2 * depth, len(DIMS))
+    after = jnp.cumprod(groups, axis=0)
+    before = jnp.concatenate([jnp.ones_like(after[:1]), after[:-1]]).reshape(depth, 2, len(DIMS))
+    after = after.reshape(depth, 2, len(DIMS))
+    covered = jnp.cumprod(own[:, 1], axis=1) * before[:, 1, None]  # [L, K, D], this loop included
+    stride = jnp.sum(jnp.where(one_hot[:, 1], covered, 0), axis=-1) // bounds[:, 1]
+    return lax.optimization_barrier((after[:, 1], after[:, 0], before[:, 0], stride))
 
 
 def _rank_lengths(coefficients: Array, extents: Array) -> Array:
@@ -138,165 +133,111 @@ def _rank_lengths(coefficients: Array, extents: Array) -> Array:
     return 1 + jnp.sum(coefficients * (extents[..., None, None, :] - 1), axis=-1)
 
 
-def _steps(problem: Problem, mappings: Mappings, lengths: Array, stride: Array) -> _Steps:
-    """Steps of the temporal loops outside each level, and what they deliver to the tile of the level below."""
+def _steps(problem: Problem, mappings: Mappings, inside: Array, stride: Array) -> _Steps:
     depth, slots = mappings.temporal_dim.shape
-    loop_dim, bound = mappings.temporal_dim.reshape(-1), mappings.temporal_bound.reshape(-1)
-    loop_level = jnp.repeat(jnp.arange(depth), slots)
-    active = (loop_level >= jnp.arange(depth)[:, None]) & (bound > 1)  # [L, J]
-    trips = jnp.where(active, bound, 1)
-    outside = jnp.flip(jnp.cumprod(jnp.flip(trips, 1), 1), 1) // trips
-    weight = jnp.where(active, (bound - 1) * outside, 0)
-    is_first = active & (jnp.cumsum(active, axis=1) == 1)
+    dim, trips, stride = (x.reshape(-1) for x in (mappings.temporal_dim, mappings.temporal_bound, stride))
+    loops = jnp.arange(depth * slots)
+    start = jnp.arange(depth) * slots
+    outside = jnp.flip(jnp.cumprod(jnp.flip(trips)))  # this loop included
+    weight = jnp.where(loops >= start[:, None], (trips - 1) * (outside // trips), 0)
 
-    shift = (problem.keys[:, loop_dim] * stride.reshape(-1)).T  # [J, T], v_j as keys
-    shift = jnp.where(active[..., None], shift, 0)
-    move = shift - (jnp.cumsum(shift, axis=1) - shift)
-    first_move = jnp.sum(jnp.where(is_first[..., None], shift, 0), axis=1, keepdims=True)
+    # Loops of bound 1 never step.
+    size = jnp.where(trips > 1, stride, 0)
+    units = jnp.concatenate([problem.keys, problem.coefficients[INPUTS]])  # [T + R, D]
+    shift = units[:, dim].T * size[:, None]  # [J, T + R], v_j
+    covered = jnp.cumsum(shift, axis=0)
+    # Barriers keep XLA from computing the same again for each level.
+    shift, jump, base, weight = lax.optimization_barrier(
+        (shift, 2 * shift - covered, covered[start] - shift[start], weight)
+    )
 
-    first_dim = jnp.sum(jnp.where(is_first, loop_dim, 0), axis=1)  # [L]
-    first_stride = jnp.sum(jnp.where(is_first, stride.reshape(-1), 0), axis=1)
-    first_shift = problem.coefficients[:, :, first_dim].transpose(2, 0, 1) * first_stride[:, None, None]  # [L, T, R]
-    below = jnp.roll(lengths, 1, axis=0)  # the tile of level s - 1; level 0 is replaced by its caller
-    full = jnp.prod(below, axis=-1)
-    fresh = full - jnp.prod(jnp.maximum(0, below - first_shift), axis=-1)
-    return _Steps(weight, move, first_move, is_first, full, fresh)
+    first = jnp.flip(lax.cummin(jnp.flip(jnp.where(trips > 1, loops, len(loops)))))[start]  # [L]
+    exists, at = first < len(loops), jnp.minimum(first, len(loops) - 1)
+    tensors = len(TENSORS)
+    first_shift = jnp.where(exists[:, None], shift[at, :tensors], 0)  # [L, T]
+    step = jnp.where(exists, size[at], 0)
+    first_ranks = problem.coefficients[:, :, dim[at]].transpose(2, 0, 1) * step[:, None, None]  # [L, T, R]
+    lengths = _rank_lengths(problem.coefficients, inside)
+    full = jnp.prod(lengths, axis=-1)
+    fresh = full - jnp.prod(jnp.maximum(0, lengths - first_ranks), axis=-1)
+    return _Steps(
+        weight=weight,
+        is_first=loops == first[:, None],
+        alike=jump[:, :tensors] == (first_shift - base[:, :tensors])[:, None],
+        jump=jump,
+        base=base,
+        first_trips=jnp.where(exists, trips[at], 1),
+        full=full,
+        fresh=fresh,
+    )
 
 
 def _deliveries(steps: _Steps) -> Array:
     """Delta [L, T] without forwarding; level 0 is not meaningful here."""
-    size = jnp.where(steps.move == steps.first_move, steps.fresh[:, None], steps.full[:, None])
-    return steps.full + jnp.sum(steps.weight[..., None] * size, axis=1)
-
-
-class _Grid(NamedTuple):
-    """The children of each level's fan-out."""
-
-    fan: Array  # [L]
-    fan_xy: Array  # [L, 2]
-    width: Array  # [L] columns of the physical grid
-    height: Array  # [L]
-    position: Array  # [L, E, T] offset of an element's data, as a key
-    exists: Array  # [L, E]
-
-
-def _grid(problem: Problem, mappings: Mappings, stride: Array, fanout: Array, elements: int) -> _Grid:
-    bound = mappings.spatial_bound
-    on_axis = mappings.spatial_axis[..., None] == jnp.arange(2)
-    fan_xy = jnp.prod(jnp.where(on_axis, bound[..., None], 1), axis=1)
-    inside = jnp.cumprod(bound, axis=1) // bound  # [L, K]
-    element = jnp.arange(elements)
-    index = (element[:, None] // inside[:, None]) % bound[:, None]  # [L, E, K]
-    shift = problem.keys[:, mappings.spatial_dim] * stride  # [T, L, K]
-    position = jnp.einsum("lek,tlk->let", index, shift)
-    fan = jnp.prod(bound, axis=1)
-    grid = jnp.maximum(fanout.astype(jnp.int64), fan_xy)
-    return _Grid(fan, fan_xy, grid[:, 0], grid[:, 1], position, element < fan[:, None])
-
-
-def _group(grid: _Grid, wanted: Array) -> tuple[Array, Array]:
-    """Multicast groups among the `wanted` [L, E, T] elements: their number and their hops, each [L, T, E] for group
-    sizes 1..E. Elements with equal positions share a group (MODEL.md section 6)."""
-    elements = wanted.shape[1]
-    element = jnp.arange(elements)
-    column, row = element % grid.width[:, None], element // grid.width[:, None]  # [L, E]
-    key = grid.position
-    same = (key[:, :, None] == key[:, None, :]) & wanted[:, :, None] & wanted[:, None, :]  # [L, E, E', T]
-    size = jnp.sum(same, axis=2)  # [L, E, T]
-    leads = wanted & ~jnp.any(same & (element[None, :] < element[:, None])[None, :, :, None], axis=2)
-
-    same_column = same & (column[:, :, None] == column[:, None, :])[..., None]
-    top = ~jnp.any(same_column & (row[:, :, None] < row[:, None, :])[..., None], axis=2)
-    bottom = ~jnp.any(same_column & (row[:, :, None] > row[:, None, :])[..., None], axis=2)
-    above = (row - (grid.height[:, None] - 1) / 2)[..., None]  # rows above the centre, [L, E, 1]
-    run = jnp.where(top, jnp.maximum(above, 0), 0.0) + jnp.where(bottom, jnp.maximum(-above, 0), 0.0)
-    reach = jnp.max(jnp.where(same, column[:, None, :, None], 0), axis=2)
-    hops = jnp.where(wanted, run, 0.0) + jnp.where(leads, reach, 0)
-
-    hops = jnp.where(grid.fan[:, None, None] > 1, hops, 0.0)  # a level without spatial loops has no network to cross
-    of_size = size[..., None] == element + 1  # [L, E, T, E]
-    count = jnp.sum(of_size & leads[..., None], axis=1)
-    return count, jnp.sum(jnp.where(of_size, hops[..., None], 0.0), axis=1)
-
-
-def _moves(steps: _Steps) -> Array:
-    """[L, J, T] how often a step of each loop could be forwarded: it follows a step of the same shape."""
-    alike = steps.move == steps.first_move
-    disjoint = (steps.fresh == steps.full)[:, None]
-    partial_overlap = ((steps.fresh > 0) & (steps.fresh < steps.full))[:, None]
     weight = steps.weight[..., None]
-    repeated = jnp.where(alike & ~steps.is_first[..., None], weight, 0)
+    repeated = jnp.sum(jnp.where(steps.alike, weight, 0), axis=1)
+    return steps.full * (1 + jnp.sum(weight, axis=1)) - (steps.full - steps.fresh) * repeated
+
+
+def _repeats(steps: _Steps) -> Array:
+    """[L, J] how often a step of each loop delivers Inputs after a step of the same shape: only then may neighbours
+    forward them."""
+    full, fresh = steps.full[:, INPUTS, None], steps.fresh[:, INPUTS, None]
+    repeated = jnp.where(steps.alike[..., INPUTS] & ~steps.is_first, steps.weight, 0)
     # A step of loop 0 with a partial overlap is preceded by one of its own shape once per repeated outer step.
-    first_bound_less_one = _first_bound(steps) - 1
-    first = jnp.sum(repeated, axis=1, keepdims=True) * first_bound_less_one[:, None, None]
-    overlapping = jnp.where(steps.is_first[..., None], first, repeated)
-    return jnp.where(disjoint, weight, jnp.where(partial_overlap, overlapping, 0))
+    first = (steps.first_trips[:, None] - 1) * jnp.sum(repeated, axis=1, keepdims=True)
+    overlapping = jnp.where(steps.is_first, first, repeated)
+    return jnp.where(fresh == full, steps.weight, jnp.where(fresh > 0, overlapping, 0))
 
 
-def _first_bound(steps: _Steps) -> Array:
-    """[L] bound of loop 0: its weight is (n_0 - 1) * (1 + weights of all outer loops)."""
-    first = jnp.sum(jnp.where(steps.is_first, steps.weight, 0), axis=1)
-    others = jnp.sum(jnp.where(steps.is_first, 0, steps.weight), axis=1)
-    return first // (1 + others) + 1
+def _reachable(problem: Problem, spatial: Array, inside: Array, steps: _Steps) -> Array:
+    """bool [L, J] the move of Inputs can be a difference between two children. Never misses one.
+
+    In a rank with one dimension all moves are multiples of what the children cover together, so only 0 is in reach.
+    """
+    unit = problem.coefficients[INPUTS] * inside[:, None]  # [L, R, D]
+    reach = jnp.sum(unit * (spatial[:, None] - 1), axis=-1)  # [L, R]
+    apart = [
+        jnp.abs(steps.jump[:, rank] + steps.base[:, rank, None]) for rank in range(len(TENSORS), len(TENSORS) + RANKS)
+    ]
+    found = jnp.prod(spatial, axis=-1)[:, None] > 1
+    for rank in range(RANKS):
+        found &= apart[rank] <= reach[:, rank, None]
+    for rank, kernel, output in PAIRS:
+        # With children along one of the two dimensions, they lie a whole number of its steps apart.
+        along_kernel, along_output = spatial[:, kernel] > 1, spatial[:, output] > 1
+        single = jnp.where(along_kernel, unit[:, rank, kernel], unit[:, rank, output])
+        found &= lax.rem(apart[rank], jnp.where(along_kernel & along_output, 1, single)[:, None]) == 0
+    return found
 
 
-def _receivers(grid: _Grid, move: Array) -> Array:
-    """[L, E, T] elements whose next data, `move` [L, T] away, a grid neighbour holds already."""
-    elements = grid.exists.shape[1]
-    element = jnp.arange(elements)
-    width = grid.width[:, None]
-    column = element % width
-    received = jnp.zeros((*grid.exists.shape, move.shape[-1]), bool)
-    neighbours = (
-        (element - 1, column > 0),
-        (element + 1, column < width - 1),
-        (element - width, element >= width),
-        (element + width, element >= 0),
-    )
-    for neighbour, inside in neighbours:
-        neighbour = jnp.broadcast_to(neighbour, grid.exists.shape)
-        inside = inside & (neighbour >= 0) & (neighbour < grid.fan[:, None])
-        at = jnp.take_along_axis(grid.position, jnp.clip(neighbour, 0, elements - 1)[..., None], axis=1)
-        received |= (inside & grid.exists)[..., None] & (at - grid.position == move[:, None])
-    return received
-
-
-def _prepare(problem: Problem, mappings: Mappings, fanout: Array, elements: int):
-    whole, spatial_only, spatial_stride, temporal_stride = _extents(mappings)
-    lengths = _rank_lengths(problem.coefficients, whole)
-    steps = _steps(problem, mappings, lengths, temporal_stride)
-    grid = _grid(problem, mappings, spatial_stride, fanout, elements)
-    return lengths, spatial_only, steps, grid
-
-
-def _analyse_one(problem: Problem, mappings: Mappings, fanout: Array, elements: int) -> Analysis:
-    lengths, spatial_only, steps, grid = _prepare(problem, mappings, fanout, elements)
-    tile = jnp.prod(lengths, axis=-1)
+def _analyse_one(problem: Problem, mappings: Mappings) -> Analysis:
+    whole, with_spatial, inside, stride = _extents(mappings)
+    spatial = with_spatial // inside
+    steps = _steps(problem, mappings, inside, stride)
+    tile = jnp.prod(_rank_lengths(problem.coefficients, whole), axis=-1)
     total_steps = jnp.prod(mappings.temporal_bound)
-    delta = _deliveries(steps).at[0].set(total_steps)
-    wanted = jnp.broadcast_to(grid.exists[..., None], (*grid.exists.shape, len(TENSORS)))
-    groups, hops = _group(grid, wanted)
-
-    def any_receiver(found: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
-        times, move = step  # each [L, T]
-        return found | jnp.any(_receivers(grid, move) & (times > 0)[:, None], axis=(1, 2)), None
-
-    times = _moves(steps).at[0].set(0)
-    nobody = jnp.zeros(grid.fan.shape, bool)
-    found, _ = jax.lax.scan(any_receiver, nobody, (times.swapaxes(0, 1), steps.move.swapaxes(0, 1)))
-    outer = jnp.flip(jnp.cumprod(jnp.flip(grid.fan_xy, 0), axis=0), 0)  # [L, 2], this level's fan-out included
-    instances = jnp.concatenate([outer, jnp.ones_like(outer[:1])])
+    fan = jnp.prod(spatial, axis=-1)
+    on_axis = mappings.spatial_axis[..., None] == jnp.arange(2)
+    fan_xy = jnp.prod(jnp.where(on_axis, mappings.spatial_bound[..., None], 1), axis=1)
+    outer = jnp.flip(jnp.cumprod(jnp.flip(fan_xy, 0), axis=0), 0)  # [L, 2], this level's fan-out included
+    # The MACs take one operand a step, whatever the loops, and forward nothing.
+    times = jnp.where(_reachable(problem, spatial, inside, steps), _repeats(steps), 0).at[0].set(0)
     return Analysis(
         tile=tile,
-        part=_partitions(tile, _rank_lengths(problem.coefficients, spatial_only).prod(-1), grid.fan),
-        delta=delta,
-        groups=groups,
-        group_hops=hops,
-        fan=grid.fan,
-        fan_xy=grid.fan_xy,
-        instances_xy=instances,
+        part=_partitions(tile, _rank_lengths(problem.coefficients, with_spatial).prod(-1), fan),
+        delta=_deliveries(steps).at[0].set(total_steps),
+        scatter=jnp.prod(jnp.where(problem.keys > 0, spatial[:, None], 1), axis=-1),
+        spatial=spatial,
+        inside=inside,
+        fan=fan,
+        fan_xy=fan_xy,
+        instances_xy=jnp.concatenate([outer, jnp.ones_like(outer[:1])]),
         steps=total_steps,
-        forwardable=jnp.any(found),
+        fresh=steps.fresh[:, INPUTS],
+        jump=steps.jump[:, INPUTS],
+        base=steps.base[:, INPUTS],
+        times=times,
     )
 
 
@@ -308,39 +249,5 @@ def _partitions(tile: Array, spatial_box: Array, fan: Array) -> Array:
         part = outer * tile // jnp.where(fan > 1, box, tile)
         return part, part
 
-    _, inner = jax.lax.scan(inwards, tile[-1], (tile[:-1], spatial_box[1:], fan[1:]), reverse=True)
+    _, inner = lax.scan(inwards, tile[-1], (tile[:-1], spatial_box[1:], fan[1:]), reverse=True)
     return jnp.concatenate([inner, tile[-1:]])
-
-
-def _forward_one(problem: Problem, mappings: Mappings, fanout: Array, elements: int) -> Forwarding:
-    _, _, steps, grid = _prepare(problem, mappings, fanout, elements)
-    wanted = jnp.broadcast_to(grid.exists[..., None], (*grid.exists.shape, len(TENSORS)))
-    usual = jnp.sum(_group(grid, wanted)[0], axis=-1)  # [L, T] parent accesses of one delivery
-    shape = (*usual.shape, elements + 1, elements + 1)
-    size = jnp.arange(elements + 1)
-
-    def step(carry: Forwarding, of_loop: tuple[Array, Array]) -> tuple[Forwarding, None]:
-        times, move = of_loop
-        received = _receivers(grid, move)
-        groups, hops = _group(grid, wanted & ~received)
-        forwarded = jnp.sum(received, axis=1)  # [L, T]
-        used = (times > 0) & (forwarded > 0) & (jnp.sum(groups, axis=-1) < usual)
-        amount = jnp.where(used, times * steps.fresh, 0)
-        at = groups[..., None] == size  # [L, T, E, sc]
-        groups, hops = groups * amount[..., None], hops * amount[..., None]
-        pad = ((0, 0), (0, 0), (1, 0), (0, 0))  # group sizes start at 1, signatures at 0
-        return Forwarding(
-            base=carry.base - amount,
-            signature=carry.signature + jnp.pad(jnp.where(at, groups[..., None], 0), pad),
-            signature_hops=carry.signature_hops + jnp.pad(jnp.where(at, hops[..., None], 0.0), pad),
-            links=carry.links + amount * forwarded,
-        ), None
-
-    start = Forwarding(
-        base=_deliveries(steps).at[0].set(jnp.prod(mappings.temporal_bound)),
-        signature=jnp.zeros(shape, jnp.int64),
-        signature_hops=jnp.zeros(shape, jnp.float64),
-        links=jnp.zeros(usual.shape, jnp.int64),
-    )
-    times = _moves(steps).at[0].set(0)
-    return jax.lax.scan(step, start, (times.swapaxes(0, 1), steps.move.swapaxes(0, 1)))[0]

@@ -22,6 +22,16 @@ def operands_per_word(word_bits: int, bits: int | None) -> int:
     return 1 if bits is None else max(1, word_bits // bits)
 
 
+def is_packed(word_bits: int, bits: int | None) -> bool:
+    """Whether operands of `bits` are treated as packed: at any width but the word's own, also where one fills a word."""
+    return bits is not None and bits != word_bits
+
+
+def wasted_bits(word_bits: int, bits: int | None) -> int:
+    """Bits of a word that stay unused; 0 where nothing is packed."""
+    return 0 if bits is None or bits >= word_bits else word_bits % bits
+
+
 def words(elements, operands):
     """Words that hold `elements` operands, `operands` to a word: ceil(elements / operands), for integer arrays."""
     return -(-elements // operands)

@@ -14,20 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.nest import Analysis, Forwarding
+from mqjax.multicast import Signatures
+from mqjax.nest import Analysis
 from mqjax.packing import words
 from mqjax.types import TENSORS
 
 OUTPUTS = TENSORS.index("Outputs")
-
-
-class Signatures(NamedTuple):
-    """Parent accesses by multicast factor g and scatter sc, ascending in (g, sc)."""
-
-    multicast: np.ndarray  # float64 [S] g
-    scatter: np.ndarray  # [B, L, T, S] sc
-    accesses: np.ndarray  # float64 [B, L, T, S]
-    hops: np.ndarray  # float64 [B, L, T, S] hop-weighted accesses
 
 
 class Traffic(NamedTuple):
@@ -89,34 +81,6 @@ def check(arch: Arch, analysis: Analysis, keep: np.ndarray, packing: np.ndarray)
     return Validity(over_fanout, needed > arch.tech.capacity, needed)
 
 
-def plain_signatures(analysis: Analysis) -> Signatures:
-    """Signatures of mappings without neighbour forwarding: one per group size."""
-    # Sizes that no group of the batch has would only add zeros.
-    used = np.flatnonzero(np.any(analysis.groups, axis=(0, 1, 2)))
-    groups, hops = np.asarray(analysis.groups)[..., used], np.asarray(analysis.group_hops)[..., used]
-    delta = np.asarray(analysis.delta)[..., None]
-    return Signatures(used + 1.0, groups, (groups * delta).astype(np.float64), hops * delta)
-
-
-def forwarded_signatures(analysis: Analysis, forwarding: Forwarding) -> Signatures:
-    """Signatures of mappings where neighbours forward data; S = (E + 1)^2 with (g, sc) as its two digits."""
-    table = np.array(forwarding.signature)  # [B, L, T, g, sc]
-    hops = np.array(forwarding.signature_hops)
-    groups, base = np.asarray(analysis.groups), np.asarray(forwarding.base)
-    size = table.shape[-1]
-    scatter = np.arange(size)
-    usual = groups[..., None] == scatter  # [B, L, T, E, sc]
-    table[..., 1:, :] += np.where(usual, (groups * base[..., None])[..., None], 0)
-    hops[..., 1:, :] += np.where(usual, (analysis.group_hops * base[..., None])[..., None], 0.0)
-    flat = (*table.shape[:3], size * size)
-    return Signatures(
-        np.repeat(scatter, size).astype(np.float64),
-        np.broadcast_to(np.tile(scatter, size), flat),
-        table.reshape(flat).astype(np.float64),
-        hops.reshape(flat),
-    )
-
-
 def _total(values: np.ndarray) -> np.ndarray:
     """Sum over the last axis, first to last: NumPy's own sum adds pairwise and could round differently."""
     return np.cumsum(values, axis=-1)[..., -1]
@@ -151,7 +115,8 @@ def _bypass(
 
 def traffic(arch: Arch, analysis: Analysis, signatures: Signatures, links: np.ndarray, keep: np.ndarray) -> Traffic:
     """Traffic of a batch of mappings (MODEL.md section 7); keep: bool [B, L, T]."""
-    inner_pas = _total(signatures.accesses * signatures.multicast) / analysis.fan[..., None]
+    # Each quotient is rounded before they are added, as the reference does.
+    inner_pas = _total(signatures.accesses * signatures.multicast / analysis.fan[..., None, None])
     pas = np.concatenate([inner_pas[:, 1:], np.zeros_like(inner_pas[:, :1])], axis=1)
     accesses, links, content = _bypass(signatures, analysis, keep, links.astype(np.float64))
     instances = np.prod(analysis.instances_xy, axis=-1)  # [B, L + 1]

@@ -249,13 +249,15 @@ def traffic(arch, nest: Nest, box, tile: list[int], tensor: str, keep: list[bool
         spatial = any(n > 1 for _, n, _ in nest.spatial(s + 1))
         den = math.prod(lengths(box, nest.upto(s + 1, temporal=False))) if spatial else tile[s]
         part[s] = part[s + 1] * tile[s] // den
-    accesses: list[dict[tuple[int, int], float]] = [dict(m.accesses) for m in moves]
+    # Ascending (g, sc), the order in which sums are formed.
+    accesses: list[dict[tuple[int, int], float]] = [dict(sorted(m.accesses.items())) for m in moves]
     link = [m.link for m in moves]
 
     def through(s: int) -> float:
         return sum(a * g for (g, _), a in accesses[s].items())
 
-    parent = [through(s + 1) / moves[s + 1].fan for s in range(depth - 1)] + [0]
+    # A sum of quotients: the quotient of the sum may round to the other side of an integer.
+    parent = [sum(a * g / moves[s].fan for (g, _), a in accesses[s].items()) for s in range(1, depth)] + [0]
     content: list[float] = [sum(found.values()) for found in accesses]
     for s in range(depth - 1):
         if not keep[s]:

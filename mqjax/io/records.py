@@ -18,8 +18,9 @@ import numpy as np
 from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.evaluator import Analysed, analyse_mappings
+from mqjax.interconnect import Networks, networks
 from mqjax.mapping import encode
-from mqjax.packing import packing_table, words
+from mqjax.packing import packing_table, wasted_bits
 from mqjax.price import OUTPUTS
 from mqjax.types import TENSORS, BitWidths, Layer
 
@@ -86,22 +87,24 @@ def evaluate_records(
     if not records:
         return results
     packings = {widths: packing_table(arch, widths) for widths in set(bits)}
-    for part in analyse_mappings(arch, layers, encode(arch, layers, mappings)):
-        writer = _Writer(arch, part, np.stack([packings[bits[row]] for row in part.rows]))
+    arrays = encode(arch, layers, mappings)
+    for part in analyse_mappings(arch, layers, arrays):
+        of_part, widths = [layers[row] for row in part.rows], [bits[row] for row in part.rows]
+        packing = np.stack([packings[row] for row in widths])
+        carried = networks(arch, part, of_part, arrays.take(part.rows), widths, packing)
+        writer = _Writer(arch, part, packing, carried)
         for i, row in enumerate(part.rows):
             tags = {key: value for key, value in records[row].items() if key not in ("valid", "fail", "stats")}
-            results[row] = {**tags, **writer.outcome(i, layers[row], bits[row])}
+            results[row] = {**tags, **writer.outcome(i, bits[row])}
     return results
 
 
 class _Writer:
     """Turns the arrays of a batch into nested records."""
 
-    def __init__(self, arch: Arch, part: Analysed, packing: np.ndarray) -> None:
+    def __init__(self, arch: Arch, part: Analysed, packing: np.ndarray, carried: Networks) -> None:
         self.arch, self.analysis, self.keep = arch, part.analysis, part.keep
-        if part.traffic.network is None:
-            raise ValueError("records need the networks' statistics")
-        self.traffic, self.network = part.traffic, part.traffic.network
+        self.packing, self.carried = packing, carried
         self.validity, self.priced = part.cost(arch, packing)
         self.valid = self.validity.valid
         self.instances = np.prod(part.analysis.instances_xy, axis=-1)
@@ -110,7 +113,7 @@ class _Writer:
         for area, (x, y) in zip(areas[1:], arch.fanout, strict=True):
             self.tile_area.append(self.tile_area[-1] * x * y + area)
 
-    def outcome(self, i: int, layer: Layer, bits: BitWidths) -> dict[str, Any]:
+    def outcome(self, i: int, bits: BitWidths) -> dict[str, Any]:
         if not self.valid[i]:
             return {"valid": False, "fail": self._fail(i)}
         names = self.arch.level_names
@@ -119,7 +122,7 @@ class _Writer:
             "valid": True,
             "stats": {
                 "levels": {name: self._level(i, s, bits) for s, name in enumerate(names)},
-                "networks": {f"{name} <==> {inner[s]}": self._network(i, s, bits) for s, name in enumerate(names)},
+                "networks": {f"{name} <==> {inner[s]}": self._network(i, s) for s, name in enumerate(names)},
                 "mac": self._mac(i),
                 "totals": self._totals(i),
             },
@@ -168,7 +171,6 @@ class _Writer:
         p, at = self.priced, (i, s, t)
         reads, fills, updates = int(p.reads[at]), int(p.fills[at]), int(p.updates[at])
         accesses = reads + fills + updates
-        operands, wasted = _packing(self.arch.levels[s].word_bits, bits.by_tensor()[t])
         steps, slowdown = float(self.analysis.steps[i]), float(p.slowdown[i, s])
         x, y = self.analysis.instances_xy[i, s + 1]
         return {
@@ -176,8 +178,8 @@ class _Writer:
             "tile_size": int(p.tile[at]),
             "partition_size": int(p.part[at]),
             "utilized_capacity": int(p.tile_words[at]),
-            "operands_per_word": operands,
-            "wasted_bits": wasted,
+            "operands_per_word": int(self.packing[at]),
+            "wasted_bits": wasted_bits(self.arch.levels[s].word_bits, bits.by_tensor()[t]),
             "utilized_instances": int(x * y),
             "utilized_x": int(x),
             "utilized_y": int(y),
@@ -203,52 +205,32 @@ class _Writer:
             "write_bandwidth": (fills + updates) / steps * slowdown,
         }
 
-    def _network(self, i: int, s: int, bits: BitWidths) -> dict[str, Any]:
+    def _network(self, i: int, s: int) -> dict[str, Any]:
         return {
             "tile_width_um": math.sqrt(self.tile_area[s]),
             "energy_total_pJ": 0,
-            "tensors": {tensor: self._transfers(i, s, t, bits) for t, tensor in enumerate(TENSORS)},
+            "tensors": {tensor: self._transfers(i, s, t) for t, tensor in enumerate(TENSORS)},
         }
 
-    def _transfers(self, i: int, s: int, t: int, bits: BitWidths) -> dict[str, Any]:
-        """Statistics of one tensor on the network inside level s (MODEL.md section 9)."""
-        network = self.network
-        # Only the DRAM has no reduction unit: partial sums are read there before they are added to.
-        outermost = s == len(self.arch.levels) - 1
-        reread = float(self.priced.part[i, s, t]) if outermost and t == OUTPUTS else None
-        word_bits, width = self.arch.levels[s].word_bits, bits.by_tensor()[t]
-        operands, _ = _packing(word_bits, width)
-        packed = width is not None and width != word_bits
-        signatures, reductions, hops = [], 0, 0.0
-        for k in np.flatnonzero(network.scatter[i, s, t] * (network.accesses[i, s, t] > 0)):
-            accesses = float(network.accesses[i, s, t, k])
-            if reread is not None:
-                accesses = 2 * accesses - reread
-            if packed:
-                accesses = math.ceil(accesses) / operands
-            multicast = int(network.multicast[k])
-            weighted = float(network.hops[i, s, t, k])
-            signatures.append(
-                {
-                    "multicast": multicast,
-                    "scatter": int(network.scatter[i, s, t, k]),
-                    "accesses": accesses,
-                    "hops_weighted": weighted,
-                }
-            )
-            if accesses > 0:
-                hops += weighted
-            if t == OUTPUTS:
-                reductions = int(reductions + (multicast - 1) * accesses)
-        ingresses = sum(signature["accesses"] for signature in signatures)
+    def _transfers(self, i: int, s: int, t: int) -> dict[str, Any]:
+        carried, at = self.carried, (i, s, t)
+        signatures = [
+            {
+                "multicast": int(carried.multicast[at][k]),
+                "scatter": int(carried.scatter[at][k]),
+                "accesses": float(carried.accesses[at][k]),
+                "hops_weighted": float(carried.hops[at][k]),
+            }
+            for k in np.flatnonzero(carried.used[at])
+        ]
         return {
             "fanout": int(self.analysis.fan[i, s]),
             "multicast_factor": max((signature["multicast"] for signature in signatures), default=0),
-            "ingresses": ingresses,
+            "ingresses": float(carried.ingresses[at]),
             "ingress_by_multicast": signatures,
-            "link_transfers": int(words(int(self.traffic.links[i, s, t]), operands)),
-            "spatial_reductions": reductions,
-            "num_hops": hops / ingresses if ingresses else 0,
+            "link_transfers": int(carried.links[at]),
+            "spatial_reductions": int(carried.reductions[at]),
+            "num_hops": float(carried.mean_hops[at]),
             "energy_per_hop_pJ": 0,
             "energy_pJ": 0,
             "link_transfer_energy_pJ": 0,
@@ -283,10 +265,3 @@ class _Writer:
             "area_um2": self.arch.area_um2,
             "last_level_accesses": int(outermost * self.instances[i, -1]),
         }
-
-
-def _packing(word_bits: int, width: int | None) -> tuple[int, int]:
-    """Operands per word and the bits of a word that stay unused."""
-    if width is None or width >= word_bits:
-        return 1, 0
-    return word_bits // width, word_bits % width
