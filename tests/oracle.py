@@ -192,7 +192,7 @@ class Analysis:
         for level, given in zip(arch.levels, self.nest.levels, strict=True):
             usual = [t for t, kept in zip(TENSORS, level.keep, strict=True) if kept]
             self.keep.append({t: t in given.get("keep", usual) for t in TENSORS})
-        self.boxes = {t: ranks(record["shape"], record["dims"], t) for t in TENSORS}
+        self.boxes = {t: ranks(record.get("shape", "cnn"), record["dims"], t) for t in TENSORS}
         fan_xy = [[math.prod(n for _, n, axis in self.nest.spatial(s) if axis == a) for a in "XY"] for s in depth]
         self.too_wide = [s for s in depth if any(f > most for f, most in zip(fan_xy[s], arch.fanout[s], strict=True))]
         self.tile = {t: [math.prod(lengths(self.boxes[t], self.nest.upto(s))) for s in depth] for t in TENSORS}
