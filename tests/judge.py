@@ -363,7 +363,9 @@ def together(trial: Trial) -> Iterator[str]:
     """All width triples at once against each alone."""
     triples = list(trial.together)
     for bits in {*trial.rng.sample(triples, min(3, len(triples))), *trial.bits} & set(triples):
-        one, all_ = (None if x is None else list(map(_facts, x.values())) for x in (trial.alone(bits), trial.together[bits]))
+        one, all_ = (
+            None if x is None else list(map(_facts, x.values())) for x in (trial.alone(bits), trial.together[bits])
+        )
         if one != all_:
             yield f"{bits} among all gives {all_}, alone {one}"
 
@@ -375,7 +377,7 @@ def _facts(optimum: Optimum) -> tuple[Any, ...]:
 def table(trial: Trial) -> Iterator[str]:
     """The cost table against the best mappings."""
     found = cost_table(trial.arch, [trial.layer], constraints=trial.constraints)
-    for m, metric in enumerate(METRICS):
+    for metric in METRICS:
         values = found.tables[0].value(metric)
         for bits in (*all_widths(), BitWidths()):
             best = trial.together.get(bits)

@@ -99,5 +99,3 @@ def test_random_accelerators(rng):
     case = draw(rng, size=150, layers=2, widths=2)
     hypothesis.note(str(case))
     judge.judge(case)
-
-
