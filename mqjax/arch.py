@@ -179,12 +179,20 @@ class Arch:
             )
         return list(merged.values())
 
-    def check_widths(self, bits: BitWidths, layer: Layer) -> None:
-        """Raise `InputError` where a width exceeds the word of a level that keeps the tensor."""
+    def too_wide(self, bits: BitWidths) -> tuple[int, Level] | None:
+        """A width of `bits` and a level that keeps the tensor but whose words are narrower; `None` if all fit."""
         for tensor, width in enumerate(bits.by_tensor()):
             for level in self.levels:
                 if width is not None and level.keep[tensor] and width > level.word_bits:
-                    raise InputError(
-                        f"layer {layer.name!r}: a bit-width of {width} does not fit in the {level.word_bits}-bit "
-                        f"words of {level.name} in accelerator {self.name!r}"
-                    )
+                    return width, level
+        return None
+
+    def check_widths(self, bits: BitWidths, layer: Layer) -> None:
+        """Raise `InputError` where a width exceeds the word of a level that keeps the tensor."""
+        found = self.too_wide(bits)
+        if found is not None:
+            width, level = found
+            raise InputError(
+                f"layer {layer.name!r}: a bit-width of {width} does not fit in the {level.word_bits}-bit "
+                f"words of {level.name} in accelerator {self.name!r}"
+            )

@@ -10,7 +10,7 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.evaluator import analyse_mappings
-from mqjax.mapping import Mappings, decode
+from mqjax.mapping import Mappings, decode, mapped_bounds
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_boxes
 from mqjax.sweep import METRICS
@@ -24,12 +24,14 @@ ROWS_AT_ONCE = 2**13
 class Optimum:
     """The best mapping of a layer at one width triple by one metric, with exact costs, and what was looked at.
 
+    mapped: the layer with the bounds that the mapping has; they exceed those of `layer` where it was padded.
     nominal_size counts as Timeloop does; pruned_size drops permutations of loops of bound 1; evaluated says how many
     mappings were looked at. covered: every mapping of the space was priced, ruled out by a bound, or is equivalent to one
     that was, so the optimum is proven; valid_mappings then counts those of the pruned space that fit.
     """
 
     layer: Layer
+    mapped: Layer
     bits: BitWidths
     metric: str
     energy_pj: float
@@ -51,43 +53,90 @@ class Optimum:
 class Solution:
     """Optimal mappings of one layer for several width triples by all metrics.
 
-    energy_pj, cycles: [3, triples] of the optimum by each of `METRICS`; index: [3, triples] into `mappings`;
-    valid: [triples] mappings of the pruned space that fit, `None` where the space was not covered; evaluated and covered
-    as in `Optimum`.
+    energy_pj, cycles: [3, triples] of the optimum by each of `METRICS`; index: [3, triples] into `mappings`, -1 where
+    nothing fits; valid: [triples] mappings of the pruned space that fit, `None` where the space was not covered;
+    nominal_size, pruned_size, evaluated and covered as in `Optimum`. space: where it was looked; of several spaces, as a
+    layer may be padded in several ways, the first, and numbers are those of all together.
     """
 
+    layer: Layer
     space: Mapspace
     bits: tuple[BitWidths, ...]
     energy_pj: np.ndarray
     cycles: np.ndarray
     index: np.ndarray
     mappings: list[list[dict[str, Any]]]
+    nominal_size: int
+    pruned_size: int
     valid: np.ndarray | None
     evaluated: int
     covered: bool
 
     def optimum(self, metric: str, i: int) -> Optimum:
         """The optimum by `metric` of triple i. Raises `InputError` where nothing fits."""
-        m, space = METRICS.index(metric), self.space
+        m = METRICS.index(metric)
         if self.index[m, i] < 0:
             missing = "no mapping fits" if self.covered else "no mapping was found that fits"
             raise InputError(
-                f"layer {space.layer.name!r}: {missing} {space.arch.name!r} at bit-widths {self.bits[i]} "
-                f"under the constraints {space.constraints!r}"
+                f"layer {self.layer.name!r}: {missing} {self.space.arch.name!r} at bit-widths {self.bits[i]} "
+                f"under the constraints {self.space.constraints!r}"
             )
+        mapping = self.mappings[self.index[m, i]]
         return Optimum(
-            layer=space.layer,
+            layer=self.layer,
+            mapped=dataclasses.replace(self.layer, **mapped_bounds(mapping)),
             bits=self.bits[i],
             metric=metric,
             energy_pj=float(self.energy_pj[m, i]),
             cycles=int(self.cycles[m, i]),
-            mapping=self.mappings[self.index[m, i]],
-            nominal_size=space.size,
-            pruned_size=space.pruned_size,
+            mapping=mapping,
+            nominal_size=self.nominal_size,
+            pruned_size=self.pruned_size,
             evaluated=self.evaluated,
             valid_mappings=None if self.valid is None else int(self.valid[i]),
             covered=self.covered,
         )
+
+    def values(self) -> np.ndarray:
+        """The optima themselves by each of `METRICS`, float64 [3, triples], inf where nothing fits."""
+        cycles = np.where(self.index < 0, np.inf, self.cycles)
+        energy = np.where(self.index < 0, np.inf, self.energy_pj)
+        return np.stack([energy[0], np.where(self.index[1] < 0, np.inf, energy[1] * self.cycles[1]), cycles[2]])
+
+
+def best_of(layer: Layer, solutions: Sequence[Solution]) -> Solution:
+    """The best of several solutions, at each triple by each metric; of equals, by cycles, energy, and the first."""
+    first = solutions[0]
+    keys = [np.stack(arrays) for arrays in zip(*((s.energy_pj, s.cycles, s.values()) for s in solutions), strict=True)]
+    number = np.broadcast_to(np.arange(len(solutions))[:, None, None], keys[0].shape)
+    best = np.lexsort((number, *keys), axis=0)[:1]  # [1, 3, triples]
+
+    def chosen(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.take_along_axis(np.stack(arrays), best, axis=0)[0]
+
+    places = np.cumsum([0, *(len(s.mappings) for s in solutions)])
+    index = [np.where(s.index < 0, -1, s.index + place) for s, place in zip(solutions, places, strict=False)]
+    valid = None
+    if all(s.valid is not None for s in solutions):
+        valid = np.sum([s.valid for s in solutions], axis=0)
+    whole = chosen(index)
+    used, inverse = np.unique(whole[whole >= 0], return_inverse=True)
+    whole[whole >= 0] = inverse
+    mappings = [mapping for s in solutions for mapping in s.mappings]
+    return Solution(
+        layer=layer,
+        space=first.space,
+        bits=first.bits,
+        energy_pj=chosen([s.energy_pj for s in solutions]),
+        cycles=chosen([s.cycles for s in solutions]),
+        index=whole,
+        mappings=[mappings[i] for i in used],
+        nominal_size=sum(s.nominal_size for s in solutions),
+        pruned_size=sum(s.pruned_size for s in solutions),
+        valid=valid,
+        evaluated=sum(s.evaluated for s in solutions),
+        covered=all(s.covered for s in solutions),
+    )
 
 
 class Decision:
@@ -95,7 +144,7 @@ class Decision:
 
     A mapping is known by its code, a row of integers, in whose order the mappings are; `nests` makes loop nests of codes.
     Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
-    many pruned mappings were counted; searched: how many mappings a search priced that does not cover the space.
+    many pruned mappings were counted; searched: how many mappings were looked at, where that is not the whole space.
     """
 
     def __init__(
@@ -184,21 +233,29 @@ class Decision:
         unique, place = np.unique(self._codes[found], axis=0, return_inverse=True)
         index[found] = place.reshape(-1)
         arrays = self._nests(unique)
-        # The order of spatial loops matters to forwarding and is not enumerated.
         space = self.space
-        free = any(len(set(space.free_dims(t)) & set(space.movable(t))) > 1 for t in space.free_splits)
-        unordered = free and space.may_forward
+        # Triples with a width above the word of a level that keeps the tensor never fit.
+        too_wide = np.array([space.arch.too_wide(bits) is not None for bits in self.bits], bool)
+        valid = np.where(too_wide, 0, np.rint(self.valid[self._triple]).astype(np.int64))
         return Solution(
+            layer=space.layer,
             space=space,
             bits=self.bits,
-            energy_pj=self._energy[:, self._triple],
-            cycles=self._cycles[:, self._triple],
-            index=index[:, self._triple],
+            energy_pj=np.where(too_wide, np.inf, self._energy[:, self._triple]),
+            cycles=np.where(too_wide, 0, self._cycles[:, self._triple]),
+            index=np.where(too_wide, -1, index[:, self._triple]),
             mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
-            valid=np.rint(self.valid[self._triple]).astype(np.int64) if self.searched is None else None,
+            nominal_size=space.size,
+            pruned_size=space.pruned_size,
+            valid=valid if self.complete else None,
             evaluated=space.distinct if self.searched is None else self.searched,
-            covered=self.searched is None and round(self.covered) == space.fanout_valid and not unordered,
+            covered=self.complete,
         )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every mapping of the space is accounted for."""
+        return self.searched is None and round(self.covered) == self.space.fanout_valid
 
 
 def exact_costs(

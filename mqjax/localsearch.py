@@ -9,7 +9,9 @@ last generations that are best at one triple, drawn anew each time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,22 +36,33 @@ _D = len(DIMS)
 
 
 def search_mappings(
-    space: Mapspace, bits: Sequence[BitWidths], starts: Sequence[Mappings] = (), *, seed: int = 0
+    space: Mapspace,
+    bits: Sequence[BitWidths],
+    starts: Sequence[Mappings] = (),
+    *,
+    seed: int = 0,
+    deadline: float = math.inf,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Decision:
-    """Search `space` for mappings that are good for `bits` by all metrics, beginning at `starts`, mappings of it."""
+    """Search `space` for mappings that are good for `bits` by all metrics, beginning at `starts`, mappings of it.
+
+    deadline: when to end at the latest, by `time.monotonic`. say: told after every generation how far the search is.
+    """
     generator = np.random.default_rng(seed)
     codec = _Codec(space)
     decision = Decision(space, bits, codec.width, codec.nests)
     pool, costs = np.empty((0, codec.width), np.int32), np.empty((2, len(decision.valid), 0))
-    children = np.concatenate([codec.outermost(), *(codec.encode(some) for some in starts)])
+    # Where no start fits, one of some random mappings may.
+    children = np.concatenate([codec.outermost(), *(codec.encode(some) for some in starts), codec.random(generator)])
     decision.searched, idle = 0, 0
-    for _ in range(GENERATIONS):
+    for generation in range(GENERATIONS):
         before = decision.costs()
         costs = np.concatenate([costs, decision.consider(children)], axis=2)
         pool = np.concatenate([pool, children])
         decision.searched += len(children)
         idle = 0 if (decision.costs() < before).any() else idle + 1
-        if idle == PATIENCE:
+        say(f"too large to cover, searched: {decision.searched:,} mappings tried, generation {generation + 1}")
+        if idle == PATIENCE or time.monotonic() > deadline:
             break
         energy, cycles = costs[:, generator.integers(0, costs.shape[1])]
         ranks = [np.lexsort(keys)[:POOL] for keys in ((cycles, energy), (energy * cycles,), (energy, cycles))]
@@ -136,6 +149,21 @@ class _Codec:
         for t, level in enumerate(self.space.tiling):
             orders[0, t] = [*self.space.prefix(t), *self._free[t]]
             splits[0, t] = level.split or 0
+        return codes
+
+    def random(self, generator: np.random.Generator) -> np.ndarray:
+        """Codes of random mappings, [CHILDREN, width]."""
+        codes = np.zeros((CHILDREN, self.width), np.int32)
+        numbers, orders, splits = self._split(codes)
+        for d, table in enumerate(self.space.tables):
+            numbers[:, d] = generator.integers(0, len(table), CHILDREN)
+        for t, level in enumerate(self.space.tiling):
+            prefix, free = self.space.prefix(t), np.tile(self._free[t], (CHILDREN, 1)).astype(np.int32)
+            orders[:, t, : len(prefix)] = prefix
+            orders[:, t, len(prefix) :] = generator.permuted(free, axis=1)
+            if level.spatial:
+                random = generator.integers(0, _D + 1, CHILDREN)
+                splits[:, t] = random if level.split is None else level.split
         return codes
 
     def children(self, parents: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 A sample of the space gives first costs for every width triple. Lower bounds (`mqjax.screen`) then rule out most mappings;
 the others are priced for every triple, which lowers the limits for what follows. Those that come within rounding of the
-least cost are priced exactly. Ties are broken by (metric, cycles, energy, mapping order), so the answer depends neither
-on what was ruled out when, nor on chunk size or device.
+least cost are priced exactly, as are all those that are not ruled out and in which neighbours may forward data. Ties are
+broken by (metric, cycles, energy, mapping order), so the answer depends neither on what was ruled out when, nor on chunk
+size or device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import dataclasses
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,14 +28,21 @@ from mqjax.evaluator import check_counts
 from mqjax.localsearch import search_mappings
 from mqjax.mapping import Mappings, encode
 from mqjax.mapspace import Mapspace
-from mqjax.rows import Rows, mappings, orders
+from mqjax.rows import Rows, mappings, spatial_variants
 from mqjax.screen import NEAR, Screen
 from mqjax.sweep import METRICS, Job, Sweeper
-from mqjax.terms import LARGEST_COUNT
+from mqjax.terms import LARGEST_COUNT, LEAST_PJ
 from mqjax.types import BitWidths, Layer, all_widths
+
+SECONDS = 60.0
+"""Time for one layer, after which its space counts as too large to cover."""
 
 SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
+
+
+EXACTLY_AT_ONCE = 256
+"""Mappings outside the fast path that are priced together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,13 @@ class Share:
 
 WHOLE = Share()
 
+Say = Callable[[str], None]
+"""Told now and then what is being done."""
+
+
+def quiet(message: str) -> None:
+    """Says nothing."""
+
 
 def best_mappings(
     arch: Arch,
@@ -54,11 +70,13 @@ def best_mappings(
     *,
     metrics: Sequence[str] = ("energy",),
     constraints: str = "paper",
+    seconds: float = SECONDS,
 ) -> list[dict[str, Optimum]]:
     """For each width triple, and each metric out of "energy", "edp", "delay", the best mapping of `layer`: proven to be the
     optimum unless its `covered` says otherwise.
 
     bits: one or several `BitWidths`, "native", or "all" (the 343 triples of 2..8, in the order of `all_widths`).
+    seconds: for spaces too large to cover, how long they are searched.
     Raises `InputError` for unknown metrics, widths that do not fit a word, and where no mapping fits.
     """
     for metric in metrics:
@@ -68,7 +86,7 @@ def best_mappings(
     for triple in triples:
         arch.check_widths(triple, layer)
     space = Mapspace(arch, layer, constraints=constraints)
-    solution = solve(space, triples)
+    solution = solve(space, triples, seconds=seconds)
     return [{metric: solution.optimum(metric, i) for metric in metrics} for i in range(len(triples))]
 
 
@@ -81,29 +99,39 @@ def width_triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths
     return list(bits)
 
 
-def solve(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True) -> Solution:
-    """Cover the whole of `space` for all `bits` and all metrics. Where it is too large, search it: the solution is then no
-    worse than that of the paper's constraints, but not proven.
+def solve(
+    space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True, seconds: float = SECONDS, say: Say = quiet
+) -> Solution:
+    """Cover the whole of `space` for all `bits` and all metrics. Where it is too large, or takes longer than `seconds`, the
+    solution is the best that was found, and not proven.
 
     screened: rule out mappings by lower bounds; the solution is the same without, several times slower.
+    say: told now and then what is being done.
     """
-    return decide(space, bits, screened=screened).solution()
+    return decide(space, bits, screened=screened, seconds=seconds, say=say).solution()
 
 
-def decide(space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True, share: Share = WHOLE) -> Decision:
+def decide(
+    space: Mapspace,
+    bits: Sequence[BitWidths],
+    *,
+    screened: bool = True,
+    share: Share = WHOLE,
+    seconds: float = SECONDS,
+    say: Say = quiet,
+) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
     check_counts(space.layer, LARGEST_COUNT)
+    deadline = time.monotonic() + seconds
     if space.too_large:
-        return search_mappings(space, bits, _starts(space, bits))
+        return search_mappings(space, bits, _starts(space, bits), deadline=deadline, say=say)
 
     def nests(codes: np.ndarray) -> Mappings:
-        return mappings(space, Rows(codes[:, 0], codes[:, 1:]))
+        return mappings(space, Rows.of_codes(codes))
 
-    decision = Decision(space, bits, 1 + len(space.groups), nests)
-    if space.may_forward:
-        _exhaust(decision, share)
-    elif space.distinct:
-        _sweep(decision, screened, share)
+    decision = Decision(space, bits, 2 + len(space.groups), nests)
+    if space.distinct:
+        _sweep(decision, screened, share, deadline, say)
     return decision
 
 
@@ -119,9 +147,9 @@ def _starts(space: Mapspace, bits: Sequence[BitWidths]) -> list[Mappings]:
     return [encode(space.arch, [space.layer] * len(best), best)] if best else []
 
 
-def _sweep(decision: Decision, screened: bool, share: Share) -> None:
+def _sweep(decision: Decision, screened: bool, share: Share, deadline: float, say: Say) -> None:
     """Sweep approximately, decide exactly."""
-    sweep = _Sweep(decision, screened)
+    sweep = _Sweep(decision, screened, deadline, say)
     _compile(sweep.sweeper)
     # Minima do not depend on where a chunk was swept, so neither does the optimum.
     devices = _devices()
@@ -147,7 +175,7 @@ _compiling = threading.Lock()
 
 def _compile(sweeper: Sweeper) -> None:
     """Compile all programs of a sweep, so that layers which are swept side by side do not compile the same one twice."""
-    key = sweeper.plan, tuple(table.shape for box in sweeper.boxes for table in box.per_tensor)
+    key = sweeper.plan, sweeper.has_blocks, tuple(table.shape for box in sweeper.boxes for table in box.per_tensor)
     with _compiling:
         if key in _compiled:
             return
@@ -155,8 +183,9 @@ def _compile(sweeper: Sweeper) -> None:
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
         limits = tuple(Screen(box).limits(np.ones((len(box.triples), len(METRICS)))) for box in sweeper.boxes)
         device = _devices()[0]
+        nothing = Job(0, 0, 0, None if sweeper.has_blocks else rows)
         programs = (
-            lambda: sweeper.screen(Job(0, 0, 0), limits, device),
+            lambda: sweeper.screen(nothing, limits, device),
             lambda: sweeper.least(rows, device),
             lambda: sweeper.candidates(rows, unlimited),
             lambda: exact_costs(
@@ -171,14 +200,16 @@ def _compile(sweeper: Sweeper) -> None:
 class _Sweep:
     """The state of a sweep, which several threads share."""
 
-    def __init__(self, decision: Decision, screened: bool) -> None:
+    def __init__(self, decision: Decision, screened: bool, deadline: float, say: Say) -> None:
         self.sweeper = Sweeper(decision.space, decision.boxes)
-        self._decision, self._screened = decision, screened
+        self._decision, self._screened, self._deadline, self._say = decision, screened, deadline, say
         self._screens = [Screen(box) for box in decision.boxes]
         self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
         self._pending: list[Rows] = []
+        self._doubtful: list[Rows] = []
         self._priced: list[tuple[Rows, list[np.ndarray]]] = []
-        self._lock = threading.Lock()
+        self._looked_at = 0
+        self._lock, self._deciding = threading.Lock(), threading.Lock()
 
     def _batches(self, rows: Rows) -> list[Rows]:
         size = self.sweeper.chosen_size
@@ -193,38 +224,74 @@ class _Sweep:
         """Price some mappings for every triple, and lower the limits; the least costs per box, [U of the box, 3]."""
         found = self.sweeper.least(rows, device)
         least = [of_box[box.places] for of_box, box in zip(found, self.sweeper.boxes, strict=True)]
+        self._lower(least)
+        return least
+
+    def _lower(self, least: list[np.ndarray]) -> None:
+        """Lower the limits to these costs, per box [U of the box, 3]."""
         with self._lock:
             for best, new in zip(self._best, least, strict=True):
                 np.minimum(best, new, out=best)
-        return least
 
     def price(self, rows: Rows, device: Any = None) -> None:
         """Price mappings that may be optimal."""
         self._priced.append((rows, self.try_out(rows, device)))
 
+    def price_exactly(self, rows: Rows) -> None:
+        """Let mappings compete that the fast path does not price, with all orders of their spatial loops."""
+        variants = spatial_variants(self.sweeper.space, rows)
+        for some in self._batches(variants):
+            if time.monotonic() > self._deadline:
+                return self._give_up()
+            with self._deciding:
+                energy, cycles = self._decision.consider(some.codes)  # each [U, N]
+            with np.errstate(invalid="ignore"):
+                costs = energy, np.maximum(energy, LEAST_PJ) * cycles, cycles + energy * self.sweeper.numbers.tie
+            least = np.stack([cost.min(axis=1, initial=np.inf) for cost in costs], axis=1)
+            ends = np.cumsum([len(box.triples) for box in self.sweeper.boxes])
+            self._lower(np.split(least, ends[:-1]))
+
+    def _give_up(self) -> None:
+        """There is no time left to look at everything."""
+        self._decision.searched = self._looked_at
+
     def screen(self, job: Job, device: Any = None) -> None:
         """Look at the mappings of a job, and price those that may be optimal as soon as they fill a chunk."""
+        if time.monotonic() > self._deadline:
+            return self._give_up()
         with self._lock:
             best = [x.copy() if self._screened else np.full_like(x, np.inf) for x in self._best]
         limits = tuple(screen.limits(x) for screen, x in zip(self._screens, best, strict=True))
-        found, valid, covered = self.sweeper.screen(job, limits, device)
+        found = self.sweeper.screen(job, limits, device)
         full: list[Rows] = []
+        doubtful: list[Rows] = []
         with self._lock:
-            fit = [counts[box.places] for counts, box in zip(valid, self.sweeper.boxes, strict=True)]
-            self._decision.count(fit, covered)
-            self._pending.append(found)
+            fit = [counts[box.places] for counts, box in zip(found.valid, self.sweeper.boxes, strict=True)]
+            self._decision.count(fit, found.covered)
+            self._pending.append(found.kept)
+            if len(found.doubtful):
+                self._doubtful.append(found.doubtful)
+            self._looked_at += self.sweeper.size * job.chunks if job.rows is None else len(job.rows)
             if sum(map(len, self._pending)) >= self.sweeper.chosen_size:
                 *full, rest = self._batches(Rows.join(self._pending))
                 self._pending = [rest]
+            if sum(map(len, self._doubtful)) >= EXACTLY_AT_ONCE:
+                doubtful, self._doubtful = self._doubtful, []
+        space = self.sweeper.space
+        self._say(f"{min(self._looked_at, space.distinct):,} of {space.distinct:,} mappings looked at")
         for rows in full:
             self.price(rows, device)
+        if doubtful:
+            self.price_exactly(Rows.join(doubtful))
 
     def pending(self) -> list[Rows]:
         """Mappings that are to be priced yet."""
         return self._batches(Rows.join(self._pending)) if self._pending else []
 
     def decide(self) -> None:
-        """Price exactly what comes within rounding of the least cost of a triple."""
+        """Price exactly what is outside the fast path, and what comes within rounding of the least cost of a triple."""
+        if self._doubtful:
+            self.price_exactly(Rows.join(self._doubtful))
         near = [best * [NEAR[metric] for metric in METRICS] for best in self._best]
         limits = []
         for box, limit in zip(self.sweeper.boxes, near, strict=True):
@@ -242,16 +309,5 @@ class _Sweep:
         if not parts:
             return
         rows = Rows.join(parts)
-        _, first = np.unique(np.column_stack(rows), axis=0, return_index=True)
-        self._decision.consider(np.column_stack(rows.take(first)), np.concatenate(flags, axis=1)[:, first])
-
-
-def _exhaust(decision: Decision, share: Share, batch: int = 2048) -> None:
-    """Price every mapping with the exact evaluator: slower, but also where neighbours may forward data."""
-    space = decision.space
-    starts = ((block, start) for block in orders(space) for start in range(0, block.size, batch))
-    for block, start in itertools.islice(starts, share.index, None, share.count):
-        rows = block.at(np.arange(start, min(start + batch, block.size)))
-        weights = block.weights(space, rows)
-        decision.covered += float(weights.sum())
-        decision.consider(np.column_stack(rows), weights=weights)
+        _, first = np.unique(rows.codes, axis=0, return_index=True)
+        self._decision.consider(rows.take(first).codes, np.concatenate(flags, axis=1)[:, first])

@@ -32,6 +32,7 @@ class Plan:
     limited: tuple[int, ...]  # levels with a capacity
     throttled: tuple[int, ...]  # levels with a bandwidth
     dialect: str
+    forwarding: bool  # whether mappings outside the fast path must be told apart (`Mapspace.may_forward`)
 
     @property
     def free_levels(self) -> tuple[int, ...]:
@@ -64,6 +65,7 @@ def make_plan(space: Mapspace) -> Plan:
             s for s, level in enumerate(levels) if level.read_bandwidth is not None or level.write_bandwidth is not None
         ),
         dialect=arch.dialect,
+        forwarding=space.may_forward,
     )
 
 
@@ -86,8 +88,10 @@ class Numbers(NamedTuple):
 def numbers(arch: Arch, layer: Layer) -> Numbers:
     """The traced numbers of a layer on an accelerator."""
     tech = arch.tech
-    # Generous: twice a read, a fill and an update at every level for each MAC.
-    most = layer.macs * layer.Wstride * layer.Hstride * float(tech.mac_energy + 6 * tech.energy.sum())
+    # No count of a tensor at a level exceeds the MACs times what strides and dilations spread Inputs by; reads, fills and
+    # updates are sums of at most three counts.
+    spread = max(layer.Wstride, layer.Wdilation) * max(layer.Hstride, layer.Hdilation)
+    most = layer.macs * spread * float(tech.mac_energy + 9 * tech.energy.sum())
     return Numbers(
         bounds=np.array(layer.bounds, np.float64),
         stride=np.array([layer.Wstride, layer.Hstride], np.float64),
@@ -99,5 +103,5 @@ def numbers(arch: Arch, layer: Layer) -> Numbers:
         bandwidth=tech.bandwidth,
         energy=tech.energy,
         mac_energy=tech.mac_energy,
-        tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most))),
+        tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most + 1))),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,16 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.mapspace import Group, Mapspace
+from mqjax.joint import Group
+from mqjax.mapspace import Mapspace
 from mqjax.packing import PackingBox
 from mqjax.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, make_plan, numbers
-from mqjax.rows import Block, Rows, orders
+from mqjax.rows import Block, Numbering, Rows, orders, pruned_weights
 from mqjax.terms import Costs, Counts, Fits, Packed, cost_terms, count, fitting, lower_bounds, unroll
 
 BLOCK_ROWS = 2**15
 """Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
 
 CHUNKS_PER_CALL = 16
+
+ORDERS_MOST = 2**7
+"""Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
 
 METRICS = ("energy", "edp", "delay")
 
@@ -210,23 +215,27 @@ def screen(
     most: int,
     some_open: bool,
 ) -> tuple[Array, tuple[Array, ...], Array]:
-    """Which mappings of the `chunks` <= most chunks from number `first` on cannot be ruled out by lower bounds, bool
-    [most, size]; per box the number of pruned mappings that fit each triple, float64 [KS, KW]; and that of all.
+    """Which mappings of the `chunks` <= most chunks from number `first` on cannot be ruled out by lower bounds, int8
+    [most, size]: 0 ruled out, 1 not, 2 not and doubtful; per box the number of pruned mappings that fit each triple,
+    float64 [KS, KW]; and that of all.
 
     some_open: whether any box has open triples; a program of its own, as looking for these takes a quarter of the time.
     """
 
     def chunk(k: Array, carry: tuple[Array, tuple[Array, ...], Array]) -> tuple[Array, tuple[Array, ...], Array]:
-        kept, valid, covered = carry
+        found, valid, covered = carry
         counts, weight, beyond = _chunk(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
         within, fit = zip(
             *(_screened(plan, n, counts, box, weight, ~beyond, size, some_open) for box in boxes), strict=True
         )
         valid = tuple(before + more for before, more in zip(valid, fit, strict=True))
-        return kept.at[k].set(functools.reduce(operator.or_, within)), valid, covered + jnp.sum(weight)
+        kept = functools.reduce(operator.or_, within).astype(jnp.int8)
+        if counts.doubtful is not None:
+            kept = jnp.where(counts.doubtful, 2 * kept, kept)
+        return found.at[k].set(kept), valid, covered + jnp.sum(weight)
 
     valid = tuple(jnp.zeros(box.open.shape) for box in boxes)
-    return lax.fori_loop(0, chunks, chunk, (jnp.zeros((most, size), bool), valid, jnp.float64(0)))
+    return lax.fori_loop(0, chunks, chunk, (jnp.zeros((most, size), jnp.int8), valid, jnp.float64(0)))
 
 
 def _screened(
@@ -264,11 +273,22 @@ def _fit_weights(fits: Fits, weight: Array) -> Array:
 
 
 class Job(NamedTuple):
-    """Chunks first, first + 1, ... of block number `block`."""
+    """Chunks first, first + 1, ... of block number `block`; or the mappings `rows`, each with its loop order."""
 
     block: int
     first: int
     chunks: int
+    rows: Rows | None = None
+
+
+class Found(NamedTuple):
+    """What the screen says of a job: the mappings that no limit rules out, apart from them those that are doubtful
+    (`terms.doubtful`), per box how many pruned mappings fit each triple, float64 [KS, KW], and how many there are."""
+
+    kept: Rows
+    doubtful: Rows
+    valid: tuple[np.ndarray, ...]
+    covered: float
 
 
 class Sweeper:
@@ -280,26 +300,34 @@ class Sweeper:
         self._packed = tuple(box.per_tensor for box in self.boxes)
         self.plan = make_plan(space)
         self.numbers = numbers(space.arch, space.layer)
-        self.orders = orders(space)
         self.chosen_size = 2**11
         self.size = 2**12 if max(len(box.triples) for box in boxes) > 1 else 2**13
+        self.numbering = Numbering(space)
         # Chosen mappings have one table of all columns, which is read in order.
         self._flat = dataclasses.replace(self.plan, columns=(tuple(itertools.chain(*self.plan.columns)),))
-        self._order_picks = [
-            np.stack(picks, axis=1) for picks in zip(*(self._picks(b.order) for b in self.orders), strict=True)
-        ]
+        self._order_picks = [self._picks_of_orders(t) for t in self.plan.free_levels]
         # A block's tables serve several jobs in a row, on each device.
         self._tables = functools.lru_cache(maxsize=2 * len(jax.local_devices()) + 2)(self._block_tables)
         self._blocks = [
             Block(whole.number, whole.order, rows)
-            for whole in self.orders
+            for whole in (orders(space) if math.prod(self.numbering.shape) <= ORDERS_MOST else ())
             for rows in itertools.product(
                 *([rows[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)] for rows in whole.rows)
             )
         ]
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether loop orders have blocks of their own, or every mapping brings its order along."""
+        return bool(self._blocks)
+
     def jobs(self) -> Iterator[Job]:
         """The whole space in pieces."""
+        if not self._blocks:
+            total = len(self.numbering)
+            for start in range(0, total, self.chosen_size):
+                numbers = np.arange(start, min(start + self.chosen_size, total))
+                yield Job(0, 0, 1, self.numbering.at(numbers))
         for number, block in enumerate(self._blocks):
             chunks = -(-block.size // self.size)
             for first in range(0, chunks, CHUNKS_PER_CALL):
@@ -331,16 +359,22 @@ class Sweeper:
 
     def _picks(self, order: dict[int, tuple[int, ...]]) -> tuple[np.ndarray, ...]:
         """Per free level, which of its free dimensions stands at each position; unit dimensions come last."""
-        picks = []
-        for t in self.plan.free_levels:
-            free = self.plan.tiling[t][3]
-            moving = order.get(t, ())
-            sequence = [*moving, *(d for d in free if d not in moving)]
-            picks.append(np.array([free.index(d) for d in sequence], np.int32))
-        return tuple(picks)
+        return tuple(self._picks_of_level(t, order.get(t, ())) for t in self.plan.free_levels)
+
+    def _picks_of_level(self, t: int, moving: tuple[int, ...]) -> np.ndarray:
+        free = self.plan.tiling[t][3]
+        sequence = [*moving, *(d for d in free if d not in moving)]
+        return np.array([free.index(d) for d in sequence], np.int32)
+
+    def _picks_of_orders(self, t: int) -> tuple[int, np.ndarray]:
+        """The group to which a free level belongs, and its picks int32 [positions, orders of the group]."""
+        first = self.plan.tiling[t][3][0]
+        number, group = next((i, g) for i, g in enumerate(self.space.groups) if first in g.dims)
+        picks = [self._picks_of_level(t, order.get(t, ())) for order, _ in group.orders]
+        return number, np.stack(picks, axis=1)
 
     def chosen_tables(self, rows: Rows) -> tuple[Tables, tuple[np.ndarray, ...]]:
-        """One table of at most `chosen_size` mappings, and their loop orders."""
+        """One table of at most `chosen_size` mappings with their weights, and their loop orders."""
         columns = np.ones((len(self._flat.columns[0]), self.chosen_size))
         first = 0
         for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.rows.T, strict=True):
@@ -348,8 +382,11 @@ class Sweeper:
             first += len(slots)
         order = np.zeros(self.chosen_size, np.int32)
         order[: len(rows)] = rows.order
-        tables = Tables((columns,), (np.zeros(self.chosen_size),), (np.float64(len(rows)),))
-        return tables, tuple(picks[:, order] for picks in self._order_picks)
+        weight = np.zeros(self.chosen_size)
+        weight[: len(rows)] = pruned_weights(self.space, rows)
+        tables = Tables((columns,), (weight,), (np.float64(len(rows)),))
+        digits = self.numbering.digits(order)
+        return tables, tuple(picks[:, digits[group]] for group, picks in self._order_picks)
 
     def minima(self, job: Job, device: Any = None) -> tuple[np.ndarray, ...]:
         """Least costs of the chunks of a job, per box float64 [chunks, KS, KW, 3].
@@ -368,24 +405,26 @@ class Sweeper:
             )
         return tuple(np.asarray(of_box)[: job.chunks] for of_box in best)
 
-    def screen(
-        self, job: Job, limits: tuple[Limits, ...], device: Any = None
-    ) -> tuple[Rows, tuple[np.ndarray, ...], float]:
-        """The mappings of a job that the limits of no box rule out; per box how many pruned mappings fit each triple,
-        float64 [KS, KW]; and how many there are."""
+    def screen(self, job: Job, limits: tuple[Limits, ...], device: Any = None) -> Found:
+        """Which mappings of a job the limits of no box rule out."""
+        some_open = any(of_box.open.any() for of_box in limits)
         with jax.enable_x64(True), jax.default_device(device):
-            kept, valid, covered = screen(
-                self.plan,
-                *self._tables(job.block, device),
-                limits,
-                np.int64(job.first),
-                np.int64(job.chunks),
-                self.size,
-                CHUNKS_PER_CALL,
-                any(of_box.open.any() for of_box in limits),
-            )
-        numbers = job.first * self.size + np.flatnonzero(np.asarray(kept))
-        return self._blocks[job.block].at(numbers), tuple(np.asarray(x) for x in valid), float(covered)
+            if job.rows is None:
+                chunks = np.int64(job.first), np.int64(job.chunks)
+                arguments = (*self._tables(job.block, device), limits, *chunks, self.size, CHUNKS_PER_CALL)
+                found, valid, covered = screen(self.plan, *arguments, some_open)
+            else:
+                tables, picks = self.chosen_tables(job.rows)
+                arguments = (self.numbers, tables, picks, limits, np.int64(0), np.int64(1), self.chosen_size, 1)
+                found, valid, covered = screen(self._flat, *arguments, some_open)
+        kept, doubtful = (self._rows(job, np.flatnonzero(np.asarray(found) == kind)) for kind in (1, 2))
+        return Found(kept, doubtful, tuple(np.asarray(x) for x in valid), float(covered))
+
+    def _rows(self, job: Job, numbers: np.ndarray) -> Rows:
+        """The mappings of a job with these numbers."""
+        if job.rows is not None:
+            return job.rows.take(numbers)
+        return self._blocks[job.block].at(job.first * self.size + numbers)
 
     def least(self, rows: Rows, device: Any = None) -> tuple[np.ndarray, ...]:
         """Least costs of at most `chosen_size` mappings, per box float64 [KS, KW, 3]."""
@@ -404,13 +443,9 @@ class Sweeper:
 
     def sample(self, count: int) -> Rows:
         """About `count` mappings at equal distances in the space."""
-        sizes = [block.size for block in self.orders]
-        step = max(1, sum(sizes) // count)
-        first, parts = step // 2, []
-        for block, size in zip(self.orders, sizes, strict=True):
-            parts.append(block.at(np.arange(first, size, step)))
-            first = (first - size) % step
-        return Rows.join(parts)
+        total = len(self.numbering)
+        step = max(1, total // count)
+        return self.numbering.at(np.arange(step // 2, total, step))
 
     def operations(self, job: Job) -> float:
         """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""

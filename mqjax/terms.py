@@ -1,14 +1,15 @@
 """The cost model on the fast path: cost terms of a chunk of mappings, for every packing of each tensor.
 
-Where neighbours cannot forward data to each other (`Mapspace.may_forward` is false), the model of MODEL.md sections 6
-and 7 collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass demand
-outwards, so
+Where neighbours cannot forward data to each other and multicast groups are products of bounds, the model of MODEL.md
+sections 6 and 7 collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass
+demand outwards, so
 
     content at the next keeper = Delta * product of multicast groups in between
     Delta = F S_0 - (F - d0) sum_{j: D_j = v_0} (S_j - S_{j+1}),    S_j = product of the bounds of loops j, j+1, ...
 
 with loop 0 the innermost loop of bound > 1 outside the tile. For tensors without halo the sum telescopes: Delta = F S_r
 with r the first relevant loop. Counts contain no bit-width; a packing enters as ceil(count / (operands * block)).
+Mappings that may be otherwise are told apart (`doubtful`): they get lower bounds here and their price elsewhere.
 
 Exactness: every count is an integer below 2^48 held in float64 and so exact, and the ceilings are exact (`_ceil`).
 Energies may be off by an ulp, as XLA may fuse multiplications with additions.
@@ -34,6 +35,14 @@ LARGEST_COUNT = 2.0**48
 """Counts below this are exact here, their ceilings included (`_ceil`)."""
 
 
+_RANKS = ((P, R), (Q, S))
+"""Dimensions along the width and the height of Inputs."""
+
+
+LEAST_PJ = 1e-200
+"""Energies of 0 count as this much."""
+
+
 class Loop(NamedTuple):
     """A temporal loop. `dims` are the dimensions that it may be, `picks[i]` whether it is dims[i] (None: it is)."""
 
@@ -53,6 +62,7 @@ class Nest(NamedTuple):
     extents: list[dict[int, Any]]  # per level: extent of each dimension
     spatial: list[dict[int, Any]]  # per level: bound of each spatial loop
     inside: list[Any]  # per level: number of instances in use
+    reach: list[tuple[Any, Any]]  # per level: how far apart along width and height the Inputs of two children may lie
 
 
 def _product(factors: Any) -> Any:
@@ -66,11 +76,16 @@ def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tup
     loops: list[Loop] = []
     extents: list[dict[int, Any]] = []
     spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
+    reach: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(plan.keep)
     step = {P: n.stride[0], Q: n.stride[1], R: n.dilation[0], S: n.dilation[1]}
     for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
         if is_spatial:
             for d in (*fixed, *free):
                 spatial[level][d] = bound[d, t]
+            width, height = (
+                sum((bound[d, t] - 1) * step[d] * extent[d] for d in rank if d in spatial[level]) for rank in _RANKS
+            )
+            reach[level] = width, height
         else:
             shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
             for d in fixed:
@@ -93,7 +108,7 @@ def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tup
     inside: list[Any] = [1.0] * len(plan.keep)
     for level in range(len(plan.keep) - 2, -1, -1):
         inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
-    return Nest(loops, suffix[::-1], extents, spatial, inside)
+    return Nest(loops, suffix[::-1], extents, spatial, inside, reach)
 
 
 def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
@@ -106,7 +121,7 @@ def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
 def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
     """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
     result = []
-    for rank in ((P, R), (Q, S)):
+    for rank in _RANKS:
         if not any(d in rank for d in dims):
             result.append(None)
         elif len(dims) == 1:
@@ -208,6 +223,53 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
     return e[N] * e[C] * width * height * nest.suffix[first] - overlap * repeated
 
 
+def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
+    """Which mappings may be outside the fast path; `None` where the space has none (`mqjax.doubt`)."""
+    if not plan.forwarding:
+        return None
+    found: Any = jnp.zeros((), bool)
+    for level, spatial in enumerate(nest.spatial):
+        for first, second in _RANKS:
+            if first in spatial and second in spatial:
+                found |= (spatial[first] > 1) & (spatial[second] > 1)
+        if spatial and level > 0:
+            found |= _forwards(level, nest, n) & (_product(spatial.values()) > 1)
+    return found
+
+
+def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
+    """Whether a step of the loops outside `level` may move Inputs as far as the data of two of its children lie apart.
+
+    Such a step is the first of its kind nowhere, and follows one of the same shape: either all of them deliver whole
+    tiles, as tiles of loop 0 do not overlap, or some outer loop repeats the move of loop 0 (MODEL.md section 6).
+    """
+    inside_w: Any = 0.0  # sum of the shifts of the loops further in
+    inside_h: Any = 0.0
+    first_w: Any = 0.0
+    first_h: Any = 0.0
+    started: Any = False
+    meets: Any = False
+    repeats: Any = False
+    reach_w, reach_h = nest.reach[level]
+    for j, loop in enumerate(nest.loops):
+        if loop.level < level:
+            continue
+        moves = loop.bound > 1
+        w, h = (0.0 if shift is None else shift for shift in (loop.w, loop.h))
+        far = _is_one_of(loop, (C, N))
+        if far is not False:
+            w = jnp.where(far, 2.0 ** (200 + 4 * j), w)
+        starts = moves & ~jnp.asarray(started)
+        meets |= moves & (jnp.abs(w - inside_w) <= reach_w) & (jnp.abs(h - inside_h) <= reach_h)
+        repeats |= moves & ~starts & (w == inside_w + first_w) & (h == inside_h + first_h)
+        first_w, first_h = jnp.where(starts, w, first_w), jnp.where(starts, h, first_h)
+        inside_w, inside_h = inside_w + jnp.where(moves, w, 0.0), inside_h + jnp.where(moves, h, 0.0)
+        started |= moves
+    width, height = _input_lengths(level - 1, nest, n)
+    disjoint = (first_w >= width) | (first_h >= height)
+    return meets & (disjoint | repeats) & ((first_w > 0) | (first_h > 0))
+
+
 class _Traffic(NamedTuple):
     """Accesses of a tensor at a level that keeps it, in elements per instance; `None` where there can be none."""
 
@@ -226,18 +288,25 @@ def _groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     return factor
 
 
-def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers) -> dict[int, _Traffic]:
-    """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7)."""
+def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dict[int, _Traffic]:
+    """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7); of Inputs of doubtful mappings
+    the least that there can be."""
     keepers = [s for s, keep in enumerate(plan.keep) if keep[tensor]]
     outermost = len(plan.keep) - 1
     result = {}
     demand, passed = nest.suffix[0], -1
+    least = demand
     for s in keepers:
         content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
         tile = _tile(tensor, s, nest, n)
         delivered = fills = None
         if s < outermost:
             delivered = fills = _input_deliveries(s, nest, n) if tensor == INPUTS else _deliveries(tensor, s, nest, n)
+        if tensor == INPUTS and doubt is not None:
+            # A first delivery comes from the parent, once for all children; quotients may round a fill down.
+            content = jnp.where(doubt, least, content)
+            fills = None if fills is None else jnp.where(doubt, tile - 1, fills)
+            least = tile
         if tensor == OUTPUTS:
             outputs = _tile(OUTPUTS, outermost, nest, n)
             part = outputs / _product(_groups(OUTPUTS, u, nest, n) for u in range(s + 1, outermost + 1))
@@ -263,6 +332,7 @@ class Counts(NamedTuple):
     inside: list[Any]  # per level, instances in use
     steps: Any  # temporal steps
     mac_pj: Any
+    doubtful: Any  # bool: what is said of Inputs are lower bounds; `None` where that cannot be
 
 
 Packed = tuple[Any, Any, Any]
@@ -271,15 +341,16 @@ Packed = tuple[Any, Any, Any]
 
 def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
     """The counts of a chunk."""
-    traffic = [_traffic(plan, tensor, nest, n) for tensor in range(len(TENSORS))]
+    doubt = doubtful(plan, nest, n)
+    traffic = [_traffic(plan, tensor, nest, n, doubt) for tensor in range(len(TENSORS))]
     computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
     # Without the barrier XLA would recompute the counts for every packing.
-    return Counts(*lax.optimization_barrier((traffic, nest.inside, nest.suffix[0], computes * n.mac_energy)))
+    return Counts(*lax.optimization_barrier((traffic, nest.inside, nest.suffix[0], computes * n.mac_energy, doubt)))
 
 
 class Costs(NamedTuple):
     """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
-    cycles are inf where a tile does not fit. KS = KI * KO pairs of an Inputs and an Outputs packing."""
+    cycles are inf where a tile does not fit, and where a mapping is doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing."""
 
     weights_pj: Array  # [KW, N]
     weights_cycles: Array  # [KW, N]
@@ -296,14 +367,16 @@ def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: i
     shared_cycles = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
     shared_cycles = jnp.maximum(shared_cycles, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
     fits = fitting(plan, n, counts, packings, size)
+    priced = fits.weights if counts.doubtful is None else fits.weights & ~counts.doubtful
     coupled = None
     if fits.coupled is not None:
         slowest = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
         coupled = jnp.where(fits.coupled, slowest.reshape(fits.coupled.shape), jnp.inf)
     return Costs(
         weights_pj=energy[WEIGHTS],
-        weights_cycles=jnp.where(fits.weights, cycles[WEIGHTS,], jnp.inf),
-        shared_pj=shared_pj.reshape(-1, size),
+        weights_cycles=jnp.where(priced, cycles[WEIGHTS,], jnp.inf),
+        # Nothing is free: with an energy of 0 the EDP of what does not fit would be no number.
+        shared_pj=jnp.maximum(shared_pj, LEAST_PJ).reshape(-1, size),
         shared_cycles=jnp.where(fits.shared, shared_cycles, jnp.inf),
         coupled_cycles=coupled,
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqjax import mapspace
+from mqjax import joint
 from mqjax.cli import main
 from mqjax.evaluator import evaluate
 from mqjax.hw import load_arch
@@ -77,7 +77,7 @@ def test_too_large_spaces_are_searched(archs, monkeypatch):
 
 def test_a_search_begins_without_the_paper_too(archs, monkeypatch):
     """M = 6 is no multiple of the factor 4 that the paper's constraints fix, but the hardware can do without."""
-    monkeypatch.setattr(mapspace, "DISTINCT_MOST", 1000)
+    monkeypatch.setattr(joint, "DISTINCT_MOST", 1000)
     monkeypatch.setattr("mqjax.localsearch.GENERATIONS", 10)
     found = best_mappings(archs["simba"], Layer(C=8, M=6, P=4), BITS, constraints="arch")
     assert all(best["energy"].energy_pj > 0 and not best["energy"].covered for best in found)
