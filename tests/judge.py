@@ -22,7 +22,7 @@ from mqjax.mapping import decode
 from mqjax.mapspace import Mapspace
 from mqjax.optimum import Optimum, best_mappings, solve
 from mqjax.packing import packing_boxes
-from mqjax.rows import Rows, mappings, orders
+from mqjax.rows import Rows, mappings, spatial_variants
 from mqjax.sweep import METRICS, Sweeper, _chunk
 from mqjax.table import cost_table, entry_of
 from mqjax.terms import cost_terms
@@ -34,7 +34,7 @@ SAMPLED, WILD, TERMS = 48, 48, 2**11
 space whose terms are compared, at most."""
 
 NEAR = 1e-12
-"""Energies on the fast path may be off by some ulps."""
+"""Energies on the fast path may be off by some ulps (and by next to nothing where they are 0)."""
 
 
 Check = Callable[["Trial"], Iterator[str]]
@@ -226,18 +226,30 @@ def _primes(n: int) -> list[int]:
 def terms(trial: Trial) -> Iterator[str]:
     """The fast path against the exact evaluator, term by term, for the mappings of the distinct space."""
     space = trial.space
-    if space.too_large or space.may_forward or not space.distinct:
+    if space.too_large or not space.distinct:
         return
-    rows = Rows.join([block.at(np.arange(min(block.size, TERMS))) for block in orders(space)])
+    sweeper = Sweeper(space, [box for bits in trial.bits for box in packing_boxes(trial.arch, [bits])])
+    numbers = np.arange(space.distinct)
+    if len(numbers) > TERMS:
+        numbers = np.sort(trial.rng.sample(range(space.distinct), TERMS))
+    # Where a mapping is not doubtful, its terms are the same with every order of its spatial loops.
+    rows = spatial_variants(space, sweeper.numbering.at(numbers))
     if len(rows) > TERMS:
         rows = rows.take(np.sort(trial.rng.sample(range(len(rows)), TERMS)))
-    sweeper = Sweeper(space, [box for bits in trial.bits for box in packing_boxes(trial.arch, [bits])])
-    nests = mappings(space, rows)
     counts, costs = fast_terms(sweeper, rows)
+    nests = mappings(space, rows)
     exact = _exact_terms(trial, nests)
+    doubtful = counts.pop("doubtful") > 0
     for name, values in counts.items():
-        for i in np.flatnonzero(values != exact[name])[:1]:
+        # Of Inputs of doubtful mappings there are only lower bounds.
+        bound = doubtful & name.startswith("Inputs")
+        for i in np.flatnonzero(np.where(bound, values > exact[name], values != exact[name]))[:1]:
             yield f"{name} is {values[i]:g}, not {exact[name][i]:g}, for {_shown(space, rows, i)}"
+    sure = np.flatnonzero(~doubtful)
+    if not len(sure):
+        return
+    nests, rows = nests.take(sure), rows.take(sure)
+    costs = [(energy[sure], cycles[sure]) for energy, cycles in costs]
     for bits, (energy, cycles) in zip(trial.bits, costs, strict=True):
         wanted = evaluate(trial.arch, trial.layer, bits, nests)
         fits = np.isfinite(cycles)
@@ -248,7 +260,7 @@ def terms(trial: Trial) -> Iterator[str]:
                 "energy",
                 energy,
                 wanted.energy_pj,
-                fits & wanted.valid & ~np.isclose(energy, wanted.energy_pj, rtol=NEAR, atol=0),
+                fits & wanted.valid & ~np.isclose(energy, wanted.energy_pj, rtol=NEAR, atol=1e-150),
             ),
         )
         for name, got, right, differ in wrong:
@@ -281,6 +293,7 @@ def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], lis
             return np.broadcast_to(np.asarray(values), (sweeper.chosen_size,))[:size]
 
         found = {"steps": whole(counts.steps)}
+        found["doubtful"] = whole(0.0 if counts.doubtful is None else counts.doubtful)
         found |= {f"instances of level {s}": whole(inside) for s, inside in enumerate(counts.inside)}
         for tensor, of_tensor in zip(TENSORS, counts.traffic, strict=True):
             for s, entry in of_tensor.items():
