@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import hypothesis
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 import judge
 import oracle
+from mqjax.arch import Arch, Level, Mac
 from mqjax.io.accelerator import read_accelerator
+from mqjax.types import BitWidths, Layer
 from random_accelerators import Case, draw, simpler, to_yaml
 
 FEATURES = {
@@ -99,3 +102,61 @@ def test_random_accelerators(rng):
     case = draw(rng, size=150, layers=2, widths=2)
     hypothesis.note(str(case))
     judge.judge(case)
+
+
+PLAIN = Case(
+    Arch(
+        "plain",
+        Mac("mac", (4, 1), 1.0, 0.0),
+        (
+            Level("L0", (4, 1), 12, 16, 1, 1, 0.5, None, 1.0, 1.0, 1.0, 0.0, (True, False, True)),
+            Level("L1", (1, 1), None, 16, 1, 1, None, None, 10.0, 10.0, 10.0, 0.0, (True, True, True)),
+        ),
+    ),
+    "none",
+    (Layer(C=2, M=2, P=2),),
+    (BitWidths(), BitWidths(4, 8, 3)),
+)
+"""A case in which all agrees."""
+
+
+def found_in(case: Case) -> set[str]:
+    """The checks that disagree."""
+    return {message.partition(":")[0] for message in judge.disagreements(case, case.layers[0])}
+
+
+def read_twice(traffic):
+    """A model that is wrong about one count."""
+
+    def wrong(arch, analysis, tensor):
+        found = traffic(arch, analysis, tensor)
+        reads, fills, updates = found["traffic"][-1]
+        found["traffic"][-1] = (reads + 1, fills, updates)
+        return found
+
+    return wrong
+
+
+def one_less(space):
+    """An enumeration that overlooks the last mapping."""
+    return lambda self: itertools.islice(space(self), 55)
+
+
+def test_judge_finds_nothing_where_all_agrees():
+    judge.judge(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "change", "checks"),
+    [
+        (oracle, "traffic", read_twice, {"evaluator", "optima"}),
+        (oracle.Space, "mappings", one_less, {"sizes", "optima"}),
+        (judge, "fast_terms", lambda f: lambda *x: (lambda c, e: (c | {"steps": c["steps"] + 1}, e))(*f(*x)), {"terms"}),
+        (judge, "entry_of", lambda f: lambda bits: (f(bits) + 49) % 343, {"table"}),
+    ],
+)  # fmt: skip
+def test_judge_notices(monkeypatch, owner, name, change, checks):
+    monkeypatch.setattr(owner, name, change(getattr(owner, name)))
+    assert found_in(PLAIN) == checks
+    with pytest.raises(AssertionError, match=min(checks)):
+        judge.judge(PLAIN)
