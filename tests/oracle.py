@@ -6,6 +6,7 @@ path. Only what decides validity, traffic, energy and time is computed.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -62,8 +63,8 @@ class Nest:
         self.levels = record["mapping"]
         self.loops: list[tuple[int, str, int, str | None]] = []
         for s, level in enumerate(self.levels):
-            self.loops += [(s, d, n, axis) for d, n, axis in reversed(level["spatial"])]
-            self.loops += [(s, d, n, None) for d, n in reversed(level["temporal"])]
+            self.loops += [(s, d, n, axis) for d, n, axis in reversed(level.get("spatial", []))]
+            self.loops += [(s, d, n, None) for d, n in reversed(level.get("temporal", []))]
 
     def spatial(self, s: int) -> list[tuple[str, int, str]]:
         """Inner to outer."""
@@ -181,68 +182,103 @@ class Movement:
         return any(k in self.offsets and minus(self.offsets[k], self.offsets[e]) == tuple(move) for k in around)
 
 
+class Analysis:
+    """What a mapping does at any widths; what it moves is only computed when asked for."""
+
+    def __init__(self, arch: Any, record: dict[str, Any]) -> None:
+        self.arch, self.nest = arch, Nest(record)
+        depth = range(len(arch.levels))
+        self.keep = []
+        for level, given in zip(arch.levels, self.nest.levels, strict=True):
+            usual = [t for t, kept in zip(TENSORS, level.keep, strict=True) if kept]
+            self.keep.append({t: t in given.get("keep", usual) for t in TENSORS})
+        self.boxes = {t: ranks(record.get("shape", "cnn"), record["dims"], t) for t in TENSORS}
+        fan_xy = [[math.prod(n for _, n, axis in self.nest.spatial(s) if axis == a) for a in "XY"] for s in depth]
+        self.too_wide = [s for s in depth if any(f > most for f, most in zip(fan_xy[s], arch.fanout[s], strict=True))]
+        self.tile = {t: [math.prod(lengths(self.boxes[t], self.nest.upto(s))) for s in depth] for t in TENSORS}
+        self.steps = math.prod(n for _, _, n, axis in self.nest.loops if axis is None)
+        mesh = [[math.prod(fan_xy[u][a] for u in range(s + 1, len(fan_xy))) for a in (0, 1)] for s in (-1, *depth)]
+        self.macs, *self.instances = (x * y for x, y in mesh)
+
+    @functools.cached_property
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Per tensor what `traffic` returns."""
+        return {t: traffic(self.arch, self, t) for t in TENSORS}
+
+    def price(self, bits: dict[str, int | None]) -> dict[str, Any]:
+        """{"valid": False, "stage", "levels"} or {"valid": True, ...} at these widths per tensor (absent: native)."""
+        arch = self.arch
+
+        def per_word(s: int, tensor: str) -> int:
+            width, word = bits.get(tensor), arch.levels[s].word_bits
+            return 1 if width is None or width >= word else word // width
+
+        def failed(stage: str, where: list[int]) -> dict[str, Any]:
+            return {"valid": False, "stage": stage, "levels": [arch.levels[s].name for s in where]}
+
+        if self.too_wide:
+            return failed("construct", self.too_wide)
+        too_small = []
+        for s, level in enumerate(arch.levels):
+            needed = sum(ceil_div(self.tile[t][s], per_word(s, t)) for t in TENSORS if self.keep[s][t])
+            if level.capacity_words is not None and needed > level.capacity_words:
+                too_small.append(s)
+        if too_small:
+            return failed("pre_evaluation", too_small)
+
+        steps = self.steps
+        energy = steps * self.macs * arch.mac.energy_pj
+        cycles, levels = steps, {}
+        for s, level in enumerate(arch.levels):
+            total, read_demand, write_demand, tensors = 0.0, 0.0, 0.0, {}
+            clusters = min(self.instances[s], level.instances / level.cluster)
+            for t in TENSORS:
+                counts, n = self.counts[t], per_word(s, t)
+                words = [ceil_div(count, n) for count in counts["traffic"][s]]
+                vectors = [ceil_div(count, level.block_words) for count in words]
+                spent = vectors[0] * level.read_pj + vectors[1] * level.fill_pj + vectors[2] * level.update_pj
+                spent = spent / (self.instances[s] / clusters) * self.instances[s]
+                tensors[t] = {"reads": words[0], "fills": words[1], "updates": words[2], "energy_pJ": spent}
+                tensors[t] |= {"tile_size": self.tile[t][s] if self.keep[s][t] else 0}
+                tensors[t] |= {"link": ceil_div(counts["link"][s], n)}
+                # Not of Outputs at the outermost level, which are read again there (section 9).
+                packed = bits.get(t) not in (None, level.word_bits)
+                tensors[t]["signatures"] = {
+                    key: math.ceil(a) / n if packed else a for key, a in counts["signatures"][s].items() if a > 0
+                }
+                total += spent
+                read_demand += words[0] / steps
+                write_demand += (words[1] + words[2]) / steps
+            energy += total
+            slowdown = 1.0
+            for demand, limit in ((read_demand, level.read_bandwidth), (write_demand, level.write_bandwidth)):
+                if limit is not None and demand > limit:
+                    slowdown = min(slowdown, limit / demand)
+            taken = math.ceil(steps / slowdown)
+            cycles = max(cycles, taken)
+            levels[level.name] = {"energy_total_pJ": total, "cycles": taken, "tensors": tensors}
+        return {"valid": True, "energy_pJ": energy, "cycles": cycles, "computes": steps * self.macs, "levels": levels}
+
+
 def evaluate(arch: Any, record: dict[str, Any]) -> dict[str, Any]:
     """Cost of one record on an `Arch`: {"valid": False, "stage", "levels"} or {"valid": True, ...}."""
-    nest = Nest(record)
-    depth = len(arch.levels)
-    bits = record.get("bitwidths") or {}
-
-    def per_word(s: int, tensor: str) -> int:
-        width, word = bits.get(tensor), arch.levels[s].word_bits
-        return 1 if width is None or width >= word else word // width
-
-    keep = [{t: t in level["keep"] for t in TENSORS} for level in nest.levels]
-    fan_xy = []
-    for s in range(depth):
-        fan_xy.append([math.prod(n for _, n, axis in nest.spatial(s) if axis == a) for a in "XY"])
-    too_wide = [s for s in range(depth) if any(f > most for f, most in zip(fan_xy[s], arch.fanout[s], strict=True))]
-    if too_wide:
-        return {"valid": False, "stage": "construct", "levels": [arch.levels[s].name for s in too_wide]}
-
-    boxes = {t: ranks(record["shape"], record["dims"], t) for t in TENSORS}
-    tile = {t: [math.prod(lengths(boxes[t], nest.upto(s))) for s in range(depth)] for t in TENSORS}
-    too_small = []
-    for s, level in enumerate(arch.levels):
-        needed = sum(ceil_div(tile[t][s], per_word(s, t)) for t in TENSORS if keep[s][t])
-        if level.capacity_words is not None and needed > level.capacity_words:
-            too_small.append(s)
-    if too_small:
-        return {"valid": False, "stage": "pre_evaluation", "levels": [arch.levels[s].name for s in too_small]}
-
-    steps = math.prod(n for _, _, n, axis in nest.loops if axis is None)
-    mesh = [[math.prod(fan_xy[u][a] for u in range(s + 1, depth)) for a in (0, 1)] for s in range(-1, depth)]
-    instances = [x * y for x, y in mesh[1:]]  # of each level; mesh[0] is the MAC array's
-    macs = mesh[0][0] * mesh[0][1]
-    counts = {t: traffic(arch, nest, boxes[t], tile[t], t, [k[t] for k in keep], instances) for t in TENSORS}
-    energy = steps * macs * arch.mac.energy_pj
-    cycles, levels = steps, {}
-    for s, level in enumerate(arch.levels):
-        total, read_demand, write_demand, tensors = 0.0, 0.0, 0.0, {}
-        clusters = min(instances[s], level.instances / level.cluster)
-        for t in TENSORS:
-            words = [ceil_div(count, per_word(s, t)) for count in counts[t]["traffic"][s]]
-            vectors = [ceil_div(count, level.block_words) for count in words]
-            spent = vectors[0] * level.read_pj + vectors[1] * level.fill_pj + vectors[2] * level.update_pj
-            spent = spent / (instances[s] / clusters) * instances[s]
-            tensors[t] = {"reads": words[0], "fills": words[1], "updates": words[2], "energy_pJ": spent}
-            tensors[t] |= {"tile_size": tile[t][s] if keep[s][t] else 0, "link": counts[t]["link"][s]}
-            tensors[t]["signatures"] = counts[t]["signatures"][s]
-            total += spent
-            read_demand += words[0] / steps
-            write_demand += (words[1] + words[2]) / steps
-        energy += total
-        slowdown = 1.0
-        for demand, limit in ((read_demand, level.read_bandwidth), (write_demand, level.write_bandwidth)):
-            if limit is not None and demand > limit:
-                slowdown = min(slowdown, limit / demand)
-        cycles = max(cycles, math.ceil(steps / slowdown))
-        levels[level.name] = {"energy_total_pJ": total, "tensors": tensors}
-    return {"valid": True, "energy_pJ": energy, "cycles": cycles, "computes": steps * macs, "levels": levels}
+    return Analysis(arch, record).price(record.get("bitwidths") or {})
 
 
-def traffic(arch, nest: Nest, box, tile: list[int], tensor: str, keep: list[bool], instances: list[int]):
+def holds(arch: Any, bits: dict[str, int | None]) -> bool:
+    """Whether no level keeps a tensor that is wider than its word (MODEL.md section 15)."""
+    return all(
+        (bits.get(t) or 0) <= level.word_bits
+        for level in arch.levels
+        for t, kept in zip(TENSORS, level.keep, strict=True)
+        if kept
+    )
+
+
+def traffic(arch: Any, analysis: Analysis, tensor: str) -> dict[str, Any]:
     """Reads, fills and updates in elements, signatures and link transfers of each level (MODEL.md section 7)."""
-    depth = len(tile)
+    nest, box, tile = analysis.nest, analysis.boxes[tensor], analysis.tile[tensor]
+    keep, depth = [kept[tensor] for kept in analysis.keep], len(tile)
     moves = [Movement(nest, s, box, arch.fanout[s]) for s in range(depth)]
     part = [0] * (depth - 1) + [tile[-1]]
     for s in range(depth - 2, -1, -1):
@@ -252,19 +288,16 @@ def traffic(arch, nest: Nest, box, tile: list[int], tensor: str, keep: list[bool
     # Ascending (g, sc), the order in which sums are formed.
     accesses: list[dict[tuple[int, int], float]] = [dict(sorted(m.accesses.items())) for m in moves]
     link = [m.link for m in moves]
-
-    def through(s: int) -> float:
-        return sum(a * g for (g, _), a in accesses[s].items())
-
     # A sum of quotients: the quotient of the sum may round to the other side of an integer.
     parent = [sum(a * g / moves[s].fan for (g, _), a in accesses[s].items()) for s in range(1, depth)] + [0]
     content: list[float] = [sum(found.values()) for found in accesses]
     for s in range(depth - 1):
         if not keep[s]:
-            factor = content[s] * moves[s + 1].fan / through(s + 1)
+            through = sum(a * g for (g, _), a in accesses[s + 1].items())
+            factor = content[s] * moves[s + 1].fan / through
             accesses[s + 1] = {key: a * factor for key, a in accesses[s + 1].items()}
             content[s + 1], link[s + 1] = sum(accesses[s + 1].values()), 0
-    peer = [link[s + 1] / instances[s] for s in range(depth - 1)] + [0]
+    peer = [link[s + 1] / analysis.instances[s] for s in range(depth - 1)] + [0]
     outermost = max(s for s in range(depth) if keep[s])
     result = []
     for s in range(depth):
@@ -293,56 +326,99 @@ def factorisations(bound: int, slots: int):
                 yield (factor, *rest)
 
 
-def pruned_mappings(arch: Any, layer: Any, constraints: str):
-    """Every mapping of the pruned space as a record (MODEL.md sections 11.1 to 11.3), by plain enumeration."""
-    tiling = arch.tiling_levels(constraints)
-    per_dim = []
-    for d, bound in zip(DIMS, layer.bounds, strict=True):
-        fixed = {
-            t: bound if level.factors[d] == 0 else level.factors[d]
-            for t, level in enumerate(tiling)
-            if d in level.factors
-        }
+class Space:
+    """The mapspace of a layer under a constraint set (MODEL.md sections 11.1 to 11.3), by plain enumeration."""
+
+    def __init__(self, arch: Any, layer: Any, constraints: str) -> None:
+        """Raises `ValueError` where the fixed factors of a dimension do not divide its bound."""
+        self.arch, self.tiling = arch, arch.tiling_levels(constraints)
+        self.rows = [list(self._factors(d, bound)) for d, bound in zip(DIMS, layer.bounds, strict=True)]
+
+    def _factors(self, d: str, bound: int):
+        """The factors {tiling level: factor} of one dimension."""
+        fixed = {t: level.factors[d] or bound for t, level in enumerate(self.tiling) if d in level.factors}
+        # Factors above the bound are ignored.
         fixed = {t: factor for t, factor in fixed.items() if factor <= bound}
-        free = [t for t in range(len(tiling)) if t not in fixed]
-        rows = []
-        for split in factorisations(bound // math.prod(fixed.values()), len(free)):
-            rows.append({**fixed, **dict(zip(free, split, strict=True))})
-        per_dim.append(rows)
-    for choice in itertools.product(*per_dim):
-        factors = [{d: row[t] for d, row in zip(DIMS, choice, strict=True)} for t in range(len(tiling))]
-        per_level = [list(level_loops(arch, tiling, t, factors[t])) for t in range(len(tiling))]
-        for loops in itertools.product(*per_level):
-            record = [
-                {
-                    "level": s.name,
-                    "temporal": [],
-                    "spatial": [],
-                    "keep": [t for t, k in zip(TENSORS, s.keep, strict=True) if k],
-                }
-                for s in arch.levels
-            ]
-            for level, found in zip(tiling, loops, strict=True):
-                record[level.level]["spatial" if level.spatial else "temporal"] = found
-            yield record
+        free = [t for t in range(len(self.tiling)) if t not in fixed]
+        rest, remainder = divmod(bound, math.prod(fixed.values()))
+        if remainder or (not free and rest > 1):
+            raise ValueError(f"the factors of {d} do not divide {bound}")
+        for split in factorisations(rest, len(free)):
+            yield {**fixed, **dict(zip(free, split, strict=True))}
 
-
-def level_loops(arch: Any, tiling: list[Any], t: int, factors: dict[str, int]):
-    """Choices of order and split of one tiling level, as lists of loops, outer to inner."""
-    level = tiling[t]
-    one_dimensional = level.spatial and 1 in arch.fanout[level.level]
-    prefix = level.permutation
-    if t == 0 or (one_dimensional and not prefix):
-        prefix = DIMS
-    free = [d for d in DIMS if d not in prefix]
-    if level.split is None:
-        prefix = "".join(d for d in prefix if factors[d] > 1)
-        free = [d for d in free if factors[d] > 1]
-    for order in itertools.permutations(free):
-        dims = [*prefix, *order]
+    def _choices(self, t: int, factors: dict[str, int]) -> tuple[str, str, list[int] | None]:
+        """Fixed prefix and free rest of the dimensions of a tiling level, innermost first, and its splits. Loops of
+        bound 1 are left out unless the split is given."""
+        level = self.tiling[t]
+        prefix = level.permutation
+        innermost = t == 0 and not level.spatial
+        one_dimensional = level.spatial and 1 in self.arch.fanout[level.level]
+        if innermost or (one_dimensional and not prefix):
+            prefix = DIMS
+        free = "".join(d for d in DIMS if d not in prefix)
+        if level.split is None:
+            prefix, free = ("".join(d for d in dims if factors[d] > 1) for dims in (prefix, free))
         if not level.spatial:
-            yield [[d, factors[d]] for d in reversed(dims)]
-            continue
-        for split in range(len(dims) + 1) if level.split is None else [level.split]:
-            loops = [[d, factors[d], "X" if i < split else "Y"] for i, d in enumerate(dims)]
-            yield loops[::-1]
+            return prefix, free, None
+        return prefix, free, [level.split] if level.split is not None else list(range(len(prefix + free) + 1))
+
+    @property
+    def nominal_size(self) -> int:
+        """Factorisations, orders of all free dimensions, and splits, all multiplied."""
+        total = math.prod(len(rows) for rows in self.rows)
+        for t, level in enumerate(self.tiling):
+            total *= math.factorial(len(self._choices(t, dict.fromkeys(DIMS, 2))[1]))
+            total *= len(DIMS) + 1 if level.spatial and level.split is None else 1
+        return total
+
+    def _factorisations(self):
+        """Factors {dimension: factor} of each tiling level, of every index factorisation."""
+        for choice in itertools.product(*self.rows):
+            yield [{d: row[t] for d, row in zip(DIMS, choice, strict=True)} for t in range(len(self.tiling))]
+
+    def pruned_size(self, most: float = math.inf) -> float:
+        """How many mappings `mappings` yields, or infinity if more than `most`."""
+        if math.prod(len(rows) for rows in self.rows) > most:
+            return math.inf
+        total = 0
+        for factors in self._factorisations():
+            choices = [self._choices(t, of_level) for t, of_level in enumerate(factors)]
+            total += math.prod(math.factorial(len(free)) * len(splits or [0]) for _, free, splits in choices)
+            if total > most:
+                return math.inf
+        return total
+
+    def mappings(self):
+        """Every mapping of the pruned space as a record."""
+        for factors in self._factorisations():
+            for loops in itertools.product(*(self._loops(t, of_level) for t, of_level in enumerate(factors))):
+                record = [
+                    {
+                        "level": s.name,
+                        "temporal": [],
+                        "spatial": [],
+                        "keep": [t for t, k in zip(TENSORS, s.keep, strict=True) if k],
+                    }
+                    for s in self.arch.levels
+                ]
+                for level, found in zip(self.tiling, loops, strict=True):
+                    record[level.level]["spatial" if level.spatial else "temporal"] = found
+                yield record
+
+    def _loops(self, t: int, factors: dict[str, int]) -> list[list[Any]]:
+        """Choices of order and split of one tiling level, as lists of loops, outer to inner."""
+        prefix, free, splits = self._choices(t, factors)
+        found = []
+        for order in itertools.permutations(free):
+            dims = [*prefix, *order]
+            if splits is None:
+                found.append([[d, factors[d]] for d in reversed(dims)])
+                continue
+            for split in splits:
+                found.append([[d, factors[d], "X" if i < split else "Y"] for i, d in enumerate(dims)][::-1])
+        return found
+
+
+def pruned_mappings(arch: Any, layer: Any, constraints: str):
+    """Every mapping of the pruned space as a record."""
+    return Space(arch, layer, constraints).mappings()

@@ -1,0 +1,407 @@
+"""Everything that is compared on a random case: the fast path, the exact evaluator, and plain enumeration by `oracle`.
+
+Each check yields a sentence per disagreement, with both values; `judge` runs all of them and raises `AssertionError`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+import oracle
+from mqjax.errors import InputError
+from mqjax.evaluator import analyse_mappings, evaluate
+from mqjax.io.records import evaluate_records
+from mqjax.mapping import decode
+from mqjax.mapspace import Mapspace
+from mqjax.optimum import Optimum, best_mappings, solve
+from mqjax.packing import packing_boxes
+from mqjax.rows import Rows, mappings, spatial_variants
+from mqjax.sweep import METRICS, Sweeper, _chunk
+from mqjax.table import cost_table, entry_of
+from mqjax.terms import cost_terms
+from mqjax.types import DIMS, TENSORS, BitWidths, Layer, all_widths
+from random_accelerators import Case
+
+SAMPLED, WILD, TERMS = 48, 48, 2**11
+"""Mappings of the space and outside of its constraints that the exact evaluator is tried on; and rows of the distinct
+space whose terms are compared, at most."""
+
+NEAR = 1e-12
+"""Energies on the fast path may be off by some ulps (and by next to nothing where they are 0)."""
+
+
+Check = Callable[["Trial"], Iterator[str]]
+
+
+def judge(case: Case) -> None:
+    """Raise `AssertionError` with all disagreements on a case, one a line, each of which begins with its check."""
+    found = [message for layer in case.layers for message in disagreements(case, layer)]
+    assert not found, "\n".join(found)
+
+
+def disagreements(case: Case, layer: Layer, checks: Sequence[Check] | None = None) -> Iterator[str]:
+    """Up to three disagreements of each check on one layer; a crash is one too."""
+    trial = Trial(case, layer)
+    for check in CHECKS if checks is None else checks:
+        try:
+            for message in itertools.islice(check(trial), 3):
+                yield f"{check.__name__}: {message}"
+        except Exception as error:  # whatever a wrong program may raise
+            yield f"{check.__name__}: crash {type(error).__name__}: {str(error)[:300]}"
+
+
+class Trial:
+    """One layer of a case, and what enumeration says about its space."""
+
+    def __init__(self, case: Case, layer: Layer) -> None:
+        self.arch, self.layer, self.constraints = case.arch, layer, case.constraints
+        self.bits = [bits for bits in case.bits if oracle.holds(case.arch, by_tensor(bits))]
+        self.too_wide = [bits for bits in case.bits if bits not in self.bits]
+        self.rng = random.Random(str(case))
+        self.enumerated = oracle.Space(case.arch, layer, case.constraints)
+        self.space = Mapspace(case.arch, layer, constraints=case.constraints)
+        self._alone: dict[BitWidths, dict[str, Optimum] | None] = {}
+
+    def record(self, mapping: Any, bits: BitWidths) -> dict[str, Any]:
+        return {
+            "dims": self.layer.dims,
+            "shape": self.layer.shape,
+            "bitwidths": by_tensor(bits),
+            "mapping": mapping,
+        }
+
+    @cached_property
+    def mappings(self) -> list[Any]:
+        return list(self.enumerated.mappings())
+
+    @cached_property
+    def analyses(self) -> list[oracle.Analysis]:
+        return [oracle.Analysis(self.arch, self.record(mapping, BitWidths())) for mapping in self.mappings]
+
+    def costs(self, bits: BitWidths) -> list[tuple[float, int]]:
+        """(energy, cycles) of the mappings that fit."""
+        found = (analysis.price(by_tensor(bits)) for analysis in self.analyses)
+        return [(cost["energy_pJ"], cost["cycles"]) for cost in found if cost["valid"]]
+
+    @cached_property
+    def nests(self) -> set[Any]:
+        """What the mappings of the space are once loops of bound 1 are dropped."""
+        return {_nest(mapping) for mapping in self.mappings}
+
+    @cached_property
+    def together(self) -> dict[BitWidths, dict[str, Optimum] | None]:
+        """The optima at all widths that fit the words, found at once; `None` where no mapping fits."""
+        widths = [bits for bits in (*all_widths(), BitWidths()) if oracle.holds(self.arch, by_tensor(bits))]
+        solution = solve(self.space, widths)
+
+        def optimum(i: int) -> dict[str, Optimum] | None:
+            try:
+                return {metric: solution.optimum(metric, i) for metric in METRICS}
+            except InputError:
+                return None
+
+        return {bits: optimum(i) for i, bits in enumerate(widths)}
+
+    def alone(self, bits: BitWidths) -> dict[str, Optimum] | None:
+        """The optima at these widths by themselves; `None` where they are refused or no mapping fits."""
+        if bits not in self._alone:
+            try:
+                found = best_mappings(self.arch, self.layer, bits, metrics=METRICS, constraints=self.constraints)[0]
+            except InputError:
+                found = None
+            self._alone[bits] = found
+        return self._alone[bits]
+
+
+def by_tensor(bits: BitWidths) -> dict[str, int | None]:
+    return dict(zip(TENSORS, bits.by_tensor(), strict=True))
+
+
+def _nest(mapping: Any) -> Any:
+    return tuple(
+        tuple(tuple(tuple(loop) for loop in level[kind] if loop[1] > 1) for kind in ("spatial", "temporal"))
+        for level in mapping
+    )
+
+
+# --- The checks ------------------------------------------------------------------------------------------------------
+
+
+def sizes(trial: Trial) -> Iterator[str]:
+    """Sizes of the space against enumeration."""
+    space, enumerated = trial.space, trial.enumerated
+    fit = sum(not analysis.too_wide for analysis in trial.analyses)
+    for name, got, wanted in (
+        ("size", space.size, enumerated.nominal_size),
+        ("pruned_size", space.pruned_size, len(trial.mappings)),
+        ("fanout_valid", space.fanout_valid, fit),
+    ):
+        if got != wanted:
+            yield f"{name} is {got}, not {wanted}"
+
+
+def evaluator(trial: Trial) -> Iterator[str]:
+    """Records of the exact evaluator against the oracle's: every number that the oracle computes."""
+    rng = trial.rng
+    some = rng.sample(trial.mappings, min(SAMPLED, len(trial.mappings)))
+    records = [trial.record(mapping, rng.choice(trial.bits)) for mapping in some]
+    for _ in range(WILD):
+        bits = rng.choice(trial.bits)
+        records.append(trial.record(wild_mapping(rng, trial, bits), bits))
+    for record, result in zip(records, evaluate_records(trial.arch, records), strict=True):
+        wanted = oracle.evaluate(trial.arch, record)
+        for name, got, right in _differing(trial, result, wanted):
+            where = [f"{x['level']} {kind} {x[kind]}" for x in record["mapping"] for kind in ("spatial", "temporal")]
+            keeps = [x["keep"] for x in record["mapping"]]
+            loops = "; ".join(text for text in where if not text.endswith("[]"))
+            yield f"{name} is {got}, not {right}, at {record['bitwidths']} for {loops}, keep {keeps}"
+
+
+def _differing(trial: Trial, result: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What is not equal: name, the evaluator's value, the oracle's."""
+    if result["valid"] != wanted["valid"]:
+        yield "valid", result["valid"], wanted["valid"]
+    elif not result["valid"]:
+        fail = result["fail"]["stage"], [level["level"] for level in result["fail"]["levels"]]
+        if fail != (wanted["stage"], wanted["levels"]):
+            yield "fail", fail, (wanted["stage"], wanted["levels"])
+    else:
+        stats, inner = result["stats"], trial.arch.mac.name
+        pairs = [(f"{key}", stats["totals"][key], wanted[key]) for key in ("energy_pJ", "cycles")]
+        pairs.append(("computes", stats["mac"]["computes"], wanted["computes"]))
+        for s, (name, right) in enumerate(wanted["levels"].items()):
+            level, network = stats["levels"][name], stats["networks"][f"{name} <==> {inner}"]
+            inner = name
+            pairs += [(f"{name} {key}", level[key], right[key]) for key in ("energy_total_pJ", "cycles")]
+            for tensor, values in right["tensors"].items():
+                for key in ("reads", "fills", "updates", "tile_size", "energy_pJ"):
+                    pairs.append((f"{name} {tensor} {key}", level["tensors"][tensor][key], values[key]))
+                moved = network["tensors"][tensor]
+                pairs.append((f"{name} {tensor} link_transfers", moved["link_transfers"], values["link"]))
+                if tensor != "Outputs" or s + 1 < len(trial.arch.levels):
+                    ingress = {(x["multicast"], x["scatter"]): x["accesses"] for x in moved["ingress_by_multicast"]}
+                    pairs.append((f"{name} {tensor} ingresses", ingress, values["signatures"]))
+        yield from (pair for pair in pairs if pair[1] != pair[2])
+
+
+def wild_mapping(rng: random.Random, trial: Trial, bits: BitWidths) -> list[dict[str, Any]]:
+    """A mapping of the layer that knows no constraints; few loops are spatial where no fan-out is."""
+    arch, widths = trial.arch, by_tensor(bits)
+    loops: dict[tuple[int, str], dict[str, int]] = {}
+    for d, bound in zip(DIMS, trial.layer.bounds, strict=True):
+        for prime in _primes(bound):
+            s = rng.randrange(len(arch.levels))
+            x, y = arch.fanout[s]
+            axes = ["T", "T", *("X" * (3 if x > 1 else 0)), *("Y" * (3 if y > 1 else 0))]
+            axis = rng.choice("XY") if rng.random() < 0.02 else rng.choice(axes)
+            here = loops.setdefault((s, axis), {})
+            here[d] = here.get(d, 1) * prime
+    record = []
+    for s, level in enumerate(arch.levels):
+        spatial = [[d, n, axis] for axis in "XY" for d, n in loops.get((s, axis), {}).items()]
+        temporal = [[d, n] for d, n in loops.get((s, "T"), {}).items()]
+        rng.shuffle(spatial)
+        rng.shuffle(temporal)
+        keep = [t for t, kept in zip(TENSORS, level.keep, strict=True) if kept]
+        if rng.random() < 0.5 and s + 1 < len(arch.levels):
+            keep = [t for t in TENSORS if rng.random() < 0.5 and (widths[t] or 0) <= level.word_bits]
+        record.append({"level": level.name, "temporal": temporal, "spatial": spatial, "keep": keep})
+    return record
+
+
+def _primes(n: int) -> list[int]:
+    for p in range(2, n + 1):
+        if n % p == 0:
+            return [p, *_primes(n // p)]
+    return []
+
+
+def terms(trial: Trial) -> Iterator[str]:
+    """The fast path against the exact evaluator, term by term, for the mappings of the distinct space."""
+    space = trial.space
+    if space.too_large or not space.distinct:
+        return
+    sweeper = Sweeper(space, [box for bits in trial.bits for box in packing_boxes(trial.arch, [bits])])
+    numbers = np.arange(space.distinct)
+    if len(numbers) > TERMS:
+        numbers = np.sort(trial.rng.sample(range(space.distinct), TERMS))
+    # Where a mapping is not doubtful, its terms are the same with every order of its spatial loops.
+    rows = spatial_variants(space, sweeper.numbering.at(numbers))
+    if len(rows) > TERMS:
+        rows = rows.take(np.sort(trial.rng.sample(range(len(rows)), TERMS)))
+    counts, costs = fast_terms(sweeper, rows)
+    nests = mappings(space, rows)
+    exact = _exact_terms(trial, nests)
+    doubtful = counts.pop("doubtful") > 0
+    for name, values in counts.items():
+        # Of Inputs of doubtful mappings there are only lower bounds.
+        bound = doubtful & name.startswith("Inputs")
+        for i in np.flatnonzero(np.where(bound, values > exact[name], values != exact[name]))[:1]:
+            yield f"{name} is {values[i]:g}, not {exact[name][i]:g}, for {_shown(space, rows, i)}"
+    sure = np.flatnonzero(~doubtful)
+    if not len(sure):
+        return
+    nests, rows = nests.take(sure), rows.take(sure)
+    costs = [(energy[sure], cycles[sure]) for energy, cycles in costs]
+    for bits, (energy, cycles) in zip(trial.bits, costs, strict=True):
+        wanted = evaluate(trial.arch, trial.layer, bits, nests)
+        fits = np.isfinite(cycles)
+        wrong = (
+            ("valid", fits, wanted.valid, fits != wanted.valid),
+            ("cycles", cycles, wanted.cycles, fits & wanted.valid & (cycles != wanted.cycles)),
+            (
+                "energy",
+                energy,
+                wanted.energy_pj,
+                fits & wanted.valid & ~np.isclose(energy, wanted.energy_pj, rtol=NEAR, atol=1e-150),
+            ),
+        )
+        for name, got, right, differ in wrong:
+            for i in np.flatnonzero(differ)[:1]:
+                yield f"{name} is {got[i]!r}, not {right[i]!r}, at {bits} for {_shown(space, rows, i)}"
+
+
+def _shown(space: Mapspace, rows: Rows, i: int) -> str:
+    return str(_nest(decode(space.arch, mappings(space, rows.take([i])), 0)))
+
+
+@partial(jax.jit, static_argnames=("plan", "size"))
+def _terms(plan: Any, n: Any, tables: Any, picks: Any, boxes: Any, size: int):
+    counts, _, _ = _chunk(plan, n, tables, picks, np.float64(0), size)
+    return counts, tuple(cost_terms(plan, n, counts, box, size) for box in boxes)
+
+
+def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+    """The fast path's terms of some mappings, float64 [N] by name, and their energies and cycles in each box (of one
+    triple)."""
+    packed = tuple(box.per_tensor for box in sweeper.boxes)
+    parts = []
+    for start in range(0, len(rows), sweeper.chosen_size):
+        some = rows.take(slice(start, start + sweeper.chosen_size))
+        with jax.enable_x64(True):
+            tables, picks = sweeper.chosen_tables(some)
+            counts, costs = _terms(sweeper._flat, sweeper.numbers, tables, picks, packed, sweeper.chosen_size)
+
+        def whole(values: Any, size: int = len(some)) -> np.ndarray:
+            return np.broadcast_to(np.asarray(values), (sweeper.chosen_size,))[:size]
+
+        found = {"steps": whole(counts.steps)}
+        found["doubtful"] = whole(0.0 if counts.doubtful is None else counts.doubtful)
+        found |= {f"instances of level {s}": whole(inside) for s, inside in enumerate(counts.inside)}
+        for tensor, of_tensor in zip(TENSORS, counts.traffic, strict=True):
+            for s, entry in of_tensor.items():
+                for kind, value in zip(("tile", "reads", "fills", "updates"), entry, strict=True):
+                    found[f"{tensor} {kind} of level {s}"] = whole(0.0 if value is None else value)
+        for k, cost in enumerate(costs):
+            cycles = np.maximum(np.asarray(cost.weights_cycles)[0], np.asarray(cost.shared_cycles)[0])
+            if cost.coupled_cycles is not None:
+                cycles = np.maximum(cycles, np.asarray(cost.coupled_cycles)[0, 0])
+            found[f"cycles {k}"] = whole(cycles)
+            found[f"energy {k}"] = whole(np.asarray(cost.weights_pj)[0] + np.asarray(cost.shared_pj)[0])
+        parts.append(found)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    costs_of = [(joined.pop(f"energy {k}"), joined.pop(f"cycles {k}")) for k in range(len(packed))]
+    return joined, costs_of
+
+
+def _exact_terms(trial: Trial, nests: Any) -> dict[str, np.ndarray]:
+    """What the exact evaluator says of the terms of `fast_terms`."""
+    size, depth = len(nests), len(trial.arch.levels)
+    found: dict[str, np.ndarray] = {}
+    for part in analyse_mappings(trial.arch, [trial.layer] * size, nests):
+        terms = {"steps": part.analysis.steps}
+        for s in range(depth):
+            terms[f"instances of level {s}"] = np.prod(part.analysis.instances_xy[:, s + 1], axis=-1)
+            for t, tensor in enumerate(TENSORS):
+                terms[f"{tensor} tile of level {s}"] = part.analysis.tile[:, s, t]
+                for kind in ("reads", "fills", "updates"):
+                    terms[f"{tensor} {kind} of level {s}"] = getattr(part.traffic, kind)[:, s, t]
+        for name, values in terms.items():
+            found.setdefault(name, np.full(size, np.nan))[part.rows] = values
+    return found
+
+
+def optima(trial: Trial) -> Iterator[str]:
+    """The best mappings, each width triple alone, against enumeration."""
+    for bits in trial.bits:
+        costs = trial.costs(bits)
+        found = trial.alone(bits)
+        if found is None:
+            if costs:
+                yield f"no mapping fits at {bits}, but {len(costs)} do"
+            continue
+        if not costs:
+            yield f"{found['energy'].energy_pj} pJ at {bits}, but no mapping fits"
+            continue
+        for metric, optimum in found.items():
+            yield from _judged(trial, metric, optimum, costs)
+    for bits in trial.too_wide:
+        if trial.alone(bits) is not None:
+            yield f"{bits} does not fit a word, but is mapped"
+
+
+def _judged(trial: Trial, metric: str, optimum: Optimum, costs: list[tuple[float, int]]) -> Iterator[str]:
+    bits = optimum.bits
+    key = ranking(metric)
+    got = (optimum.energy_pj, optimum.cycles)
+    best = min(costs, key=key)
+    if optimum.covered and got != best:
+        yield f"the least {metric} at {bits} is {got} 'proven', not {best} (pJ, cycles)"
+    if not optimum.covered and key(got) < key(best):
+        yield f"the least {metric} at {bits} is {got}, better than any mapping's {best} (pJ, cycles)"
+    if optimum.covered and optimum.valid_mappings != len(costs):
+        yield f"{optimum.valid_mappings} valid mappings at {bits}, not {len(costs)}"
+    again = oracle.evaluate(trial.arch, trial.record(optimum.mapping, bits))
+    if not again["valid"] or got != (again["energy_pJ"], again["cycles"]):
+        priced = (again["energy_pJ"], again["cycles"]) if again["valid"] else again
+        yield f"the mapping of least {metric} at {bits} costs {priced}, not {got}"
+    if _nest(optimum.mapping) not in trial.nests:
+        yield f"the mapping of least {metric} at {bits} is outside the space: {_nest(optimum.mapping)}"
+
+
+def ranking(metric: str) -> Callable[[tuple[float, int]], tuple[float, ...]]:
+    """By what (energy, cycles) compete: the metric, then cycles, then energy."""
+    value = {"energy": lambda e, c: e, "edp": lambda e, c: e * c, "delay": lambda e, c: float(c)}[metric]
+    return lambda cost: (value(*cost), cost[1], cost[0])
+
+
+def together(trial: Trial) -> Iterator[str]:
+    """All width triples at once against each alone."""
+    triples = list(trial.together)
+    for bits in {*trial.rng.sample(triples, min(3, len(triples))), *trial.bits} & set(triples):
+        one, all_ = (
+            None if x is None else list(map(_facts, x.values())) for x in (trial.alone(bits), trial.together[bits])
+        )
+        if one != all_:
+            yield f"{bits} among all gives {all_}, alone {one}"
+
+
+def _facts(optimum: Optimum) -> tuple[Any, ...]:
+    return optimum.energy_pj, optimum.cycles, optimum.valid_mappings, optimum.covered, _nest(optimum.mapping)
+
+
+def table(trial: Trial) -> Iterator[str]:
+    """The cost table against the best mappings."""
+    found = cost_table(trial.arch, [trial.layer], constraints=trial.constraints)
+    for metric in METRICS:
+        values = found.tables[0].value(metric)
+        for bits in (*all_widths(), BitWidths()):
+            best = trial.together.get(bits)
+            wanted = np.inf if best is None else _metric_value(best[metric], metric)
+            if values[entry_of(bits)] != wanted:
+                yield f"{metric} at {bits} is {values[entry_of(bits)]}, not {wanted}"
+                break
+
+
+def _metric_value(optimum: Optimum, metric: str) -> float:
+    return {"energy": optimum.energy_pj, "edp": optimum.edp, "delay": float(optimum.cycles)}[metric]
+
+
+CHECKS: tuple[Check, ...] = (sizes, evaluator, terms, optima, together, table)
