@@ -49,7 +49,8 @@ class Groups(NamedTuple):
 
     @staticmethod
     def none() -> Groups:
-        return Groups(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
+        nothing = np.zeros(0, np.int64)
+        return Groups(nothing, nothing, nothing, np.zeros(0))
 
 
 def fans(level: np.ndarray, keys: np.ndarray, dim: np.ndarray, bound: np.ndarray, inside: np.ndarray) -> Fans:
@@ -101,7 +102,7 @@ def grouped(key: np.ndarray, wanted: np.ndarray, grid: tuple[int, int] | None = 
     """Groups of the `wanted` children, bool [N, E], whose data have equal keys [N, E]. With the grid's (columns, rows)
     also the hops of a delivery."""
     size, elements = key.shape
-    key = np.where(wanted, key, _NOBODY)
+    key, order = np.where(wanted, key, _NOBODY), None
     if grid is None:
         ordered = np.sort(key, axis=1)
     else:
@@ -115,7 +116,7 @@ def grouped(key: np.ndarray, wanted: np.ndarray, grid: tuple[int, int] | None = 
     start = np.flatnonzero(begins)
     multicast = np.diff(start, append=size * elements)
     real = ordered.reshape(-1)[start] != _NOBODY
-    hops = np.zeros(len(start)) if grid is None else _hops(order, begins, start, multicast, grid)
+    hops = np.zeros(len(start)) if order is None or grid is None else _hops(order, begins, start, multicast, grid)
     case = (start // elements * (elements + 1) + multicast)[real]
     found, place, scatter = np.unique(case, return_inverse=True, return_counts=True)
     return Groups(found // (elements + 1), found % (elements + 1), scatter, np.bincount(place, hops[real], len(found)))

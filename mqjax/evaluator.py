@@ -115,6 +115,8 @@ def analyse_mappings(
 
     Parts may come out of order: mappings with several signatures of multicasts are handled apart.
     """
+    if not layers:
+        return
     problem, which = problems(layers)
     # Few mappings fill a small chunk; a chunk of each size is compiled once.
     chunk = min(chunk, next((size for size in CHUNKS if size >= len(mappings)), CHUNKS[-1]))
@@ -170,7 +172,7 @@ def _traffic(
 
 
 def problems(layers: Sequence[Layer]) -> tuple[nest.Problem, np.ndarray]:
-    """The problems of the distinct layers, along a leading axis, and for each of `layers` which one it is.
+    """The problems of the distinct layers, at least one, along a leading axis, and for each of `layers` which one it is.
 
     Raises `InputError` where the counts of a layer could exceed those that are exact.
     """
@@ -181,7 +183,7 @@ def problems(layers: Sequence[Layer]) -> tuple[nest.Problem, np.ndarray]:
     for layer in place:
         check_counts(layer)
     found = [nest.problem(layer) for layer in place]
-    stacked = nest.Problem(*(np.stack(parts) for parts in zip(*found, strict=True))) if found else None
+    stacked = nest.Problem(*(np.stack(parts) for parts in zip(*found, strict=True)))
     return stacked, np.array([of_object[id(layer)] for layer in layers], np.int64)
 
 

@@ -36,12 +36,13 @@ class Forwarded(NamedTuple):
         kept = place[self.groups.fan] >= 0
         groups = Groups(*(x[kept] for x in self.groups))
         return Forwarded(
-            np.searchsorted(rows, self.row[at]),
-            *(x[at] for x in self[1:3]),
-            self.fans.take(at),
-            self.move[at],
-            self.receivers[at],
-            groups._replace(fan=place[groups.fan]),
+            row=np.searchsorted(rows, self.row[at]),
+            level=self.level[at],
+            amount=self.amount[at],
+            fans=self.fans.take(at),
+            move=self.move[at],
+            receivers=self.receivers[at],
+            groups=groups._replace(fan=place[groups.fan]),
         )
 
 
@@ -73,9 +74,14 @@ def forwarded(
     # The reference forwards only where the parent then has less to do.
     used = np.flatnonzero(((receivers > 0) & (left < usual))[which])
     return Forwarded(
-        row[used], level[used], amount[used], fans.take(used), move[used], receivers[which[used]],
-        _each(groups, which[used], len(first)),
-    )  # fmt: skip
+        row=row[used],
+        level=level[used],
+        amount=amount[used],
+        fans=fans.take(used),
+        move=move[used],
+        receivers=receivers[which[used]],
+        groups=_each(groups, which[used], len(first)),
+    )
 
 
 def receiving(key: np.ndarray, sizes: np.ndarray, move: np.ndarray, width: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def counted(
 
 def _moving(coefficients: np.ndarray) -> np.ndarray:
     """bool [N, D] the dimension moves over Inputs."""
-    return coefficients[:, nest.INPUTS].any(axis=1)
+    return np.asarray(coefficients[:, nest.INPUTS].any(axis=1))
 
 
 def _alone(coefficients: np.ndarray, spatial: np.ndarray) -> np.ndarray:

@@ -71,22 +71,22 @@ def rank_keys(coefficients: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
 
 
 class Analysis(NamedTuple):
-    """What a mapping does, per mapping. Level axis: inner to outer. Counts are int64."""
+    """What a mapping does, per mapping: all int64, traced, or NumPy arrays once analysed. Level axis: inner to outer."""
 
-    tile: Array  # [B, L, T] elements of the tile of one instance
-    part: Array  # [B, L, T] distinct elements that pass through one instance (partition size)
-    delta: Array  # [B, L, T] elements delivered to one child (the MAC for level 0) over the whole run
-    scatter: Array  # [B, L, T] children along the dimensions that move over a tensor
-    spatial: Array  # [B, L, D] children in use along each dimension
-    inside: Array  # [B, L, D] extents of a child
-    fan: Array  # [B, L] children in use
-    fan_xy: Array  # [B, L, 2] children in use along X and Y
-    instances_xy: Array  # [B, L + 1, 2] instances in use along X and Y: the MAC array, then the levels
-    steps: Array  # [B] temporal steps of the whole nest: compute cycles
-    fresh: Array  # [B, L] elements of Inputs that a step delivers which neighbours may forward
-    jump: Array  # [B, J] how far the Inputs of a child move when loop j advances, as a key, less the level's base
-    base: Array  # [B, L]
-    times: Array  # [B, L, J] how often a neighbour may have what this step of loop j delivers; 0 where none can
+    tile: Any  # [B, L, T] elements of the tile of one instance
+    part: Any  # [B, L, T] distinct elements that pass through one instance (partition size)
+    delta: Any  # [B, L, T] elements delivered to one child (the MAC for level 0) over the whole run
+    scatter: Any  # [B, L, T] children along the dimensions that move over a tensor
+    spatial: Any  # [B, L, D] children in use along each dimension
+    inside: Any  # [B, L, D] extents of a child
+    fan: Any  # [B, L] children in use
+    fan_xy: Any  # [B, L, 2] children in use along X and Y
+    instances_xy: Any  # [B, L + 1, 2] instances in use along X and Y: the MAC array, then the levels
+    steps: Any  # [B] temporal steps of the whole nest: compute cycles
+    fresh: Any  # [B, L] elements of Inputs that a step delivers which neighbours may forward
+    jump: Any  # [B, J] how far the Inputs of a child move when loop j advances, as a key, less the level's base
+    base: Any  # [B, L]
+    times: Any  # [B, L, J] how often a neighbour may have what this step of loop j delivers; 0 where none can
 
 
 def analyse(problem: Problem, mappings: Mappings) -> Analysis:
@@ -135,7 +135,8 @@ def _rank_lengths(coefficients: Array, extents: Array) -> Array:
 
 def _steps(problem: Problem, mappings: Mappings, inside: Array, stride: Array) -> _Steps:
     depth, slots = mappings.temporal_dim.shape
-    dim, trips, stride = (x.reshape(-1) for x in (mappings.temporal_dim, mappings.temporal_bound, stride))
+    dim, trips = mappings.temporal_dim.reshape(-1), jnp.reshape(mappings.temporal_bound, -1)
+    stride = stride.reshape(-1)
     loops = jnp.arange(depth * slots)
     start = jnp.arange(depth) * slots
     outside = jnp.flip(jnp.cumprod(jnp.flip(trips)))  # this loop included
