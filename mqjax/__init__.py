@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mqjax.bitsearch import search
     from mqjax.evaluator import Cost, evaluate
     from mqjax.hw import load_arch
+    from mqjax.mapper import best_mappings
     from mqjax.mapspace import Mapspace
     from mqjax.models import network_layers
     from mqjax.network import network_cost
     from mqjax.nsga2 import NSGA2
-    from mqjax.optimum import best_mappings
     from mqjax.pareto import hypervolume, pareto_front
     from mqjax.table import CostTable, cost_table
 
@@ -29,7 +29,7 @@ _HOMES = {
     "CostTable": "mqjax.table",
     "Mapspace": "mqjax.mapspace",
     "NSGA2": "mqjax.nsga2",
-    "best_mappings": "mqjax.optimum",
+    "best_mappings": "mqjax.mapper",
     "cost_table": "mqjax.table",
     "evaluate": "mqjax.evaluator",
     "hypervolume": "mqjax.pareto",

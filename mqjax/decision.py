@@ -76,11 +76,7 @@ class Solution:
         """The optimum by `metric` of triple i. Raises `InputError` where nothing fits."""
         m = METRICS.index(metric)
         if self.index[m, i] < 0:
-            missing = "no mapping fits" if self.covered else "no mapping was found that fits"
-            raise InputError(
-                f"layer {self.layer.name!r}: {missing} {self.space.arch.name!r} at bit-widths {self.bits[i]} "
-                f"under the constraints {self.space.constraints!r}"
-            )
+            raise nothing_fits(self.layer, self.space, self.bits[i], covered=self.covered)
         mapping = self.mappings[self.index[m, i]]
         return Optimum(
             layer=self.layer,
@@ -102,6 +98,15 @@ class Solution:
         cycles = np.where(self.index < 0, np.inf, self.cycles)
         energy = np.where(self.index < 0, np.inf, self.energy_pj)
         return np.stack([energy[0], np.where(self.index[1] < 0, np.inf, energy[1] * self.cycles[1]), cycles[2]])
+
+
+def nothing_fits(layer: Layer, space: Mapspace, bits: BitWidths, *, covered: bool) -> InputError:
+    """What is to be said where no mapping of `layer`, mapped in `space`, was found that fits; covered: there is none."""
+    missing = "no mapping fits" if covered else "no mapping was found that fits"
+    return InputError(
+        f"layer {layer.name!r}: {missing} {space.arch.name!r} at bit-widths {bits} "
+        f"under the constraints {space.constraints!r}"
+    )
 
 
 def best_of(layer: Layer, solutions: Sequence[Solution]) -> Solution:

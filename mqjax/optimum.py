@@ -21,8 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mqjax.arch import Arch
-from mqjax.decision import Decision, Optimum, Solution, exact_costs
+from mqjax.decision import Decision, Solution, exact_costs
 from mqjax.errors import InputError
 from mqjax.evaluator import check_counts
 from mqjax.localsearch import search_mappings
@@ -32,10 +31,7 @@ from mqjax.rows import Rows, mappings, spatial_variants
 from mqjax.screen import NEAR, Screen
 from mqjax.sweep import METRICS, Job, Sweeper
 from mqjax.terms import LARGEST_COUNT, LEAST_PJ
-from mqjax.types import BitWidths, Layer, all_widths
-
-SECONDS = 60.0
-"""Time for one layer, after which its space counts as too large to cover."""
+from mqjax.types import SECONDS, BitWidths
 
 SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
@@ -61,42 +57,6 @@ Say = Callable[[str], None]
 
 def quiet(message: str) -> None:
     """Says nothing."""
-
-
-def best_mappings(
-    arch: Arch,
-    layer: Layer,
-    bits: Sequence[BitWidths] | BitWidths | str = "all",
-    *,
-    metrics: Sequence[str] = ("energy",),
-    constraints: str = "paper",
-    seconds: float = SECONDS,
-) -> list[dict[str, Optimum]]:
-    """For each width triple, and each metric out of "energy", "edp", "delay", the best mapping of `layer`: proven to be the
-    optimum unless its `covered` says otherwise.
-
-    bits: one or several `BitWidths`, "native", or "all" (the 343 triples of 2..8, in the order of `all_widths`).
-    seconds: for spaces too large to cover, how long they are searched.
-    Raises `InputError` for unknown metrics, widths that do not fit a word, and where no mapping fits.
-    """
-    for metric in metrics:
-        if metric not in METRICS:
-            raise InputError(f"unknown metric {metric!r}; it must be one of {', '.join(METRICS)}")
-    triples = width_triples(bits)
-    for triple in triples:
-        arch.check_widths(triple, layer)
-    space = Mapspace(arch, layer, constraints=constraints)
-    solution = solve(space, triples, seconds=seconds)
-    return [{metric: solution.optimum(metric, i) for metric in metrics} for i in range(len(triples))]
-
-
-def width_triples(bits: Sequence[BitWidths] | BitWidths | str) -> list[BitWidths]:
-    """The triples that `bits` means: see `best_mappings`."""
-    if isinstance(bits, BitWidths):
-        return [bits]
-    if isinstance(bits, str):
-        return all_widths() if bits == "all" else [BitWidths.parse(bits)]
-    return list(bits)
 
 
 def solve(

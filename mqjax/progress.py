@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,11 +24,24 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
 
 
+SPOKEN_EVERY = 10.0
+"""Seconds between lines about work that goes on, where there is no terminal."""
+
+
 class Bar:
     """One line of progress; `advance` and `update` do nothing where there is no terminal."""
 
-    def __init__(self, progress: Progress | None, task: int) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress | None, task: int, title: str = "") -> None:
+        self._progress, self._task, self._title = progress, task, title
+        self._spoken = time.monotonic()
+
+    def say(self, note: str) -> None:
+        """Tell what is being done: behind the bar or, where there is no terminal, in a line every ten seconds."""
+        if self._progress is not None:
+            self._progress.update(self._task, note=note)  # type: ignore[arg-type]
+        elif time.monotonic() - self._spoken >= SPOKEN_EVERY:
+            self._spoken = time.monotonic()
+            print(f"{self._title}: {note}", file=sys.stderr, flush=True)
 
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more units as done."""
@@ -44,7 +58,7 @@ class Bar:
 def bar(title: str, total: int, unit: str) -> Iterator[Bar]:
     """A progress bar on standard error over `total` units."""
     if not sys.stderr.isatty():
-        yield Bar(None, 0)
+        yield Bar(None, 0, title)
         return
     columns = (
         TextColumn("{task.description}"),

@@ -158,6 +158,12 @@ def _meaning(document: dict[str, Any]) -> str:
         "values, so fewer words move and larger tiles fit. Each layer's energy is that of its best mapping at its "
         "widths, out of the whole mapspace, by the analytical model; it is not measured on silicon.</p>"
     ]
+    if padded := document["mapspace"].get("padded"):
+        layers = "; ".join(f"{_text(name)}: {_text(text)}" for name, text in padded.items())
+        words.append(
+            "<p>Some layers are padded, since the accelerator's fixed factors do not divide their bounds. They cost what "
+            f"their larger bounds cost. {layers}.</p>"
+        )
     pick = figures.highlighted(document)
     if pick:
         words.append(

@@ -24,7 +24,9 @@ from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import write_mapping
+from mqjax.mapping import mapped_bounds
 from mqjax.network import layer_widths, network_cost
+from mqjax.padding import padding_of
 from mqjax.pareto import hypervolume
 from mqjax.sweep import METRICS
 from mqjax.table import CostTable, entry_of
@@ -147,14 +149,14 @@ class _Breakdown:
         records = []
         for u, widths in keys:
             layer = self._table.unique[u]
+            mapping = self._table.mapping(self._metric, int(np.flatnonzero(self._table.index == u)[0]), widths)
             bits = {"Inputs": widths.inputs, "Weights": widths.weights, "Outputs": widths.outputs}
-            first = int(np.flatnonzero(self._table.index == u)[0])
             records.append(
                 {
-                    "dims": layer.dims,
+                    "dims": {**layer.dims, **mapped_bounds(mapping)},
                     "shape": layer.shape,
                     "bitwidths": None if widths == BitWidths() else bits,
-                    "mapping": self._table.mapping(self._metric, first, widths),
+                    "mapping": mapping,
                 }
             )
         for key, record in zip(keys, evaluate_records(self._arch, records), strict=True):
@@ -165,6 +167,7 @@ class _Breakdown:
                 "energy_pj": stats["totals"]["energy_pJ"],
                 "cycles": stats["totals"]["cycles"],
                 "level_pj": {self._arch.mac.name: stats["mac"]["energy_pJ"], **levels},
+                "mapped_as": self._table.tables[key[0]].mapped_as(self._table.unique[key[0]], self._metric, key[1]),
                 "mapping": record["mapping"],
             }
 
@@ -191,7 +194,11 @@ def _mapspace(table: CostTable) -> dict[str, Any]:
     """How much of the mapspaces the optima are proven over."""
     names = ("nominal", "pruned", "evaluated")
     sizes = {name: sum(layer.sizes[name] for layer in table.tables) for name in names}
-    return {"unique_layers": len(table.unique), **sizes, "covered": table.covered}
+    larger = zip(
+        table.unique, (padding_of(u, t.mappings) for u, t in zip(table.unique, table.tables, strict=True)), strict=True
+    )
+    padded = {layer.name: text for layer, text in larger if text}
+    return {"unique_layers": len(table.unique), **sizes, "covered": table.covered, "padded": padded}
 
 
 def write_run(folder: Path, document: dict[str, Any], result: SearchResult) -> None:
@@ -200,7 +207,8 @@ def write_run(folder: Path, document: dict[str, Any], result: SearchResult) -> N
     for member in document["members"]:
         for number, layer in enumerate(member["layers"], start=1):
             path = Path("mappings") / f"member_{member['id']:03d}" / f"{number:02d}_{layer['name']}.yaml"
-            write_mapping(folder / path, layer["mapping"])
+            larger = ", ".join(f"{d} mapped as {bound}" for d, bound in layer["mapped_as"].items())
+            write_mapping(folder / path, layer["mapping"], note=f"padded: {larger}" if larger else "")
             layer["mapping_file"] = str(path)
     write_atomically(folder / "front.csv", _front_csv(document))
     write_atomically(folder / "evaluated.csv", _evaluated_csv(result))

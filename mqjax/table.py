@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,19 @@ import jax
 import numpy as np
 
 from mqjax.arch import Arch
+from mqjax.decision import Solution
 from mqjax.errors import InputError
 from mqjax.hosts import gather
 from mqjax.io.files import write_atomically
+from mqjax.mapper import solve_layer
+from mqjax.mapping import mapped_bounds
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import Decision, Share, Solution, decide, solve
+from mqjax.optimum import Decision, Say, Share, decide, quiet
+from mqjax.padding import mapped_as, padded
 from mqjax.sweep import METRICS
-from mqjax.types import WIDTHS, BitWidths, Layer, all_widths
+from mqjax.types import SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 2
+MODEL_VERSION = 3
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3
@@ -41,6 +46,7 @@ class LayerTable:
     energy_pj (pJ) and cycles of the optimum by each metric; index: its place in `mappings`, -1 where nothing fits;
     valid: mappings of the pruned space that fit, -1 where the space was searched and not covered. sizes: "nominal",
     "pruned", and "evaluated" mappings. covered: whether every mapping was accounted for, so that the optima are proven.
+    seconds: time that a space too large to cover was searched for, if one was.
     """
 
     energy_pj: np.ndarray  # float64 [3, 344]
@@ -50,12 +56,22 @@ class LayerTable:
     mappings: list[list[dict[str, Any]]]
     sizes: dict[str, int]
     covered: bool
+    seconds: float | None = None
 
     def value(self, metric: str) -> np.ndarray:
         """The optimum itself, float64 [344]: pJ, pJ * cycles or cycles."""
         m = _metric(metric)
         energy, cycles = self.energy_pj[m], np.where(self.index[m] < 0, np.inf, self.cycles[m])
-        return {"energy": energy, "edp": energy * cycles, "delay": cycles}[metric]
+        return {"energy": energy, "edp": np.where(self.index[m] < 0, np.inf, energy * self.cycles[m]), "delay": cycles}[
+            metric
+        ]
+
+    def mapped_as(self, layer: Layer, metric: str, bits: BitWidths) -> dict[str, int]:
+        """Bounds by dimension in which the optimal mapping exceeds `layer`; see `mqjax.padding`."""
+        place = self.index[_metric(metric), entry_of(bits)]
+        if place < 0:
+            return {}
+        return mapped_as(layer, dataclasses.replace(layer, **mapped_bounds(self.mappings[place])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,19 +126,25 @@ def cost_table(
     layers: Sequence[Layer],
     *,
     constraints: str = "paper",
+    pad: int | None = 0,
+    seconds: float = SECONDS,
     cache: Path | None = None,
     progress: Callable[[Layer], None] | None = None,
+    say: Say = quiet,
 ) -> CostTable:
-    """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven.
+    """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven unless
+    the table's `covered` says otherwise.
 
+    constraints, pad, seconds: see `mqjax.mapper.solve_layer`.
     cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh.
     progress: called after each unique layer. Where several processes run (`mqjax.hosts`), all must call this alike;
-    they share the work, and each returns the whole table.
+    they share the work, and each returns the whole table. say: told now and then what is being done.
     """
     unique = tuple(dict.fromkeys(layers))
+    options = _Options(arch, constraints, pad, seconds, cache)
     compute = _shared_tables if jax.process_count() > 1 else _tables
     tables = []
-    for layer, table in zip(unique, compute(arch, unique, constraints, cache), strict=True):
+    for layer, table in zip(unique, compute(options, unique, say), strict=True):
         tables.append(table)
         if progress is not None:
             progress(layer)
@@ -131,20 +153,54 @@ def cost_table(
     return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables))
 
 
-def _tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path | None) -> Iterator[LayerTable]:
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What is tabulated, and where it is kept; see `cost_table`."""
+
+    arch: Arch
+    constraints: str
+    pad: int | None
+    seconds: float
+    cache: Path | None
+
+    def path(self, layer: Layer) -> Path | None:
+        """The cache file of a layer: a digest of all that its table depends on, the accelerator by value."""
+        if self.cache is None:
+            return None
+        arch = dataclasses.replace(self.arch, name="")
+        content = (MODEL_VERSION, arch, layer.dims, layer.shape, self.constraints, self.pad or 0)
+        digest = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+        return Path(self.cache) / "tables" / f"{digest}.json.gz"
+
+    def stored(self, layer: Layer) -> LayerTable | None:
+        """The cached table of a layer, if there is one that was not searched for a shorter time."""
+        if self.pad is None:
+            Mapspace(self.arch, layer, constraints=self.constraints).tables  # noqa: B018 - raises where it cannot be met
+        table = _load(self.path(layer))
+        return None if table is None or (table.seconds or math.inf) < self.seconds else table
+
+    def save(self, layer: Layer, table: LayerTable) -> None:
+        _save(self.path(layer), table)
+
+
+def _tables(options: _Options, layers: Sequence[Layer], say: Say) -> Iterator[LayerTable]:
     # While one layer's factor tables are joined on the host, another's mappings are swept.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda layer: layer_table(arch, layer, constraints=constraints, cache=cache), layers)
+        yield from pool.map(lambda layer: _one_table(options, layer, say), layers)
 
 
-def _shared_tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache: Path | None) -> list[LayerTable]:
+def _shared_tables(options: _Options, layers: Sequence[Layer], say: Say) -> list[LayerTable]:
     """Tables of which every process computes its share: each sweeps a part of every layer's space."""
-    stored = [_load(_path(arch, layer, constraints, cache)) for layer in layers]
+    if options.pad:
+        raise InputError("several processes share a table only without larger bounds to try; leave the padding at 0")
+    stored = [options.stored(layer) for layer in layers]
     everywhere = np.all(gather([np.array([table is not None for table in stored])])[0], axis=0).tolist()
     share = Share(jax.process_index(), jax.process_count())
 
     def decided(layer: Layer) -> Decision:
-        return decide(Mapspace(arch, layer, constraints=constraints), _BITS, share=share)
+        mapped = layer if options.pad is None else padded(options.arch, layer, constraints=options.constraints)
+        space = Mapspace(options.arch, mapped, constraints=options.constraints)
+        return decide(space, _BITS, share=share, seconds=options.seconds, say=lambda text: say(f"{layer.name}: {text}"))
 
     missing = [layer for layer, known in zip(layers, everywhere, strict=True) if not known]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -158,53 +214,55 @@ def _shared_tables(arch: Arch, layers: Sequence[Layer], constraints: str, cache:
             of_layer = [next(parts) for _ in decisions[layer].arrays()]
             for other in set(range(share.count)) - {share.index}:
                 decisions[layer].merge(*(part[other] for part in of_layer))
-            table = _layer_table(decisions[layer].solution())
-            _save(_path(arch, layer, constraints, cache), table)
+            table = _layer_table(decisions[layer].solution(), options.seconds)
+            options.save(layer, table)
         assert table is not None
         tables.append(table)
     return tables
 
 
-def layer_table(arch: Arch, layer: Layer, *, constraints: str = "paper", cache: Path | None = None) -> LayerTable:
+def _one_table(options: _Options, layer: Layer, say: Say) -> LayerTable:
     """Optima of one layer for all 343 width triples and native, from the cache if it is there."""
-    path = _path(arch, layer, constraints, cache)
-    table = _load(path)
+    table = options.stored(layer)
     if table is None:
-        # A width above the word of a level is an error of the model; such triples of a table simply do not fit.
-        table = _layer_table(solve(Mapspace(arch, layer, constraints=constraints), _BITS))
-        _save(path, table)
+        solution = solve_layer(
+            options.arch,
+            layer,
+            _BITS,
+            constraints=options.constraints,
+            pad=options.pad,
+            seconds=options.seconds,
+            say=lambda text: say(f"{layer.name}: {text}"),
+        )
+        table = _layer_table(solution, options.seconds)
+        options.save(layer, table)
     return table
 
 
-def _layer_table(solution: Solution) -> LayerTable:
-    space = solution.space
+def _layer_table(solution: Solution, seconds: float) -> LayerTable:
+    sizes = {"nominal": solution.nominal_size, "pruned": solution.pruned_size, "evaluated": solution.evaluated}
     return LayerTable(
         energy_pj=solution.energy_pj,
         cycles=solution.cycles,
         index=solution.index,
         valid=np.full(len(_BITS), -1) if solution.valid is None else solution.valid,
         mappings=solution.mappings,
-        sizes={"nominal": space.size, "pruned": space.pruned_size, "evaluated": solution.evaluated},
+        sizes=sizes,
         covered=solution.covered,
+        seconds=None if solution.covered else seconds,
     )
 
 
-def _path(arch: Arch, layer: Layer, constraints: str, cache: Path | None) -> Path | None:
-    return None if cache is None else Path(cache) / "tables" / f"{_key(arch, layer, constraints)}.json.gz"
-
-
-def _key(arch: Arch, layer: Layer, constraints: str) -> str:
-    """A digest of all that a table depends on: the accelerator by value, the layer's shape, constraints, the model."""
-    content = (MODEL_VERSION, dataclasses.replace(arch, name=""), layer.dims, layer.shape, constraints)
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-
-
 def write_table(path: Path, table: CostTable) -> None:
-    """Write a whole table as JSON: unique layers with their costs, mappings and counts (axes as in `LayerTable`)."""
-    layers = [
-        {"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_plain(entries)}
-        for layer, entries in zip(table.unique, table.tables, strict=True)
-    ]
+    """Write a whole table as JSON: unique layers with their costs, mappings and counts (axes as in `LayerTable`); where
+    mappings are of larger bounds than the layer's, `mapped_as` gives these for every mapping."""
+    layers = []
+    for layer, entries in zip(table.unique, table.tables, strict=True):
+        layers.append({"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_plain(entries)})
+        bounds = [mapped_bounds(mapping) for mapping in entries.mappings]
+        larger = [mapped_as(layer, dataclasses.replace(layer, **of_mapping)) for of_mapping in bounds]
+        if any(larger):
+            layers[-1]["mapped_as"] = larger
     bits = [*map(str, all_widths()), "native"]
     names = [layer.name for layer in table.layers]
     content = {"arch": table.arch, "metrics": METRICS, "bits": bits, "network": names, "index": table.index.tolist()}
@@ -226,8 +284,9 @@ _ARRAYS = {"energy_pj": np.float64, "cycles": np.int64, "index": np.int64, "vali
 def _save(path: Path | None, table: LayerTable) -> None:
     if path is None:
         return
-    content = {name: getattr(table, name).tolist() for name in _ARRAYS}
-    text = json.dumps({**content, "mappings": table.mappings, "sizes": table.sizes, "covered": table.covered})
+    content: dict[str, Any] = {name: getattr(table, name).tolist() for name in _ARRAYS}
+    content |= {"mappings": table.mappings, "sizes": table.sizes, "covered": table.covered, "seconds": table.seconds}
+    text = json.dumps(content)
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_atomically(path, gzip.compress(f"{digest}\n{text}".encode(), 6, mtime=0))
 

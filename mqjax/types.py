@@ -99,6 +99,9 @@ class Layer:
 
 LAYER_KEYS = (*DIMS, "Wstride", "Hstride", "Wdilation", "Hdilation")
 
+SECONDS = 60.0
+"""Time for one layer, after which its space counts as too large to cover."""
+
 WIDTHS = tuple(range(2, 9))
 """The bit-widths that a search chooses from."""
 

@@ -15,12 +15,14 @@ import jax
 import numpy as np
 
 import oracle
+from mqjax.decision import Optimum
 from mqjax.errors import InputError
 from mqjax.evaluator import analyse_mappings, evaluate
 from mqjax.io.records import evaluate_records
+from mqjax.mapper import best_mappings
 from mqjax.mapping import decode
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import Optimum, best_mappings, solve
+from mqjax.optimum import solve
 from mqjax.packing import packing_boxes
 from mqjax.rows import Rows, mappings, spatial_variants
 from mqjax.sweep import METRICS, Sweeper, _chunk

@@ -14,9 +14,10 @@ from mqjax.cli import main
 from mqjax.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.localsearch import _Codec, search_mappings
+from mqjax.mapper import best_mappings
 from mqjax.mapping import decode, encode
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import best_mappings, solve
+from mqjax.optimum import solve
 from mqjax.types import BitWidths, Layer
 
 BITS = [BitWidths(8, 8, 8), BitWidths(4, 2, 8), BitWidths()]

@@ -18,9 +18,10 @@ from mqjax.errors import InputError
 from mqjax.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.io.records import evaluate_records
+from mqjax.mapper import best_mappings
 from mqjax.mapping import encode
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import best_mappings, solve
+from mqjax.optimum import solve
 from mqjax.types import BitWidths, Layer, all_widths
 
 

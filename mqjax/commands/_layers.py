@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 
 from mqjax.errors import InputError
-from mqjax.types import LAYER_KEYS, SHAPES, Layer
+from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, Layer
+
+CONSTRAINTS = "paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes"
+"""What the option --constraints means."""
 
 
 def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +40,43 @@ def add_layer_arguments(parser: argparse.ArgumentParser, *, layer: bool = True) 
         "--constraints",
         choices=("paper", "arch", "none"),
         default="paper",
-        help="paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes",
+        help=CONSTRAINTS,
     )
+
+
+def add_space_arguments(parser: argparse.ArgumentParser) -> None:
+    """--pad, --no-pad, --seconds."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--pad",
+        type=int,
+        default=0,
+        metavar="K",
+        help="also try up to K larger bounds of every dimension, and keep the best (default: 0: only dimensions that the "
+        "fixed factors do not divide are padded, to the next bound that they do)",
+    )
+    group.add_argument("--no-pad", action="store_true", help="refuse layers that would have to be padded")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="time for one layer; a space that takes longer is searched that long, and the best that was found is called "
+        f"not proven (default: {SECONDS:g})",
+    )
+
+
+def padding(args: argparse.Namespace) -> int | None:
+    """`pad` of `mqjax.mapper.solve_layer` as the options say. Raises `InputError` for impossible ones."""
+    return checked_padding(None if args.no_pad else args.pad, args.seconds)
+
+
+def checked_padding(pad: int | None, seconds: float) -> int | None:
+    """`pad`. Raises `InputError` for a negative one, and for impossible `seconds`."""
+    if pad is not None and pad < 0:
+        raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {pad}")
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds must be a positive number of seconds, not {seconds}")
+    return pad
 
 
 def chosen_layers(args: argparse.Namespace) -> list[Layer]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers
+from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, add_space_arguments, chosen_layers, padding
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser)
+    add_space_arguments(parser)
     parser.add_argument(
         "--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, 'native', or 'all'"
     )
@@ -31,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.timeloop import write_mapping
-    from mqjax.mapspace import Mapspace
-    from mqjax.optimum import solve, width_triples
+    from mqjax.mapper import solve_layer, width_triples
+    from mqjax.padding import describe_padding
     from mqjax.progress import bar
 
+    pad = padding(args)
     arch = load_arch(args.arch, dialect=args.dialect)
     layers = chosen_layers(args)
     triples = width_triples(args.bits)
@@ -45,9 +47,17 @@ def run(args: argparse.Namespace) -> int:
     papers: dict[Layer, Solution | None] = {}
     with bar("mapping", len(set(layers)), "layers") as progress:
         for layer in dict.fromkeys(layers):
-            solutions[layer] = solve(Mapspace(arch, layer, constraints=args.constraints), triples)
+            solutions[layer] = solve_layer(
+                arch,
+                layer,
+                triples,
+                constraints=args.constraints,
+                pad=pad,
+                seconds=args.seconds,
+                say=lambda text, layer=layer: progress.say(f"{layer.name}: {text}"),
+            )
             if args.constraints != "paper":
-                papers[layer] = _paper(arch, layer, triples)
+                papers[layer] = _paper(arch, layer, triples, pad, args.seconds)
             progress.advance()
     rows: list[dict[str, Any]] = []
     for number, layer in enumerate(layers, start=1):
@@ -58,14 +68,15 @@ def run(args: argparse.Namespace) -> int:
             rows.append(row)
             if args.out is not None and row["mapping"] is not None:
                 name = f"{number:02d}_{layer.name}_{str(bits).replace('/', '-')}.yaml"
-                write_mapping(args.out / name, row["mapping"])
+                note = describe_padding(layer, row["mapped_as"])
+                write_mapping(args.out / name, row["mapping"], note=f"{layer.name}: {note}" if note else "")
     seconds = time.perf_counter() - started
     if args.json:
         json.dump(rows, sys.stdout)
         print()
     else:
         _print(rows, args.metric)
-    total = sum(solution.space.size for solution in solutions.values())
+    total = sum(solution.nominal_size for solution in solutions.values())
     searched = sum(not solution.covered for solution in solutions.values())
     proven = f"{searched} layers only searched, NOT proven" if searched else "all covered, so the optima are proven"
     print(
@@ -75,34 +86,36 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
-    space = solution.space
+    from mqjax.padding import mapped_as
+
     row: dict[str, Any] = {
         "layer": layer.name,
         "bits": str(solution.bits[i]),
         "energy_pj": None,
         "cycles": None,
         "edp": None,
-        "nominal_size": space.size,
-        "pruned_size": space.pruned_size,
+        "nominal_size": solution.nominal_size,
+        "pruned_size": solution.pruned_size,
         "evaluated": solution.evaluated,
         "valid_mappings": None if solution.valid is None else int(solution.valid[i]),
         "covered": solution.covered,
+        "mapped_as": {},
         "mapping": None,
     }
     if must_fit or solution.index[0, i] >= 0:
         optimum = solution.optimum(metric, i)
         row |= {name: getattr(optimum, name) for name in ("energy_pj", "cycles", "edp", "mapping")}
+        row["mapped_as"] = mapped_as(layer, optimum.mapped)
     return row
 
 
-def _paper(arch: Arch, layer: Layer, triples: list[BitWidths]) -> Solution | None:
+def _paper(arch: Arch, layer: Layer, triples: list[BitWidths], pad: int | None, seconds: float) -> Solution | None:
     """What the paper's constraints allow; `None` where the layer does not meet them."""
     from mqjax.errors import InputError
-    from mqjax.mapspace import Mapspace
-    from mqjax.optimum import solve
+    from mqjax.mapper import solve_layer
 
     try:
-        return solve(Mapspace(arch, layer), triples)
+        return solve_layer(arch, layer, triples, pad=pad, seconds=seconds)
     except InputError:
         return None
 
@@ -122,7 +135,8 @@ def _print(rows: list[dict[str, Any]], metric: str) -> None:
         costs = (f"{row['energy_pj']:.6g}", f"{row['cycles']:,}") if fits else ("none fits", "")
         valid = "not counted" if row["valid_mappings"] is None else f"{row['valid_mappings']:,}"
         sizes = (f"{row['nominal_size']:.2e}", f"{row['pruned_size']:,}", f"{row['evaluated']:,}", valid)
-        lines.append((row["layer"], row["bits"], *costs, *sizes, "yes" if row["covered"] else "NO"))
+        larger = "".join(f", {dim} mapped as {bound}" for dim, bound in row["mapped_as"].items())
+        lines.append((row["layer"] + larger, row["bits"], *costs, *sizes, "yes" if row["covered"] else "NO"))
         if "paper_energy_pj" in row:
             lines[-1] += tuple(_change(row[name], row[f"paper_{name}"]) for name in ("energy_pj", "edp"))
     headings = ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "evaluated", "valid", "proven")

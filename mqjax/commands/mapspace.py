@@ -28,8 +28,10 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.figures import draw_mapspace
     from mqjax.hw import load_arch
     from mqjax.io.files import write_atomically
+    from mqjax.mapper import width_triples
     from mqjax.mapspace import Mapspace
-    from mqjax.optimum import solve, width_triples
+    from mqjax.optimum import solve
+    from mqjax.padding import describe_padding, mapped_as, padded
     from mqjax.progress import bar
 
     arch = load_arch(args.arch, dialect=args.dialect)
@@ -41,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     drawn = []
     with bar("mapspaces", len(layers), "layers") as progress:
         for layer in layers:
-            space = Mapspace(arch, layer, constraints=args.constraints)
+            mapped = padded(arch, layer, constraints=args.constraints)
+            if mapped != layer:
+                print(f"{layer.name}: {describe_padding(layer, mapped_as(layer, mapped))}", file=sys.stderr)
+            space = Mapspace(arch, mapped, constraints=args.constraints)
             if space.too_large:
                 raise InputError(
                     f"layer {layer.name!r}: the {space.size:.1e} mappings under the constraints {args.constraints!r} are too "

@@ -9,11 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mqjax.commands._layers import CONSTRAINTS, checked_padding
+from mqjax.types import SECONDS
+
 OPTIONS = {
     "arch": "eyeriss",
     "dialect": "2024",
     "network": "mobilenetv1",
     "depthwise": "native",
+    "constraints": "paper",
+    "pad": 0,
+    "seconds": SECONDS,
     "dataset": "fashion_mnist",
     "data_dir": None,
     "checkpoint": None,
@@ -28,6 +34,9 @@ OPTIONS = {
 }
 """Settings of a run with their defaults; a resumed run takes them from its config.json."""
 
+_NEWER = {name: OPTIONS[name] for name in ("constraints", "pad", "seconds")}
+"""Settings that the config.json of older runs lacks."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Defaults are applied in `run`, so that an option given together with --resume can be noticed.
@@ -39,6 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("dialect", "rule for first fills", choices=("2024", "2023"))
     option("network", "mobilenetv1 or mobilenetv2")
     option("depthwise", "how the mapper sees depthwise layers", choices=("native", "dense"))
+    option("constraints", CONSTRAINTS, choices=("paper", "arch", "none"))
+    option("pad", "also try up to so many larger bounds of every dimension of a layer", type=int, metavar="K")
+    parser.add_argument(
+        "--no-pad",
+        dest="pad",
+        action="store_const",
+        const=None,
+        default=argparse.SUPPRESS,
+        help="refuse layers that would have to be padded, since fixed factors do not divide a bound",
+    )
+    option("seconds", "time for one layer, after which its best mapping is called not proven", type=float)
     option("dataset", "prepared data set")
     option("data_dir", "folder of prepared data sets; without it the embedded ones")
     option("checkpoint", "trained network: a folder made by mqjax train, or a shipped one's name")
@@ -75,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{next(iter(given)).replace('_', '-')} cannot be changed when a run is resumed")
         folder = args.resume
         stored = read_settings(folder)
+        stored = {**_NEWER, **stored}
         if missing := [name for name in OPTIONS if name not in stored]:
             raise InputError(f"{folder / 'config.json'}: the setting {missing[0]!r} is missing")
     else:
@@ -101,7 +122,6 @@ class _Prepared:
         from mqjax.bitsearch import check_options
         from mqjax.errors import InputError
         from mqjax.hw import load_arch
-        from mqjax.mapspace import Mapspace
         from mqjax.models import NETWORKS
 
         self.objectives = tuple(settings["objectives"].split(","))
@@ -113,6 +133,7 @@ class _Prepared:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {settings[name]}")
         if settings["retrain"] < 0:
             raise InputError(f"--retrain must be a number of epochs, 0 for none, not {settings['retrain']}")
+        pad = checked_padding(settings["pad"], settings["seconds"])
         if settings["network"] not in NETWORKS:
             raise InputError(f"unknown network {settings['network']!r}; it must be one of {', '.join(NETWORKS)}")
         self.arch = load_arch(settings["arch"], dialect=settings["dialect"])
@@ -125,12 +146,22 @@ class _Prepared:
             data_dir=settings["data_dir"],
         )
         self.layers = self.accuracy.architecture.layers(depthwise=settings["depthwise"])
-        for layer in set(self.layers):
-            Mapspace(self.arch, layer).tables  # noqa: B018 - raises where the constraints cannot be met
+        self.constraints = settings["constraints"]
+        self.mapped = {layer: self._mapped(layer, pad) for layer in dict.fromkeys(self.layers)}
         self.digests = {
             "arch_digest": hashlib.sha256(repr(self.arch).encode()).hexdigest()[:32],
             "accuracy_digest": self.accuracy.cache_key,
         }
+
+    def _mapped(self, layer: Any, pad: int | None) -> Any:
+        """The layer on the least bounds that meet the constraints. Raises `InputError` where none do."""
+        from mqjax.mapspace import Mapspace
+        from mqjax.padding import padded
+
+        if pad is None:
+            Mapspace(self.arch, layer, constraints=self.constraints).tables  # noqa: B018 - raises
+            return layer
+        return padded(self.arch, layer, constraints=self.constraints)
 
     def check(self, folder: Path, settings: dict[str, Any]) -> None:
         """Raise `InputError` if the accelerator or the network is no longer what the run began with."""
@@ -154,7 +185,17 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
     seconds = {"start": time.perf_counter() - started}
     clock = time.perf_counter()
     with bar("tabulating", len(set(prepared.layers)), "layers") as progress:
-        table = cost_table(arch, prepared.layers, cache=cache_folder(), progress=lambda layer: progress.advance())
+        table = cost_table(
+            arch,
+            prepared.layers,
+            constraints=settings["constraints"],
+            pad=settings["pad"],
+            seconds=settings["seconds"],
+            cache=cache_folder(),
+            progress=lambda layer: progress.advance(),
+            say=progress.say,
+        )
+    _check_fit(prepared, table)
     seconds["table"] = time.perf_counter() - clock
     total = settings["population"] * (settings["generations"] + 1)
     with bar("searching", total, "assignments") as progress:
@@ -200,6 +241,21 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
     _print_front(document)
     print(f"\nreport: {path}")
     return 0
+
+
+def _check_fit(prepared: _Prepared, table: Any) -> None:
+    """Say which layers are padded. Raises `InputError` where one fits at no widths."""
+    from mqjax.decision import nothing_fits
+    from mqjax.mapspace import Mapspace
+    from mqjax.padding import padding_of
+    from mqjax.types import BitWidths
+
+    for layer, entries in zip(table.unique, table.tables, strict=True):
+        if (entries.index[0, :-1] < 0).all():
+            space = Mapspace(prepared.arch, prepared.mapped[layer], constraints=prepared.constraints)
+            raise nothing_fits(layer, space, BitWidths(2, 2, 2), covered=entries.covered)
+        if larger := padding_of(layer, entries.mappings):
+            print(f"{layer.name}: {larger}", file=sys.stderr)
 
 
 def _retrain(

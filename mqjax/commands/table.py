@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers
+from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, add_space_arguments, chosen_layers, padding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser, layer=False)
+    add_space_arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole table as JSON (.json or .json.gz)")
     hosts = parser.add_argument_group(
         "several hosts", "start the same command on every host, with its own --process-id"
@@ -28,14 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import jax
 
+    from mqjax.decision import nothing_fits
     from mqjax.errors import InputError
     from mqjax.hosts import join
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
+    from mqjax.mapspace import Mapspace
+    from mqjax.padding import padded, padding_of
     from mqjax.progress import bar, print_table
     from mqjax.table import cost_table, entry_of, write_table
     from mqjax.types import BitWidths
 
+    pad = padding(args)
     options = (args.coordinator_address, args.num_processes, args.process_id)
     if any(option is not None for option in options):
         if None in options:
@@ -47,7 +52,14 @@ def run(args: argparse.Namespace) -> int:
     cache = None if args.no_cache else cache_folder()
     with bar("tabulating", len(set(layers)), "layers") as progress:
         table = cost_table(
-            arch, layers, constraints=args.constraints, cache=cache, progress=lambda layer: progress.advance()
+            arch,
+            layers,
+            constraints=args.constraints,
+            pad=pad,
+            seconds=args.seconds,
+            cache=cache,
+            progress=lambda layer: progress.advance(),
+            say=progress.say,
         )
     seconds = time.perf_counter() - started
     if jax.process_index() > 0:
@@ -56,17 +68,29 @@ def run(args: argparse.Namespace) -> int:
         write_table(args.out, table)
     columns = [BitWidths(), *(BitWidths(w, w, w) for w in (8, 4, 2))]
     lines = []
+    reasons: list[str] = []
     for u, (layer, entries) in enumerate(zip(table.unique, table.tables, strict=True)):
-        energies = [f"{entries.value('energy')[entry_of(bits)]:.5g}" for bits in columns]
+        energies = []
+        for bits in columns:
+            fits = entries.index[0, entry_of(bits)] >= 0
+            energies.append(f"{entries.value('energy')[entry_of(bits)]:.5g}" if fits else "none fits")
+            if not fits:
+                mapped = layer if pad is None else padded(arch, layer, constraints=args.constraints)
+                space = Mapspace(arch, mapped, constraints=args.constraints)
+                reasons.append(str(nothing_fits(layer, space, bits, covered=entries.covered)))
         valid = f"{entries.valid[entry_of(columns[1])]:,}" if entries.covered else "not counted"
         times = str((table.index == u).sum())
-        lines.append((layer.name, times, *energies, f"{entries.sizes['nominal']:.2e}", valid))
+        larger = padding_of(layer, entries.mappings)
+        name = f"{layer.name} ({larger})" if larger else layer.name
+        lines.append((name, times, *energies, f"{entries.sizes['nominal']:.2e}", valid))
     headings = ("layer", "times", *map(str, columns), "nominal", f"valid at {columns[1]}")
     print_table(f"least energy in pJ on {arch.name}", headings, lines)
     searched = sum(not entries.covered for entries in table.tables)
     proven = f"{searched} layers only searched, NOT proven" if searched else "whole spaces covered, optima proven"
+    for reason in reasons:
+        print(f"mqjax table: {reason}", file=sys.stderr)
     print(
         f"{len(table.unique)} different layers of {len(layers)}, 344 width triples, 3 metrics; {proven}; {seconds:.1f} s",
         file=sys.stderr,
     )
-    return 0
+    return 2 if any((entries.index[0] < 0).all() for entries in table.tables) else 0

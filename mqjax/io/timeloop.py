@@ -41,9 +41,10 @@ def _loops(loops: Sequence[Sequence[Any]]) -> dict[str, str]:
     return {"factors": " ".join(f"{dim}={bound}" for dim, bound in bounds.items()), "permutation": permutation}
 
 
-def write_mapping(path: Path, mapping: Sequence[Mapping[str, Any]]) -> None:
-    """Write a mapping record as Timeloop map YAML."""
-    write_atomically(path, yaml.safe_dump(mapping_document(mapping), sort_keys=False, default_flow_style=None))
+def write_mapping(path: Path, mapping: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
+    """Write a mapping record as Timeloop map YAML, with a one-line note as a comment above it."""
+    text = yaml.safe_dump(mapping_document(mapping), sort_keys=False, default_flow_style=None)
+    write_atomically(path, (f"# {note}\n" if note else "") + text)
 
 
 def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]:
