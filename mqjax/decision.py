@@ -97,7 +97,7 @@ class Solution:
         """The optima themselves by each of `METRICS`, float64 [3, triples], inf where nothing fits."""
         cycles = np.where(self.index < 0, np.inf, self.cycles)
         energy = np.where(self.index < 0, np.inf, self.energy_pj)
-        return np.stack([energy[0], np.where(self.index[1] < 0, np.inf, energy[1] * self.cycles[1]), cycles[2]])
+        return np.stack([energy[0], energy[1] * cycles[1], cycles[2]])
 
 
 def nothing_fits(layer: Layer, space: Mapspace, bits: BitWidths, *, covered: bool) -> InputError:

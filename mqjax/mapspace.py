@@ -69,7 +69,7 @@ class Mapspace:
         if not self.divides(d, bound):
             raise InputError(
                 f"layer {self.layer.name!r} on {self.arch.name!r}: the fixed factors of {name} multiply to {product}, "
-                f"which {'does not divide' if free else 'is not'} its bound {bound}; pad the layer, or relax the "
+                f"which {'does not divide' if free else 'is not'} its bound {bound}; pad it (leave out --no-pad), or relax the "
                 f"constraints ('arch' or 'none')"
             )
         rows = splits(bound // product, len(free), bound) if free else np.ones((1, 0), np.int64)

@@ -62,9 +62,7 @@ class LayerTable:
         """The optimum itself, float64 [344]: pJ, pJ * cycles or cycles."""
         m = _metric(metric)
         energy, cycles = self.energy_pj[m], np.where(self.index[m] < 0, np.inf, self.cycles[m])
-        return {"energy": energy, "edp": np.where(self.index[m] < 0, np.inf, energy * self.cycles[m]), "delay": cycles}[
-            metric
-        ]
+        return {"energy": energy, "edp": energy * cycles, "delay": cycles}[metric]
 
     def mapped_as(self, layer: Layer, metric: str, bits: BitWidths) -> dict[str, int]:
         """Bounds by dimension in which the optimal mapping exceeds `layer`; see `mqjax.padding`."""
@@ -181,6 +179,19 @@ class _Options:
 
     def save(self, layer: Layer, table: LayerTable) -> None:
         _save(self.path(layer), table)
+
+
+def layer_table(
+    arch: Arch,
+    layer: Layer,
+    *,
+    constraints: str = "paper",
+    pad: int | None = 0,
+    seconds: float = SECONDS,
+    cache: Path | None = None,
+) -> LayerTable:
+    """Optima of one layer for all 343 width triples and native, from the cache if they are there; see `cost_table`."""
+    return _one_table(_Options(arch, constraints, pad, seconds, cache), layer, quiet)
 
 
 def _tables(options: _Options, layers: Sequence[Layer], say: Say) -> Iterator[LayerTable]:

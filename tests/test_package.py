@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up: a module imports only from those before it (inside functions, later ones are allowed).
 LAYERS = (
-    "errors", "types", "arch", "packing", "mapping", "factors", "mapspace", "io.files", "io.accelerator", "io.timeloop",
-    "io.checkpoints", "hw", "nest", "multicast", "children", "forwarding", "price", "evaluator", "interconnect", "io.records", "plan", "terms", "rows", "sweep", "screen", "decision", "localsearch", "optimum", "distribution", "hosts", "table", "models",
+    "errors", "types", "arch", "packing", "mapping", "factors", "fitting", "doubt", "joint", "mapspace", "io.files", "io.accelerator", "io.timeloop",
+    "io.checkpoints", "hw", "nest", "multicast", "children", "forwarding", "price", "evaluator", "interconnect", "io.records", "plan", "terms", "rows", "sweep", "screen", "decision", "localsearch", "optimum", "padding", "mapper", "distribution", "hosts", "table", "models",
     "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "assignments", "figures", "report", "progress",
     "benchmark", "commands", "cli",
 )  # fmt: skip
