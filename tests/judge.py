@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -42,21 +44,29 @@ NEAR = 1e-12
 Check = Callable[["Trial"], Iterator[str]]
 
 
-def judge(case: Case) -> None:
-    """Raise `AssertionError` with all disagreements on a case, one a line, each of which begins with its check."""
-    found = [message for layer in case.layers for message in disagreements(case, layer)]
+def judge(case: Case, checks: Sequence[Check] | None = None) -> None:
+    """Raise `AssertionError` with all disagreements on a case, one a line, each of which begins with its check; all
+    checks unless some are given."""
+    found = [message for layer in case.layers for message in disagreements(case, layer, checks)]
     assert not found, "\n".join(found)
 
 
 def disagreements(case: Case, layer: Layer, checks: Sequence[Check] | None = None) -> Iterator[str]:
-    """Up to three disagreements of each check on one layer; a crash is one too."""
+    """Up to three disagreements of each check on one layer; a crash is one too, and so is a warning."""
     trial = Trial(case, layer)
     for check in CHECKS if checks is None else checks:
-        try:
-            for message in itertools.islice(check(trial), 3):
-                yield f"{check.__name__}: {message}"
-        except Exception as error:  # whatever a wrong program may raise
-            yield f"{check.__name__}: crash {type(error).__name__}: {str(error)[:300]}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                found = list(itertools.islice(check(trial), 3))
+            except Exception as error:  # whatever a wrong program may raise
+                found = [f"crash {type(error).__name__}: {str(error)[:300]}{_place(error)}"]
+        yield from (f"{check.__name__}: {message}" for message in found)
+
+
+def _place(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({frame.filename.rsplit('/', 1)[-1]}, line {frame.lineno})"
 
 
 class Trial:

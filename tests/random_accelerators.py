@@ -60,9 +60,9 @@ class Case(NamedTuple):
         )
 
 
-def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3) -> Case:
-    """A case whose layers have at most `size` mappings in the pruned space each."""
-    arch = _arch(rng)
+def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3, depth: int = max(DEPTHS)) -> Case:
+    """A case of at most `depth` levels whose layers have at most `size` mappings in the pruned space each."""
+    arch = _arch(rng, depth)
     constraints = rng.choice(("paper", "paper", "paper", "arch", "none"))
     chosen = tuple(_layer(rng, arch, constraints, size) for _ in range(layers))
     bits = dict.fromkeys([BitWidths(), *(_widths(rng, arch) for _ in range(widths))])
@@ -72,8 +72,8 @@ def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3) -> 
 # --- Accelerators ----------------------------------------------------------------------------------------------------
 
 
-def _arch(rng: Source) -> Arch:
-    depth = rng.choice(DEPTHS)
+def _arch(rng: Source, most: int) -> Arch:
+    depth = rng.choice([depth for depth in DEPTHS if depth <= most])
     fanouts = [rng.choice(MESHES) for _ in range(depth)]
     # At most this many loops over instances, in the outermost level also of a mesh of its own.
     mesh = rng.choice(((1, 1), (1, 1), (1, 1), (2, 1), (1, 3), (2, 2)))

@@ -95,13 +95,36 @@ def test_simpler_cases_differ_and_end(cases):
     assert steps > 5 and len(case.arch.levels) == 1 and case.layers[0].macs == 1
 
 
-# First the simplest case, so that failures of all cases are told apart from those of few.
-@hypothesis.settings(max_examples=10, suppress_health_check=list(hypothesis.HealthCheck))
-@hypothesis.given(st.randoms(use_true_random=False))
-def test_random_accelerators(rng):
-    case = draw(rng, size=150, layers=2, widths=2)
+def trial_of(examples: int):
+    """Some cases of hypothesis, always the same. Compiling takes most of the time, so layers are tried several at once;
+    experiments/fuzz.py tries many more cases, and larger ones."""
+
+    def decorated(test):
+        given = hypothesis.given(st.randoms(use_true_random=False))(test)
+        return hypothesis.settings(max_examples=examples, suppress_health_check=list(hypothesis.HealthCheck))(given)
+
+    return decorated
+
+
+@trial_of(8)
+def test_exact_evaluator_equals_the_oracle(rng):
+    case = draw(rng, size=200, layers=2)
     hypothesis.note(str(case))
-    judge.judge(case)
+    judge.judge(case, (judge.sizes, judge.evaluator))
+
+
+@trial_of(4)
+def test_spaces_equal_enumeration(rng):
+    case = draw(rng, size=150, layers=2, widths=2, depth=3)
+    hypothesis.note(str(case))
+    judge.judge(case, (judge.sizes, judge.terms, judge.optima))
+
+
+@trial_of(2)
+def test_all_widths_equal_each_alone_and_the_table(rng):
+    case = draw(rng, size=100, widths=2, depth=2)
+    hypothesis.note(str(case))
+    judge.judge(case, (judge.together, judge.table))
 
 
 PLAIN = Case(
