@@ -74,7 +74,7 @@ BAD = {
     "mesh as a number": (lambda d: d["mac"].update(mesh=4), "mac.mesh"),
     "mesh of one": (lambda d: d["mac"].update(mesh=[4]), "mac.mesh"),
     "huge capacity": (lambda d: d["levels"][0].update(capacity_words=10**30), "levels[0].capacity_words"),
-    "huge mesh": (lambda d: d["mac"].update(mesh=[10**12, 10**12]), "mac.mesh"),
+    "huge mesh": (lambda d: d["mac"].update(mesh=[10**12, 1]), "mac.mesh"),
     "huge energy": (lambda d: d["mac"].update(energy_pj=1e300), "mac.energy_pj"),
     "true for a count": (lambda d: d["levels"][0].update(word_bits=True), "levels[0].word_bits"),
     "level as a list": (lambda d: d["levels"].insert(0, []), "levels[0]"),

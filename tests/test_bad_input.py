@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def places(value, path=()):
         yield from places(child, (*path, key))
 
 
-PLACES = [path for path in places(yaml.safe_load(TEXT)) if path]
+DOCUMENT = yaml.safe_load(TEXT)
+PLACES = [path for path in places(DOCUMENT) if path]
 
 
 def read(path: Path, content: bytes) -> str:
@@ -92,18 +94,18 @@ def parent_of(document, place):
     return document
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(place=st.sampled_from(PLACES), value=ODD_VALUES)
 def test_odd_values(path, place, value):
-    document = yaml.safe_load(TEXT)
+    document = copy.deepcopy(DOCUMENT)
     parent_of(document, place)[place[-1]] = value
     read(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode("utf-8", "replace"))
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(place=st.sampled_from(PLACES), key=st.text(max_size=5) | st.integers(0, 9) | st.booleans(), value=ODD_VALUES)
 def test_extra_keys(path, place, key, value):
-    document = yaml.safe_load(TEXT)
+    document = copy.deepcopy(DOCUMENT)
     parent = parent_of(document, place)
     # A key that is there already has a meaning; `split` may be added, and a factor of a dimension that is free.
     if not isinstance(parent, dict) or key in parent or key in DIMS:
@@ -114,7 +116,7 @@ def test_extra_keys(path, place, key, value):
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
 def test_missing_keys(path, place):
-    document = yaml.safe_load(TEXT)
+    document = copy.deepcopy(DOCUMENT)
     del parent_of(document, place)[place[-1]]
     message = read(path, yaml.safe_dump(document, sort_keys=False).encode())
     required = {"name", "mac", "levels", "mesh", "energy_pj", "capacity_words", "word_bits", "block_words", "keep", "read",
@@ -123,7 +125,7 @@ def test_missing_keys(path, place):
         assert f"{place[-1]}: this key is missing" in message
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(start=st.integers(0, len(TEXT)), stop=st.integers(0, len(TEXT)), between=st.binary(max_size=6))
 def test_truncated_and_torn_files(path, start, stop, between):
     content = TEXT.encode()
@@ -131,7 +133,7 @@ def test_truncated_and_torn_files(path, start, stop, between):
     read(path, content[:start])
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(at=st.integers(0, len(TEXT)), between=st.text("[]{}:,-&*!|>'\"%@`#?~<\t\n\r .eE0x_", min_size=1, max_size=4))
 def test_stray_punctuation(path, at, between):
     read(path, (TEXT[:at] + between + TEXT[at:]).encode())

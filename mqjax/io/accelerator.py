@@ -19,6 +19,9 @@ from mqjax.types import DIMS, TENSORS
 COUNT_MOST = 2**53 - 1
 """Capacities, instances and other counts at most: they are exact in float64."""
 
+INSTANCES_MOST = 2**24
+"""Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
+
 AMOUNT_MOST = 1e30
 """Energies, areas and bandwidths at most, so that no sum or product of them overflows float64 (areas: float32)."""
 
@@ -66,8 +69,8 @@ def _mesh(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
     x, y = _count(value[0]), _count(value[1])
-    if x * y > COUNT_MOST:
-        raise ValueError(f"must have at most {COUNT_MOST} instances, not {x * y}")
+    if x * y > INSTANCES_MOST:
+        raise ValueError(f"must have at most {INSTANCES_MOST} instances, not {x * y}")
     return x, y
 
 
