@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mqjax.commands._layers import parse_layer
 from mqjax.errors import InputError
 from mqjax.hw import FOLDER, load_arch
+from mqjax.io.timeloop import read_mapping
 from mqjax.types import DIMS, Layer
 
 
@@ -148,3 +149,16 @@ def test_any_bytes(path, content):
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "cp037"])
 def test_other_encodings_without_a_mark(path, encoding):
     assert ", line 1: " in read(path, TEXT.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mapping", "mapping: 1", "mapping: [1]", "mapping: [{target: L9, type: temporal}]", "mapping: [{target: DRAM}]",
+     "mapping: [{target: DRAM, type: temporal, factors: 7, permutation: C}]", "mapping: [", "mapping: 1\nmapping: 2",
+     "mapping: [{target: DRAM, type: temporal, factors: C=x, permutation: C}]"],
+)  # fmt: skip
+def test_bad_map_files(path, text):
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_mapping(path, ["DRAM"])
+    assert str(path) in str(caught.value) and str(caught.value).isprintable()
