@@ -26,6 +26,11 @@ def load_arch(path_or_name: str | Path, *, dialect: str = "2024") -> Arch:
     if text in shipped():
         return read_accelerator(FOLDER / f"{text}.yaml", dialect=dialect)
     path = Path(path_or_name)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError:
+        # A name that is too long, or in a folder that may not be entered.
+        exists = False
+    if not exists:
         raise InputError(f"unknown accelerator {text!r}: neither a file nor one of {', '.join(shipped())}")
     return read_accelerator(path, dialect=dialect)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -80,6 +81,29 @@ class Constraint:
     split: int | None = None
 
 
+class Repeat(NamedTuple):
+    """A constraint that gives again what an earlier one gave: its number, the key at fault, and what that is called."""
+
+    number: int
+    key: tuple[str, ...]
+    what: str
+
+
+def repeated_rules(rules: Sequence[Constraint]) -> list[Repeat]:
+    """What `rules`, taken together, give twice for the loops of one level: factors, permutations or splits."""
+    taken: set[tuple] = set()
+    repeats = []
+    for number, rule in enumerate(rules):
+        given = [(("factors", dim), "factor") for dim, _ in rule.factors]
+        given += [(("permutation",), "permutation")] if rule.permutation else []
+        given += [(("split",), "split")] if rule.split is not None else []
+        for key, what in given:
+            if (rule.level, rule.spatial, key) in taken:
+                repeats.append(Repeat(number, key, what))
+            taken.add((rule.level, rule.spatial, key))
+    return repeats
+
+
 class TilingLevel(NamedTuple):
     """The spatial or the temporal loops of storage level `level`, with what constrains them."""
 
@@ -121,6 +145,14 @@ class Arch:
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
             raise InputError(f"unknown dialect {self.dialect!r}; it must be one of {', '.join(DIALECTS)}")
+        rules = self.arch_constraints + self.paper_constraints
+        for repeat in repeated_rules(rules):
+            rule = rules[repeat.number]
+            kind = "spatial" if rule.spatial else "temporal"
+            raise InputError(
+                f"accelerator {self.name!r}: {'.'.join(repeat.key)} of the {kind} loops of {rule.level} is given twice; "
+                f"give each {repeat.what} once"
+            )
 
     @cached_property
     def level_names(self) -> tuple[str, ...]:

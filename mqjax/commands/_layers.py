@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from mqjax.errors import InputError
+from mqjax.io.documents import shown
 from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, Layer
 
 CONSTRAINTS = "paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes"
@@ -96,17 +98,19 @@ def chosen_layers(args: argparse.Namespace) -> list[Layer]:
 
 
 def parse_layer(text: str, shape: str) -> Layer:
-    """A layer from "C=3,M=8,...". Raises `InputError` naming the part that is wrong."""
+    """A layer from "C=3,M=8,..."; keys in any case. Raises `InputError` naming the part that is wrong."""
+    keys = {key.lower(): key for key in LAYER_KEYS}
     dims: dict[str, int] = {}
     for part in text.split(","):
-        key, sign, value = part.strip().partition("=")
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if not sign or number < 1:
-            raise InputError(f"--layer: {part.strip()!r} must be KEY=VALUE with a positive integer, such as C=64")
+        pair = re.fullmatch(r"\s*(\w+)\s*=\s*0*([1-9][0-9]{0,17})\s*", part, re.ASCII)
+        if not pair:
+            raise InputError(
+                f"--layer: {shown(part.strip())} must be KEY=VALUE with a whole number from 1 to 10^18, such as C=64"
+            )
+        key = keys.get(pair[1].lower())
+        if key is None:
+            raise InputError(f"--layer: unknown key {shown(pair[1])}; known keys are {' '.join(LAYER_KEYS)}")
         if key in dims:
-            raise InputError(f"--layer: {key} is given twice")
-        dims[key] = number
+            raise InputError(f"--layer: {key} is given twice; give each key once")
+        dims[key] = int(pair[2])
     return Layer.from_dims(dims, shape=shape, name="layer")

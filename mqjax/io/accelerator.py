@@ -6,22 +6,130 @@ then `constraints` with the lists `arch` (what the hardware demands) and `paper`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
-from mqjax.arch import FULL, Arch, Constraint, Level, Mac
-from mqjax.errors import InputError
+from mqjax.arch import FULL, Arch, Constraint, Level, Mac, repeated_rules
+from mqjax.io.documents import Document, read_document, shown
 from mqjax.types import DIMS, TENSORS
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Mesh = tuple[PositiveInt, PositiveInt]
+COUNT_MOST = 2**53 - 1
+"""Capacities, instances and other counts at most: they are exact in float64."""
+
+INSTANCES_MOST = 2**24
+"""Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
+
+AMOUNT_MOST = 1e30
+"""Energies, areas and bandwidths at most, so that no sum or product of them overflows float64 (areas: float32)."""
+
+BANDWIDTH_LEAST = 1e-6
+"""Words per cycle at least; far below any hardware, and it bounds the cycles that a bandwidth can ask for."""
+
+
+def _count(value: Any, most: int = COUNT_MOST) -> int:
+    if isinstance(value, float) and value.is_integer():
+        # 1e3 and 64.0 are whole, whatever their spelling.
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"must be a whole number from 1 to {most}, not {shown(value)}")
+    return value
+
+
+def _count_or(word: str) -> Callable[[Any], int | str]:
+    def check(value: Any) -> int | str:
+        if value == word:
+            return word
+        try:
+            return _count(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; or {word!r}") from None
+
+    return check
+
+
+def _amount(value: Any, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= AMOUNT_MOST:
+        raise ValueError(f"must be a number from {least:g} to {AMOUNT_MOST:g}, not {shown(value)}")
+    return float(value)
+
+
+def _bandwidth(value: Any) -> float | None:
+    if value is None or value == "unlimited":
+        return None
+    try:
+        return _amount(value, BANDWIDTH_LEAST)
+    except ValueError as error:
+        raise ValueError(f"{error}; leave it out, or write 'unlimited', where nothing limits it") from None
+
+
+def _mesh(value: Any) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
+    x, y = _count(value[0]), _count(value[1])
+    if x * y > INSTANCES_MOST:
+        raise ValueError(f"must have at most {INSTANCES_MOST} instances, not {x * y}")
+    return x, y
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {shown(value)}; put it in quotes if it is meant as text")
+    if not value or value != value.strip() or not value.isprintable():
+        raise ValueError(
+            f"must be a name of printable characters that begins and ends with none blank, not {shown(value)}"
+        )
+    return value
+
+
+def _split(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(DIMS)):
+        raise ValueError(f"must be a whole number from 0 to {len(DIMS)}, not {shown(value)}")
+    return value
+
+
+def _permutation(value: Any) -> str:
+    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(DIMS):
+        raise ValueError(f"must list dimensions out of {''.join(DIMS)} as text, each once, not {shown(value)}")
+    return value
+
+
+def _keep(value: Any) -> list[str]:
+    if not isinstance(value, list) or any(tensor not in TENSORS for tensor in value):
+        raise ValueError(f"must be a list out of {', '.join(TENSORS)}, not {shown(value)}")
+    if len(set(value)) != len(value):
+        raise ValueError(f"must name each tensor once, not {shown(value)}")
+    return value
+
+
+def _mapping(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a mapping of keys to values, not {shown(value)}")
+    return value
+
+
+def _rates(value: Any) -> Any:
+    return {} if value is None or value == "unlimited" else _mapping(value)
+
+
+def _list(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list, not {shown(value)}")
+    return value
+
+
+Name = Annotated[str, PlainValidator(_name)]
+Count = Annotated[int, PlainValidator(_count)]
+Capacity = Annotated[int | str, PlainValidator(_count_or("unlimited"))]
+Factor = Annotated[int | str, PlainValidator(_count_or("full"))]
+Amount = Annotated[float, PlainValidator(_amount)]
+Rate = Annotated[float | None, PlainValidator(_bandwidth)]
+Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
 Dim = Literal["C", "M", "R", "S", "N", "P", "Q"]
-Tensor = Literal["Weights", "Inputs", "Outputs"]
 
 
 class _Model(BaseModel):
@@ -29,161 +137,137 @@ class _Model(BaseModel):
 
 
 class _Mac(_Model):
-    name: str
-    mesh: Annotated[Mesh, Field(strict=False)]
-    energy_pj: PositiveFloat
-    area_um2: Annotated[float, Field(ge=0)] = 0.0
+    name: Name
+    mesh: Mesh
+    energy_pj: Amount
+    area_um2: Amount = 0.0
 
 
 class _Energy(_Model):
-    read: PositiveFloat
-    fill: PositiveFloat
-    update: PositiveFloat
+    read: Amount
+    fill: Amount
+    update: Amount
 
 
 class _Bandwidth(_Model):
-    read: PositiveFloat
-    write: PositiveFloat
+    read: Rate = None
+    write: Rate = None
 
 
 class _Level(_Model):
-    name: str
-    mesh: Annotated[Mesh, Field(strict=False)]
-    capacity_words: PositiveInt | Literal["unlimited"]
-    word_bits: PositiveInt
-    block_words: PositiveInt
-    cluster: PositiveInt = 1
-    bandwidth: _Bandwidth | None = None
-    energy_pj: _Energy
-    area_um2: Annotated[float, Field(ge=0)] = 0.0
-    keep: list[Tensor]
+    name: Name
+    mesh: Mesh
+    capacity_words: Capacity
+    word_bits: Count
+    block_words: Count
+    cluster: Count = 1
+    bandwidth: Annotated[_Bandwidth, BeforeValidator(_rates)] = _Bandwidth()
+    energy_pj: Annotated[_Energy, BeforeValidator(_mapping)]
+    area_um2: Amount = 0.0
+    keep: Annotated[list[str], PlainValidator(_keep)]
 
 
 class _Constraint(_Model):
-    level: str
+    level: Name
     type: Literal["spatial", "temporal"]
-    factors: dict[Dim, PositiveInt | Literal["full"]] = {}
-    permutation: str = ""
-    split: Annotated[int, Field(ge=0, le=len(DIMS))] | None = None
+    factors: Annotated[dict[Dim, Factor], BeforeValidator(_mapping)] = {}
+    permutation: Annotated[str, PlainValidator(_permutation)] = ""
+    split: Annotated[int | None, PlainValidator(_split)] = None
+
+
+Rules = Annotated[list[Annotated[_Constraint, BeforeValidator(_mapping)]], BeforeValidator(_list)]
 
 
 class _Constraints(_Model):
-    arch: list[_Constraint] = []
-    paper: list[_Constraint] = []
+    arch: Rules = []
+    paper: Rules = []
 
 
 class _Accelerator(_Model):
-    name: str
-    mac: _Mac
-    levels: Annotated[list[_Level], Field(min_length=1)]
-    constraints: _Constraints = _Constraints()
+    name: Name
+    mac: Annotated[_Mac, BeforeValidator(_mapping)]
+    levels: Annotated[list[Annotated[_Level, BeforeValidator(_mapping)]], BeforeValidator(_list), Field(min_length=1)]
+    constraints: Annotated[_Constraints, BeforeValidator(_mapping)] = _Constraints()
 
 
 def read_accelerator(path: Path, *, dialect: str = "2024") -> Arch:
     """The accelerator described by the YAML file `path`. Raises `InputError` naming file, line and key."""
+    return accelerator(read_document(path), dialect=dialect)
+
+
+def accelerator(document: Document, *, dialect: str = "2024") -> Arch:
+    """The accelerator that a document describes. Raises `InputError` naming file, line and key."""
+    if not isinstance(document.value, dict):
+        problem = "an accelerator file is a mapping with the keys name, mac, levels and constraints"
+        raise document.error((), f"the file is empty; {problem}" if document.root is None else problem)
     try:
-        text = path.read_text()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read accelerator file {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: an accelerator file is a mapping with the keys name, mac, levels and constraints")
-    try:
-        model = _Accelerator.model_validate(document)
+        model = _Accelerator.model_validate(document.value)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _located(path, root, first["loc"], _explain(first)) from None
-    _check_consistency(path, root, model)
+        first = error.errors(include_url=False)[0]
+        raise document.error(first["loc"], _explain(first)) from None
+    _check_consistency(document, model)
     return _to_arch(model, dialect)
 
 
 def _explain(error: Any) -> str:
-    """Pydantic's message, in our words where its own would not say what is right."""
-    if error["type"] == "missing":
-        return "this key is missing"
-    if error["type"] == "extra_forbidden":
-        return "this key is unknown; remove it or correct its spelling"
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    """What is wrong and what would be right, where pydantic noticed it."""
+    known = {
+        "missing": "this key is missing",
+        "extra_forbidden": "this key is unknown; remove it or correct its spelling",
+        "invalid_key": "keys are text; put this one in quotes or remove it",
+        "too_short": "must have one entry at least",
+    }
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in known:
+        return known[error["type"]]
+    if error["type"] == "literal_error":
+        return f"must be {error['ctx']['expected']}, not {shown(error['input'])}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(error['input'])}"
 
 
-def _located(path: Path, root: yaml.Node | None, loc: Sequence[str | int], problem: str) -> InputError:
-    """An error that names file, line and key; `loc` is the path of keys and indices to the value."""
-    node, line, names = root, 1, []
-    for part in loc:
-        child = None
-        if isinstance(node, yaml.MappingNode):
-            child = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            child = (node.value[part], node.value[part])
-        if child is None:
-            # The last part of a missing key, or pydantic's name for a branch of a union.
-            if isinstance(node, yaml.MappingNode) and isinstance(part, str):
-                names.append(part)
-            continue
-        line, node = child[0].start_mark.line + 1, child[1]
-        names.append(f"[{part}]" if isinstance(part, int) else str(part))
-    key = ".".join(names).replace(".[", "[")
-    return InputError(f"{path}, line {line}: {key}: {problem}")
-
-
-def _check_consistency(path: Path, root: yaml.Node | None, model: _Accelerator) -> None:
+def _check_consistency(document: Document, model: _Accelerator) -> None:
     """Rules that span several keys."""
     names = [level.name for level in model.levels]
     inner = model.mac.mesh
     for i, level in enumerate(model.levels):
         if level.name in names[:i]:
-            raise _located(path, root, ("levels", i, "name"), f"the level name {level.name!r} is used twice")
+            raise document.error(("levels", i, "name"), f"the level name {shown(level.name)} is used twice")
         if inner[0] % level.mesh[0] or inner[1] % level.mesh[1]:
-            raise _located(path, root, ("levels", i, "mesh"), f"must divide the mesh {list(inner)} of what is inside")
+            raise document.error(("levels", i, "mesh"), f"must divide the mesh {list(inner)} of what is inside")
         if level.mesh[0] * level.mesh[1] % level.cluster:
-            raise _located(path, root, ("levels", i, "cluster"), "must divide the number of instances")
+            raise document.error(("levels", i, "cluster"), "must divide the number of instances")
         inner = level.mesh
     last = len(names) - 1
     if set(model.levels[last].keep) != set(TENSORS):
-        raise _located(
-            path, root, ("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs"
-        )
-    taken: set[tuple[str, str, str]] = set()
-    for group in ("arch", "paper"):
-        for i, rule in enumerate(getattr(model.constraints, group)):
-            _check_rule(path, root, ("constraints", group, i), rule, names)
-            for dim in rule.factors:
-                if (rule.level, rule.type, dim) in taken:
-                    raise _located(path, root, ("constraints", group, i, "factors", dim), "this factor is given twice")
-                taken.add((rule.level, rule.type, dim))
-    _check_spatial_rules(path, root, model)
-
-
-def _check_rule(path: Path, root: yaml.Node | None, loc: tuple, rule: _Constraint, names: list[str]) -> None:
-    if rule.level not in names:
-        raise _located(path, root, (*loc, "level"), f"unknown level {rule.level!r}; levels are {', '.join(names)}")
-    if len(set(rule.permutation)) != len(rule.permutation) or not set(rule.permutation) <= set(DIMS):
-        problem = f"must list dimensions out of {''.join(DIMS)}, each once, not {rule.permutation!r}"
-        raise _located(path, root, (*loc, "permutation"), problem)
-    if rule.split is not None and rule.type == "temporal":
-        raise _located(path, root, (*loc, "split"), "only spatial loops have a split between X and Y")
-
-
-def _check_spatial_rules(path: Path, root: yaml.Node | None, model: _Accelerator) -> None:
+        raise document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
     meshes = [model.mac.mesh, *(level.mesh for level in model.levels)]
     flat = {level.name for level, a, b in zip(model.levels, meshes, meshes[1:], strict=False) if a == b}
-    for group in ("arch", "paper"):
-        for i, rule in enumerate(getattr(model.constraints, group)):
-            if rule.type == "spatial" and rule.level in flat:
-                loc = ("constraints", group, i, "type")
-                raise _located(path, root, loc, f"{rule.level} has no fan-out, so it has no spatial loops to constrain")
+    rules = [(group, i, r) for group in ("arch", "paper") for i, r in enumerate(getattr(model.constraints, group))]
+    for group, i, rule in rules:
+        _check_rule(document, ("constraints", group, i), rule, names, flat)
+    for repeat in repeated_rules([_to_constraint(rule) for _, _, rule in rules]):
+        group, i, _ = rules[repeat.number]
+        raise document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
+
+
+def _check_rule(document: Document, loc: tuple, rule: _Constraint, names: list[str], flat: set[str]) -> None:
+    if rule.level not in names:
+        problem = f"unknown level {shown(rule.level)}; levels are {', '.join(names)}"
+        raise document.error((*loc, "level"), problem)
+    if rule.split is not None and rule.type == "temporal":
+        raise document.error((*loc, "split"), "only spatial loops have a split between X and Y")
+    if rule.type == "spatial" and rule.level in flat:
+        problem = f"{rule.level} has no fan-out, so it has no spatial loops to constrain"
+        raise document.error((*loc, "type"), problem)
+
+
+def _to_constraint(rule: _Constraint) -> Constraint:
+    factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
+    return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split)
 
 
 def _to_arch(model: _Accelerator, dialect: str) -> Arch:
-    def constraint(rule: _Constraint) -> Constraint:
-        factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
-        return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split)
-
     levels = tuple(
         Level(
             name=level.name,
@@ -192,8 +276,8 @@ def _to_arch(model: _Accelerator, dialect: str) -> Arch:
             word_bits=level.word_bits,
             block_words=level.block_words,
             cluster=level.cluster,
-            read_bandwidth=level.bandwidth.read if level.bandwidth else None,
-            write_bandwidth=level.bandwidth.write if level.bandwidth else None,
+            read_bandwidth=level.bandwidth.read,
+            write_bandwidth=level.bandwidth.write,
             read_pj=level.energy_pj.read,
             fill_pj=level.energy_pj.fill,
             update_pj=level.energy_pj.update,
@@ -206,7 +290,7 @@ def _to_arch(model: _Accelerator, dialect: str) -> Arch:
         name=model.name,
         mac=Mac(model.mac.name, model.mac.mesh, model.mac.energy_pj, model.mac.area_um2),
         levels=levels,
-        arch_constraints=tuple(constraint(rule) for rule in model.constraints.arch),
-        paper_constraints=tuple(constraint(rule) for rule in model.constraints.paper),
+        arch_constraints=tuple(_to_constraint(rule) for rule in model.constraints.arch),
+        paper_constraints=tuple(_to_constraint(rule) for rule in model.constraints.paper),
         dialect=dialect,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mqjax.errors import InputError
+from mqjax.io.documents import read_document
 from mqjax.io.files import write_atomically
 from mqjax.types import DIMS, TENSORS
 
@@ -50,7 +51,7 @@ def write_mapping(path: Path, mapping: Sequence[Mapping[str, Any]], *, note: str
 def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]:
     """The mapping record (levels inner to outer, as `level_names`) of a Timeloop map YAML file that lists all loops."""
     try:
-        targets = yaml.safe_load(Path(path).read_text())["mapping"]
+        targets = read_document(path).value["mapping"]
         record = {name: {"level": name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for name in level_names}
         for target in targets:
             entry = record[target["target"]]
@@ -62,6 +63,8 @@ def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]
             if target["type"] == "spatial":
                 loops = [[*loop, "X" if i < target["split"] else "Y"] for i, loop in enumerate(loops)]
             entry[target["type"]] = loops[::-1]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a complete Timeloop mapping: {error!r}") from None
     return list(record.values())
