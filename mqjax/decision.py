@@ -13,6 +13,7 @@ from mqjax.evaluator import analyse_mappings
 from mqjax.mapping import Mappings, decode, mapped_bounds
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_boxes
+from mqjax.reasons import why_nothing_fits
 from mqjax.sweep import METRICS
 from mqjax.types import BitWidths, Layer
 
@@ -79,7 +80,7 @@ class Solution:
             missing = "no mapping fits" if self.covered else "no mapping was found that fits"
             raise InputError(
                 f"layer {self.layer.name!r}: {missing} {self.space.arch.name!r} at bit-widths {self.bits[i]} "
-                f"under the constraints {self.space.constraints!r}"
+                f"under the constraints {self.space.constraints!r}: {why_nothing_fits(self.space, self.bits[i])}"
             )
         mapping = self.mappings[self.index[m, i]]
         return Optimum(
