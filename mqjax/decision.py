@@ -13,6 +13,7 @@ from mqjax.evaluator import analyse_mappings
 from mqjax.mapping import Mappings, decode, mapped_bounds
 from mqjax.mapspace import Mapspace
 from mqjax.packing import packing_boxes
+from mqjax.reasons import why_nothing_fits
 from mqjax.sweep import METRICS
 from mqjax.types import BitWidths, Layer
 
@@ -105,7 +106,7 @@ def nothing_fits(layer: Layer, space: Mapspace, bits: BitWidths, *, covered: boo
     missing = "no mapping fits" if covered else "no mapping was found that fits"
     return InputError(
         f"layer {layer.name!r}: {missing} {space.arch.name!r} at bit-widths {bits} "
-        f"under the constraints {space.constraints!r}"
+        f"under the constraints {space.constraints!r}: {why_nothing_fits(space, bits)}"
     )
 
 

@@ -35,26 +35,27 @@ class Layout(NamedTuple):
     split: int
 
 
-def count_choices(fan: Fan, bounds: Mapping[int, int]) -> int:
-    """Choices of order and split in the pruned space that fit the fan-out, given the bounds of the loops."""
+def arrangements(fan: Fan, bounds: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+    """What may lie on X in the pruned space, given the bounds of the loops, whether it fits or not: (choices of order and
+    split that lay it so, instances along X, instances along Y)."""
     whole = math.prod(bounds.values())
-
-    def fits(on_x: tuple[int, ...]) -> bool:
-        width = math.prod(bounds.get(d, 1) for d in on_x)
-        return width <= fan.size[0] and whole // width <= fan.size[1]
-
     if fan.split is None:
         fixed, free = fan.moving(bounds)
         splits = range(len(fixed) + len(free) + 1)
     else:
         fixed, free = list(fan.prefix), list(fan.free)
         splits = range(fan.split, fan.split + 1)
-    total = 0
     for split in splits:
         beyond = max(0, split - len(fixed))  # free dimensions on X
         ways = math.factorial(beyond) * math.factorial(len(free) - beyond)
-        total += ways * sum(fits((*fixed[:split], *chosen)) for chosen in itertools.combinations(free, beyond))
-    return total
+        for chosen in itertools.combinations(free, beyond):
+            width = math.prod(bounds.get(d, 1) for d in (*fixed[:split], *chosen))
+            yield ways, width, whole // width
+
+
+def count_choices(fan: Fan, bounds: Mapping[int, int]) -> int:
+    """Choices of order and split in the pruned space that fit the fan-out, given the bounds of the loops."""
+    return sum(ways for ways, x, y in arrangements(fan, bounds) if x <= fan.size[0] and y <= fan.size[1])
 
 
 def layouts(fan: Fan, bounds: Mapping[int, int]) -> Iterator[Layout]:

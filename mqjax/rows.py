@@ -123,7 +123,7 @@ def mappings(space: Mapspace, rows: Rows) -> Mappings:
     arrays.keep[:] = [level.keep for level in space.arch.levels]
     numbers, of_order = np.unique(rows.order, return_inverse=True)
     chosen = [_order(space, int(number)) for number in numbers]
-    factors = _factors(space, rows)
+    factors = factors_of(space, rows)
     rest = rows.spatial.copy()
     for t, level in enumerate(space.tiling):
         if level.spatial:
@@ -141,7 +141,7 @@ def mappings(space: Mapspace, rows: Rows) -> Mappings:
 
 def spatial_variants(space: Mapspace, rows: Rows) -> Rows:
     """Each of `rows` with every order of its spatial loops that fits."""
-    factors = _factors(space, rows)
+    factors = factors_of(space, rows)
     counts = np.ones(len(rows), np.int64)
     for t in (t for t, level in enumerate(space.tiling) if level.spatial):
         patterns, _, inverse = unique_rows(factors[:, t])
@@ -160,7 +160,7 @@ def _order(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
     return result
 
 
-def _factors(space: Mapspace, rows: Rows) -> np.ndarray:
+def factors_of(space: Mapspace, rows: Rows) -> np.ndarray:
     """Bounds int64 [N, T, D] of every dimension at every tiling level."""
     factors = np.ones((len(rows), len(space.tiling), len(DIMS)), np.int64)
     for group, row in zip(space.groups, rows.rows.T, strict=True):

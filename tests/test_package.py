@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a module imports only from those before it (inside functions, later ones are allowed).
 LAYERS = (
     "errors", "types", "arch", "packing", "mapping", "factors", "fitting", "doubt", "joint", "mapspace", "io.files", "io.documents", "io.accelerator", "io.timeloop", "io.timeloop_arch",
-    "io.checkpoints", "hw", "nest", "multicast", "children", "forwarding", "price", "evaluator", "interconnect", "io.records", "plan", "terms", "rows", "sweep", "screen", "decision", "localsearch", "optimum", "padding", "mapper", "distribution", "hosts", "table", "models",
+    "io.checkpoints", "hw", "nest", "multicast", "children", "forwarding", "price", "evaluator", "interconnect", "io.records", "plan", "terms", "rows", "rejections", "reasons", "sweep", "screen", "decision", "localsearch", "optimum", "padding", "mapper", "distribution", "hosts", "table", "models",
     "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "assignments", "figures", "report", "progress",
     "benchmark", "commands", "cli",
 )  # fmt: skip
