@@ -16,8 +16,8 @@ from mqjax import rejections
 from mqjax.arch import Arch
 from mqjax.cli import main
 from mqjax.errors import InputError
+from mqjax.mapper import best_mappings
 from mqjax.mapspace import Mapspace
-from mqjax.optimum import best_mappings
 from mqjax.reasons import why_nothing_fits
 from mqjax.rejections import Need, Reasons, reasons
 from mqjax.types import BitWidths, Layer

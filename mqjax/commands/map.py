@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
                 name = f"{number:02d}_{layer.name}_{str(bits).replace('/', '-')}.yaml"
                 note = describe_padding(layer, row["mapped_as"])
                 write_mapping(args.out / name, row["mapping"], note=f"{layer.name}: {note}" if note else "")
+    for layer, solution in solutions.items():
+        _say_what_fits_not(layer, solution)
     seconds = time.perf_counter() - started
     if args.json:
         json.dump(rows, sys.stdout)
@@ -107,6 +109,18 @@ def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: boo
         row |= {name: getattr(optimum, name) for name in ("energy_pj", "cycles", "edp", "mapping")}
         row["mapped_as"] = mapped_as(layer, optimum.mapped)
     return row
+
+
+def _say_what_fits_not(layer: Layer, solution: Solution) -> None:
+    """Of the widths at which no mapping fits, the reason for the first. Raises `InputError` with it if these are all."""
+    from mqjax.decision import nothing_fits
+
+    missing = [i for i, index in enumerate(solution.index[0]) if index < 0]
+    if missing:
+        reason = nothing_fits(layer, solution.space, solution.bits[missing[0]], covered=solution.covered)
+        if len(missing) == len(solution.bits):
+            raise reason
+        print(f"mqjax map: {reason} (nor at {len(missing) - 1} other width triples)", file=sys.stderr)
 
 
 def _paper(arch: Arch, layer: Layer, triples: list[BitWidths], pad: int | None, seconds: float) -> Solution | None:
