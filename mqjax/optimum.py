@@ -82,16 +82,16 @@ def decide(
 ) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
     check_counts(space.layer, LARGEST_COUNT)
-    deadline = time.monotonic() + seconds
     if space.too_large:
-        return search_mappings(space, bits, _starts(space, bits), deadline=deadline, say=say)
+        starts = _starts(space, bits)
+        return search_mappings(space, bits, starts, deadline=time.monotonic() + seconds, say=say)
 
     def nests(codes: np.ndarray) -> Mappings:
         return mappings(space, Rows.of_codes(codes))
 
     decision = Decision(space, bits, 2 + len(space.groups), nests)
     if space.distinct:
-        _sweep(decision, screened, share, deadline, say)
+        _sweep(decision, screened, share, seconds, say)
     return decision
 
 
@@ -107,10 +107,12 @@ def _starts(space: Mapspace, bits: Sequence[BitWidths]) -> list[Mappings]:
     return [encode(space.arch, [space.layer] * len(best), best)] if best else []
 
 
-def _sweep(decision: Decision, screened: bool, share: Share, deadline: float, say: Say) -> None:
+def _sweep(decision: Decision, screened: bool, share: Share, seconds: float, say: Say) -> None:
     """Sweep approximately, decide exactly."""
-    sweep = _Sweep(decision, screened, deadline, say)
-    _compile(sweep.sweeper)
+    sweeper = Sweeper(decision.space, decision.boxes)
+    _compile(sweeper)
+    # Compilation takes long on a busy machine, and says nothing of the space.
+    sweep = _Sweep(sweeper, decision, screened, time.monotonic() + seconds, say)
     # Minima do not depend on where a chunk was swept, so neither does the optimum.
     devices = _devices()
     jobs = itertools.islice(sweep.sweeper.jobs(), share.index, None, share.count)
@@ -160,8 +162,8 @@ def _compile(sweeper: Sweeper) -> None:
 class _Sweep:
     """The state of a sweep, which several threads share."""
 
-    def __init__(self, decision: Decision, screened: bool, deadline: float, say: Say) -> None:
-        self.sweeper = Sweeper(decision.space, decision.boxes)
+    def __init__(self, sweeper: Sweeper, decision: Decision, screened: bool, deadline: float, say: Say) -> None:
+        self.sweeper = sweeper
         self._decision, self._screened, self._deadline, self._say = decision, screened, deadline, say
         self._screens = [Screen(box) for box in decision.boxes]
         self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
