@@ -99,7 +99,7 @@ def _terms_in_numpy() -> Any:
 
 def plain_numpy(sweeper: Sweeper, *, seconds: float) -> float:
     """Mappings per second that `numpy_costs` prices for one triple."""
-    rows = sweeper.orders[0].at(np.arange(min(sweeper.orders[0].size, sweeper.chosen_size)))
+    rows = sweeper.numbering.at(np.arange(min(len(sweeper.numbering), sweeper.chosen_size)))
     spent, rounds = 0.0, 0
     with np.errstate(all="ignore"):
         while spent < seconds:

@@ -122,9 +122,8 @@ def best_of(layer: Layer, solutions: Sequence[Solution]) -> Solution:
 
     places = np.cumsum([0, *(len(s.mappings) for s in solutions)])
     index = [np.where(s.index < 0, -1, s.index + place) for s, place in zip(solutions, places, strict=False)]
-    valid = None
-    if all(s.valid is not None for s in solutions):
-        valid = np.sum([s.valid for s in solutions], axis=0)
+    counts = [s.valid for s in solutions if s.valid is not None]
+    valid = np.sum(counts, axis=0) if len(counts) == len(solutions) else None
     whole = chosen(index)
     used, inverse = np.unique(whole[whole >= 0], return_inverse=True)
     whole[whole >= 0] = inverse

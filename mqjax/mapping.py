@@ -158,7 +158,7 @@ def decode(arch: Arch, mappings: Mappings, row: int) -> list[dict[str, Any]]:
 
 def mapped_bounds(record: Record) -> dict[str, int]:
     """The bound of every dimension that a mapping record has: the product of its loops."""
-    bounds = dict.fromkeys(DIMS, 1)
+    bounds: dict[str, int] = dict.fromkeys(DIMS, 1)
     for entry in record:
         for dim, bound, *_ in (*entry["temporal"], *entry["spatial"]):
             bounds[dim] *= bound
