@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+import math
 import os
 import threading
 import time
@@ -111,10 +112,9 @@ def _sweep(decision: Decision, screened: bool, share: Share, seconds: float, say
     """Sweep approximately, decide exactly."""
     sweeper = Sweeper(decision.space, decision.boxes)
     _compile(sweeper)
-    # Compilation takes long on a busy machine, and says nothing of the space.
-    sweep = _Sweep(sweeper, decision, screened, time.monotonic() + seconds, say)
     # Minima do not depend on where a chunk was swept, so neither does the optimum.
     devices = _devices()
+    sweep = _Sweep(sweeper, decision, screened, seconds, len(devices), say)
     jobs = itertools.islice(sweep.sweeper.jobs(), share.index, None, share.count)
     with concurrent.futures.ThreadPoolExecutor(max(len(devices), os.cpu_count() or 1)) as pool:
         list(pool.map(sweep.try_out, sweep.sample(), itertools.cycle(devices)))
@@ -162,9 +162,13 @@ def _compile(sweeper: Sweeper) -> None:
 class _Sweep:
     """The state of a sweep, which several threads share."""
 
-    def __init__(self, sweeper: Sweeper, decision: Decision, screened: bool, deadline: float, say: Say) -> None:
+    def __init__(
+        self, sweeper: Sweeper, decision: Decision, screened: bool, seconds: float, devices: int, say: Say
+    ) -> None:
         self.sweeper = sweeper
-        self._decision, self._screened, self._deadline, self._say = decision, screened, deadline, say
+        self._decision, self._screened, self._seconds, self._say = decision, screened, seconds, say
+        # The clock starts when every device has compiled its programs, which says nothing of the space.
+        self._compiling, self._deadline = devices, math.inf
         self._screens = [Screen(box) for box in decision.boxes]
         self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
         self._pending: list[Rows] = []
@@ -213,6 +217,9 @@ class _Sweep:
             ends = np.cumsum([len(box.triples) for box in self.sweeper.boxes])
             self._lower(np.split(least, ends[:-1]))
 
+    def _start_clock(self) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + self._seconds)
+
     def _give_up(self) -> None:
         """There is no time left to look at everything."""
         self._decision.searched = self._looked_at
@@ -234,6 +241,9 @@ class _Sweep:
             if len(found.doubtful):
                 self._doubtful.append(found.doubtful)
             self._looked_at += self.sweeper.size * job.chunks if job.rows is None else len(job.rows)
+            self._compiling -= 1
+            if self._compiling == 0:
+                self._start_clock()
             if sum(map(len, self._pending)) >= self.sweeper.chosen_size:
                 *full, rest = self._batches(Rows.join(self._pending))
                 self._pending = [rest]
@@ -252,6 +262,7 @@ class _Sweep:
 
     def decide(self) -> None:
         """Price exactly what is outside the fast path, and what comes within rounding of the least cost of a triple."""
+        self._start_clock()
         if self._doubtful:
             self.price_exactly(Rows.join(self._doubtful))
         near = [best * [NEAR[metric] for metric in METRICS] for best in self._best]
