@@ -149,7 +149,7 @@ class Decision:
 
     A mapping is known by its code, a row of integers, in whose order the mappings are; `nests` makes loop nests of codes.
     Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
-    many pruned mappings were counted; searched: how many mappings were looked at, where that is not the whole space.
+    many pruned mappings were counted, NaN where some were given up; searched: how many mappings were looked at, where that is not the whole space.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class Decision:
     @property
     def complete(self) -> bool:
         """Whether every mapping of the space is accounted for."""
-        return self.searched is None and round(self.covered) == self.space.fanout_valid
+        return self.searched is None and abs(self.covered - self.space.fanout_valid) < 0.5
 
 
 def exact_costs(

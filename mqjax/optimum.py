@@ -223,6 +223,7 @@ class _Sweep:
     def _give_up(self) -> None:
         """There is no time left to look at everything."""
         self._decision.searched = self._looked_at
+        self._decision.covered = math.nan  # so that processes which merge this decision know, too
 
     def screen(self, job: Job, device: Any = None) -> None:
         """Look at the mappings of a job, and price those that may be optimal as soon as they fill a chunk."""
