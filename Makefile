@@ -15,7 +15,7 @@ test: $(VENV)/tested
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	rm -rf build/typed
+	rm -rf build
 	$(VENV)/bin/pip install --quiet --no-deps --target build/typed .
 	$(VENV)/bin/pyright
 
@@ -23,7 +23,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade "pip>=25.1"
 
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py
 	$(VENV)/bin/pip install --quiet --editable .
 	touch $@
 

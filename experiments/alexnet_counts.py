@@ -18,8 +18,8 @@ import sys
 import numpy as np
 
 from mqjax import BitWidths, Layer, Mapspace, load_arch
-from mqjax.optimum import solve
-from mqjax.packing import packing_table, words
+from mqjax.cost.packing import packing_table, words
+from mqjax.mapper.optimum import solve
 from mqjax.types import DIMS
 
 LAYERS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from mqjax import BitWidths, Layer, Mapspace, evaluate, load_arch
-from mqjax.optimum import solve
+from mqjax.mapper.optimum import solve
 
 ARRAY = Path(__file__).parent.parent / "tests" / "golden" / "cases" / "array128x128.yaml"
 

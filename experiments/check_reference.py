@@ -21,7 +21,7 @@ from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.records import evaluate_records, read_records
-from mqjax.progress import bar
+from mqjax.show.progress import bar
 
 TOLERANCE = 1e-12
 VARIANTS = {"16bit_int": "", "8bit_int_same": "_8bit_same", "8bit_int_changed": "_8bit_changed"}

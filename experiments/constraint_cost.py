@@ -13,9 +13,9 @@ import json
 import sys
 
 from mqjax.hw import load_arch
-from mqjax.mapspace import Mapspace
+from mqjax.mapper.optimum import solve
+from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
-from mqjax.optimum import solve
 from mqjax.types import BitWidths
 
 BITS = (BitWidths(8, 8, 8), BitWidths(4, 4, 4))

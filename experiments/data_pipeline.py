@@ -22,10 +22,10 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.data import EncodedImages, load_dataset, training_images, write_prepared
 from mqjax.io.files import write_atomically
 from mqjax.models.mobilenet import MobileNetV1
-from mqjax.training import TrainConfig, batches, make_optimizer, training_step
 
 CONFIG = TrainConfig(batch=32)
 

@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mqjax import sweep, terms
+from mqjax.cost.fast import terms
+from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapspace import Mapspace
-from mqjax.packing import packing_boxes
-from mqjax.runs import environment
-from mqjax.screen import Screen
-from mqjax.sweep import Sweeper
+from mqjax.mapper.best import sweep
+from mqjax.mapper.screen import Screen
+from mqjax.mapper.sweep import Sweeper
+from mqjax.mapspace.space import Mapspace
+from mqjax.study.runs import environment
 from mqjax.types import BitWidths, Layer, all_widths
 
 LAYER = Layer(C=256, M=256, P=28, Q=28, name="mobilenetv1_pw5")

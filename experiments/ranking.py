@@ -23,11 +23,11 @@ import numpy as np
 from flax import nnx
 from scipy.stats import spearmanr
 
-from mqjax.accuracy import default_accuracy
+from mqjax.accuracy.judge import default_accuracy
+from mqjax.accuracy.training import QUANTIZED, accuracy, train
 from mqjax.data import training_images
 from mqjax.io.files import write_atomically
 from mqjax.models.qat import QuantizedMobileNet
-from mqjax.training import QUANTIZED, accuracy, train
 from mqjax.types import WIDTHS
 
 METHODS = ("ptq", "finetune:0", "finetune:20", "finetune:100")

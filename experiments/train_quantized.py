@@ -18,9 +18,9 @@ from pathlib import Path
 
 import jax
 
-from mqjax.figures import training_curves
+from mqjax.accuracy.training import EpochResult
 from mqjax.io.files import write_atomically
-from mqjax.training import EpochResult
+from mqjax.show.figures import training_curves
 
 RUNS = {
     "v1_float": "--network mobilenetv1 --width-multiplier 0.25 --epochs 40",

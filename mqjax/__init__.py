@@ -13,31 +13,31 @@ from mqjax.errors import InputError
 from mqjax.types import BitWidths, Layer
 
 if TYPE_CHECKING:
-    from mqjax.bitsearch import search
-    from mqjax.evaluator import Cost, evaluate
+    from mqjax.cost.exact.evaluator import Cost, evaluate
     from mqjax.hw import load_arch
-    from mqjax.mapper import best_mappings
-    from mqjax.mapspace import Mapspace
+    from mqjax.mapper.best import best_mappings
+    from mqjax.mapper.table import CostTable, cost_table
+    from mqjax.mapspace.space import Mapspace
     from mqjax.models import network_layers
-    from mqjax.network import network_cost
-    from mqjax.nsga2 import NSGA2
-    from mqjax.pareto import hypervolume, pareto_front
-    from mqjax.table import CostTable, cost_table
+    from mqjax.network.cost import network_cost
+    from mqjax.study.bitsearch import search
+    from mqjax.study.nsga2 import NSGA2
+    from mqjax.study.pareto import hypervolume, pareto_front
 
 _HOMES = {
-    "Cost": "mqjax.evaluator",
-    "CostTable": "mqjax.table",
-    "Mapspace": "mqjax.mapspace",
-    "NSGA2": "mqjax.nsga2",
-    "best_mappings": "mqjax.mapper",
-    "cost_table": "mqjax.table",
-    "evaluate": "mqjax.evaluator",
-    "hypervolume": "mqjax.pareto",
+    "Cost": "mqjax.cost.exact.evaluator",
+    "CostTable": "mqjax.mapper.table",
+    "Mapspace": "mqjax.mapspace.space",
+    "NSGA2": "mqjax.study.nsga2",
+    "best_mappings": "mqjax.mapper.best",
+    "cost_table": "mqjax.mapper.table",
+    "evaluate": "mqjax.cost.exact.evaluator",
+    "hypervolume": "mqjax.study.pareto",
     "load_arch": "mqjax.hw",
-    "network_cost": "mqjax.network",
+    "network_cost": "mqjax.network.cost",
     "network_layers": "mqjax.models",
-    "pareto_front": "mqjax.pareto",
-    "search": "mqjax.bitsearch",
+    "pareto_front": "mqjax.study.pareto",
+    "search": "mqjax.study.bitsearch",
 }
 
 __all__ = [

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.evaluator import evaluate
+from mqjax.cost.exact.evaluator import evaluate
+from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapspace import Mapspace
+from mqjax.mapper.sweep import Rows, Sweeper
+from mqjax.mapper.table import CostTable, cost_table
+from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
-from mqjax.network import network_cost
-from mqjax.nsga2 import NSGA2, uniform_population
-from mqjax.packing import packing_boxes
-from mqjax.sweep import Rows, Sweeper
-from mqjax.table import CostTable, cost_table
+from mqjax.network.cost import network_cost
+from mqjax.study.nsga2 import NSGA2, uniform_population
 from mqjax.types import BitWidths, Layer, all_widths
 
 SINGLE = BitWidths(8, 8, 8)
@@ -72,7 +72,7 @@ def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, An
 
 
 def numpy_costs(sweeper: Sweeper, rows: Rows) -> Any:
-    """Cost terms (`mqjax.terms.Costs`) of at most a chunk of mappings, for the sweeper's first box: the same formulas, run
+    """Cost terms (`mqjax.cost.fast.terms.Costs`) of at most a chunk of mappings, for the sweeper's first box: the same formulas, run
     by NumPy one operation at a time."""
     tables, picks = sweeper.chosen_tables(rows)
     plan, n = sweeper.plan, sweeper.numbers
@@ -87,8 +87,8 @@ def numpy_costs(sweeper: Sweeper, rows: Rows) -> Any:
 
 @functools.cache
 def _terms_in_numpy() -> Any:
-    """A second copy of `mqjax.terms` whose functions call NumPy where those of the first call JAX."""
-    spec = importlib.util.find_spec("mqjax.terms")
+    """A second copy of `mqjax.cost.fast.terms` whose functions call NumPy where those of the first call JAX."""
+    spec = importlib.util.find_spec("mqjax.cost.fast.terms")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -196,7 +196,7 @@ def generation(objectives: int, population: int = 16_384, genes: int = 106) -> d
 
 def accuracy(method: str, images: int = 1024) -> dict[str, Any]:
     """Assignments per second by how many are evaluated at once, with the shipped network on the embedded data."""
-    from mqjax.accuracy import default_accuracy
+    from mqjax.accuracy.judge import default_accuracy
 
     start, judge = timed(lambda: default_accuracy(num_images=images, method=method))
     layers, default = len(judge.architecture.convs), judge.at_once

@@ -17,19 +17,19 @@ import jax
 import numpy as np
 
 import oracle
-from mqjax.decision import Optimum
+from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
+from mqjax.cost.fast.terms import cost_terms
+from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
-from mqjax.evaluator import analyse_mappings, evaluate
 from mqjax.io.records import evaluate_records
-from mqjax.mapper import best_mappings
-from mqjax.mapping import decode
-from mqjax.mapspace import Mapspace
-from mqjax.optimum import solve
-from mqjax.packing import packing_boxes
-from mqjax.rows import Rows, mappings, spatial_variants
-from mqjax.sweep import METRICS, Sweeper, _chunk
-from mqjax.table import cost_table, entry_of
-from mqjax.terms import cost_terms
+from mqjax.mapper.best import best_mappings
+from mqjax.mapper.decision import Optimum
+from mqjax.mapper.optimum import solve
+from mqjax.mapper.sweep import METRICS, Sweeper, _chunk
+from mqjax.mapper.table import cost_table, entry_of
+from mqjax.mapspace.mapping import decode
+from mqjax.mapspace.rows import Rows, mappings, spatial_variants
+from mqjax.mapspace.space import Mapspace
 from mqjax.types import DIMS, TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import Case
 

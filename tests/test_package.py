@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import graphlib
 import io
 import json
 import re
@@ -18,42 +19,59 @@ from mqjax.cli import main
 
 ROOT = Path(__file__).parent.parent
 
-# From the ground up: a module imports only from those before it (inside functions, later ones are allowed).
-LAYERS = (
-    "errors", "types", "arch", "packing", "mapping", "factors", "fitting", "doubt", "joint", "mapspace", "io.files", "io.documents", "io.accelerator", "io.timeloop", "io.timeloop_arch",
-    "io.checkpoints", "hw", "nest", "multicast", "children", "forwarding", "price", "evaluator", "interconnect", "io.records", "plan", "terms", "rows", "rejections", "reasons", "sweep", "screen", "decision", "localsearch", "optimum", "padding", "mapper", "distribution", "hosts", "table", "models",
-    "data", "training", "accuracy", "network", "pareto", "nsga2", "bitsearch", "runs", "assignments", "figures", "report", "progress",
-    "benchmark", "commands", "cli",
-)  # fmt: skip
+# What each folder (or module of the top level) may import, besides errors and types (inside functions, more is allowed).
+ALLOWED = {
+    "errors": set(),
+    "types": set(),
+    "arch": set(),
+    "mapspace": {"arch"},
+    "cost": {"arch", "mapspace"},
+    "io": {"arch", "cost", "mapspace"},
+    "hw": {"arch", "io"},
+    "mapper": {"arch", "cost", "io", "mapspace"},
+    "models": {"io"},
+    "data": set(),
+    "accuracy": {"data", "io", "models"},
+    "network": {"mapper"},
+    "study": {"arch", "io", "mapper", "mapspace", "network"},
+    "show": {"accuracy", "io", "study"},
+    "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
+    "commands": {"io"},
+    "cli": {"io"},
+}
 
 
-def module_of(path: Path) -> str:
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    parts = parts[1:] if parts[0] == "mqjax" else parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-def place(module: str) -> int | None:
-    """Position of the longest listed prefix of a module's name."""
-    found = [name for name in LAYERS if module == name or module.startswith(f"{name}.")]
-    return LAYERS.index(max(found, key=len)) if found else None
-
-
-def test_imports_flow_one_way():
-    files = [*ROOT.glob("mqjax/**/*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("hw/*.py")]
-    assert len(files) > 40
-    for path in files:
-        here = place(module_of(path))
-        assert here is not None or module_of(path) in ("", "io"), f"{path} has no place in LAYERS"
+def modules() -> dict[str, set[str]]:
+    """Every module of the package, without "mqjax.", and the modules of the package that it imports at once."""
+    found = {}
+    for path in [*ROOT.glob("mqjax/**/*.py"), *ROOT.glob("models/**/*.py"), *ROOT.glob("hw/**/*.py")]:
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        name = ".".join(part for part in (parts[1:] if parts[0] == "mqjax" else parts) if part != "__init__")
+        imports = set()
         for node in ast.parse(path.read_text()).body:
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith("mqjax.")
-                and here is not None
-            ):
-                there = place(node.module.removeprefix("mqjax."))
-                assert there is not None and there <= here, f"{path} imports {node.module}"
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mqjax":
+                inside = node.module.removeprefix("mqjax").removeprefix(".")
+                imports |= {".".join(filter(None, (inside, alias.name))) for alias in node.names}
+        found[name] = imports
+    # What is imported from a module is the module, if it is not one itself.
+    return {
+        name: {other if other in found else other.rpartition(".")[0] for other in imports}
+        for name, imports in found.items()
+    }
+
+
+def test_folders_import_what_they_may():
+    found = modules()
+    assert len(found) > 60
+    for name, imports in found.items():
+        folder = name.split(".")[0]
+        for other in imports if folder else ():
+            above = other.split(".")[0]
+            assert above in ALLOWED[folder] | {folder, "errors", "types"}, f"{name} imports {other}"
+
+
+def test_imports_have_no_cycles():
+    graphlib.TopologicalSorter(modules()).prepare()  # raises CycleError otherwise
 
 
 def readme_example() -> tuple[str, str]:

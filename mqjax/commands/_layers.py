@@ -68,7 +68,7 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def padding(args: argparse.Namespace) -> int | None:
-    """`pad` of `mqjax.mapper.solve_layer` as the options say. Raises `InputError` for impossible ones."""
+    """`pad` of `mqjax.mapper.best.solve_layer` as the options say. Raises `InputError` for impossible ones."""
     return checked_padding(None if args.no_pad else args.pad, args.seconds)
 
 

@@ -21,8 +21,8 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.benchmark import PARTS, peak_memory_bytes
     from mqjax.errors import InputError
     from mqjax.io.files import write_atomically
-    from mqjax.progress import bar
-    from mqjax.runs import environment
+    from mqjax.show.progress import bar
+    from mqjax.study.runs import environment
 
     parts = args.parts.split(",")
     for part in parts:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.files import write_atomically
     from mqjax.io.records import evaluate_records, read_records
-    from mqjax.progress import bar
+    from mqjax.show.progress import bar
 
     arch = load_arch(args.arch, dialect=args.dialect)
     numbered = list(read_records(args.records))

@@ -13,7 +13,7 @@ from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, add_
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
-    from mqjax.decision import Solution
+    from mqjax.mapper.decision import Solution
     from mqjax.types import BitWidths, Layer
 
 
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.timeloop import write_mapping
-    from mqjax.mapper import solve_layer, width_triples
-    from mqjax.padding import describe_padding
-    from mqjax.progress import bar
+    from mqjax.mapper.best import solve_layer, width_triples
+    from mqjax.mapspace.padding import describe_padding
+    from mqjax.show.progress import bar
 
     pad = padding(args)
     arch = load_arch(args.arch, dialect=args.dialect)
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
-    from mqjax.padding import mapped_as
+    from mqjax.mapspace.padding import mapped_as
 
     row: dict[str, Any] = {
         "layer": layer.name,
@@ -113,7 +113,7 @@ def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: boo
 
 def _say_what_fits_not(layer: Layer, solution: Solution) -> None:
     """Of the widths at which no mapping fits, the reason for the first. Raises `InputError` with it if these are all."""
-    from mqjax.decision import nothing_fits
+    from mqjax.mapper.decision import nothing_fits
 
     missing = [i for i, index in enumerate(solution.index[0]) if index < 0]
     if missing:
@@ -126,7 +126,7 @@ def _say_what_fits_not(layer: Layer, solution: Solution) -> None:
 def _paper(arch: Arch, layer: Layer, triples: list[BitWidths], pad: int | None, seconds: float) -> Solution | None:
     """What the paper's constraints allow; `None` where the layer does not meet them."""
     from mqjax.errors import InputError
-    from mqjax.mapper import solve_layer
+    from mqjax.mapper.best import solve_layer
 
     try:
         return solve_layer(arch, layer, triples, pad=pad, seconds=seconds)
@@ -141,7 +141,7 @@ def _against_paper(row: dict[str, Any], paper: Solution | None, metric: str, i: 
 
 
 def _print(rows: list[dict[str, Any]], metric: str) -> None:
-    from mqjax.progress import print_table
+    from mqjax.show.progress import print_table
 
     lines = []
     for row in rows:

@@ -23,16 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mqjax.distribution import distributions
     from mqjax.errors import InputError
-    from mqjax.figures import draw_mapspace
     from mqjax.hw import load_arch
     from mqjax.io.files import write_atomically
-    from mqjax.mapper import width_triples
-    from mqjax.mapspace import Mapspace
-    from mqjax.optimum import solve
-    from mqjax.padding import describe_padding, mapped_as, padded
-    from mqjax.progress import bar
+    from mqjax.mapper.best import width_triples
+    from mqjax.mapper.distribution import distributions
+    from mqjax.mapper.optimum import solve
+    from mqjax.mapspace.padding import describe_padding, mapped_as, padded
+    from mqjax.mapspace.space import Mapspace
+    from mqjax.show.figures import draw_mapspace
+    from mqjax.show.progress import bar
 
     arch = load_arch(args.arch, dialect=args.dialect)
     triples = [bits for part in args.bits.split(",") for bits in width_triples(part)]
@@ -91,7 +91,7 @@ def _row(solution: Any, spread: dict[str, Any], i: int) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from mqjax.progress import print_table
+    from mqjax.show.progress import print_table
 
     headings = ("layer", "bits I/W/O", "nominal", "pruned", "valid", "valid %")
     headings += ("best energy (pJ)", "median", "best EDP (pJ*cycles)", "median")

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mqjax.report import write_report
+    from mqjax.show.report import write_report
 
     print(f"report: {write_report(args.run_folder)}")
     return 0

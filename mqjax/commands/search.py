@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.errors import InputError
-    from mqjax.runs import claim, read_settings
+    from mqjax.study.runs import claim, read_settings
 
     started = time.perf_counter()
     given = {name: getattr(args, name) for name in (*OPTIONS, "out") if hasattr(args, name)}
@@ -118,11 +118,11 @@ class _Prepared:
     def __init__(self, settings: dict[str, Any]) -> None:
         import hashlib
 
-        from mqjax.accuracy import default_accuracy
-        from mqjax.bitsearch import check_options
+        from mqjax.accuracy.judge import default_accuracy
         from mqjax.errors import InputError
         from mqjax.hw import load_arch
         from mqjax.models import NETWORKS
+        from mqjax.study.bitsearch import check_options
 
         self.objectives = tuple(settings["objectives"].split(","))
         check_options(self.objectives, settings["population"], settings["generations"])
@@ -155,8 +155,8 @@ class _Prepared:
 
     def _mapped(self, layer: Any, pad: int | None) -> Any:
         """The layer on the least bounds that meet the constraints. Raises `InputError` where none do."""
-        from mqjax.mapspace import Mapspace
-        from mqjax.padding import padded
+        from mqjax.mapspace.padding import padded
+        from mqjax.mapspace.space import Mapspace
 
         if pad is None:
             Mapspace(self.arch, layer, constraints=self.constraints).tables  # noqa: B018 - raises
@@ -174,12 +174,12 @@ class _Prepared:
 
 
 def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started: float) -> int:
-    from mqjax.bitsearch import search
     from mqjax.io.files import cache_folder
-    from mqjax.progress import bar
-    from mqjax.report import write_report
-    from mqjax.runs import describe, write_run
-    from mqjax.table import cost_table
+    from mqjax.mapper.table import cost_table
+    from mqjax.show.progress import bar
+    from mqjax.show.report import write_report
+    from mqjax.study.bitsearch import search
+    from mqjax.study.runs import describe, write_run
 
     arch, accuracy = prepared.arch, prepared.accuracy
     seconds = {"start": time.perf_counter() - started}
@@ -245,9 +245,9 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
 
 def _check_fit(prepared: _Prepared, table: Any) -> None:
     """Say which layers are padded. Raises `InputError` where one fits at no widths."""
-    from mqjax.decision import nothing_fits
-    from mqjax.mapspace import Mapspace
-    from mqjax.padding import padding_of
+    from mqjax.mapper.decision import nothing_fits
+    from mqjax.mapspace.padding import padding_of
+    from mqjax.mapspace.space import Mapspace
     from mqjax.types import BitWidths
 
     for layer, entries in zip(table.unique, table.tables, strict=True):
@@ -268,10 +268,10 @@ def _retrain(
     import jax.numpy as jnp
     from flax import nnx
 
+    from mqjax.accuracy.training import QUANTIZED, accuracy, train
     from mqjax.data import training_images
     from mqjax.models.qat import QuantizedMobileNet
-    from mqjax.progress import bar
-    from mqjax.training import QUANTIZED, accuracy, train
+    from mqjax.show.progress import bar
 
     trained = prepared.accuracy.trained
     data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
@@ -296,8 +296,8 @@ def _retrain(
 
 
 def _print_front(document: dict[str, Any]) -> None:
-    from mqjax.figures import spread
-    from mqjax.progress import print_table
+    from mqjax.show.figures import spread
+    from mqjax.show.progress import print_table
 
     columns = list(document["objectives"].items())
     lines = []

@@ -29,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import jax
 
-    from mqjax.decision import nothing_fits
     from mqjax.errors import InputError
-    from mqjax.hosts import join
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
-    from mqjax.mapspace import Mapspace
-    from mqjax.padding import padded, padding_of
-    from mqjax.progress import bar, print_table
-    from mqjax.table import cost_table, entry_of, write_table
+    from mqjax.mapper.decision import nothing_fits
+    from mqjax.mapper.hosts import join
+    from mqjax.mapper.table import cost_table, entry_of, write_table
+    from mqjax.mapspace.padding import padded, padding_of
+    from mqjax.mapspace.space import Mapspace
+    from mqjax.show.progress import bar, print_table
     from mqjax.types import BitWidths
 
     pad = padding(args)

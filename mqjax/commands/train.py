@@ -62,13 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mqjax.accuracy.training import QUANTIZED, EpochResult, TrainConfig, accuracy, train
     from mqjax.data import load_dataset, training_images
     from mqjax.errors import InputError
-    from mqjax.figures import training_curves
     from mqjax.io.files import write_atomically
     from mqjax.models.checkpoint import save_checkpoint
-    from mqjax.progress import bar
-    from mqjax.training import QUANTIZED, EpochResult, TrainConfig, accuracy, train
+    from mqjax.show.figures import training_curves
+    from mqjax.show.progress import bar
 
     # Options without a fixed default are absent where not given.
     for name in (*SIZES, "bits", "init", "data_dir"):
@@ -133,10 +133,10 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
     """A trained network at --bits, its sizes, and the start that the checkpoint will tell of."""
     import jax.numpy as jnp
 
-    from mqjax.accuracy import trained_network
-    from mqjax.assignments import parse_assignment
+    from mqjax.accuracy.judge import trained_network
     from mqjax.errors import InputError
     from mqjax.models.qat import QuantizedMobileNet
+    from mqjax.study.assignments import parse_assignment
 
     trained = trained_network(args.network, args.dataset, checkpoint=args.init, data_dir=args.data_dir)
     sizes = {name: trained.about[name] for name in SIZES}

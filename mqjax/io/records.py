@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from mqjax.arch import Arch
+from mqjax.cost.exact.evaluator import Analysed, analyse_mappings
+from mqjax.cost.exact.interconnect import Networks, networks
+from mqjax.cost.exact.price import OUTPUTS
+from mqjax.cost.packing import packing_table, wasted_bits
 from mqjax.errors import InputError
-from mqjax.evaluator import Analysed, analyse_mappings
-from mqjax.interconnect import Networks, networks
-from mqjax.mapping import encode
-from mqjax.packing import packing_table, wasted_bits
-from mqjax.price import OUTPUTS
+from mqjax.mapspace.mapping import encode
 from mqjax.types import TENSORS, BitWidths, Layer
 
 

@@ -1,0 +1,492 @@
+"""The cost model on the fast path: cost terms of a chunk of mappings, for every packing of each tensor.
+
+Where neighbours cannot forward data to each other and multicast groups are products of bounds, the model of MODEL.md
+sections 6 and 7 collapses: between a level that keeps a tensor and the next one that does, bypassed levels only pass
+demand outwards, so
+
+    content at the next keeper = Delta * product of multicast groups in between
+    Delta = F S_0 - (F - d0) sum_{j: D_j = v_0} (S_j - S_{j+1}),    S_j = product of the bounds of loops j, j+1, ...
+
+with loop 0 the innermost loop of bound > 1 outside the tile. For tensors without halo the sum telescopes: Delta = F S_r
+with r the first relevant loop. Counts contain no bit-width; a packing enters as ceil(count / (operands * block)).
+Mappings that may be otherwise are told apart (`doubtful`): they get lower bounds here and their price elsewhere.
+
+Exactness: every count is an integer below 2^48 held in float64 and so exact, and the ceilings are exact (`_ceil`).
+Energies may be off by an ulp, as XLA may fuse multiplications with additions.
+
+Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, Outputs: KW, KI, KO).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, C, M, N, Numbers, P, Plan, Q, R, S
+from mqjax.types import DIMS, TENSORS
+
+LARGEST_COUNT = 2.0**48
+"""Counts below this are exact here, their ceilings included (`_ceil`)."""
+
+
+_RANKS = ((P, R), (Q, S))
+"""Dimensions along the width and the height of Inputs."""
+
+
+LEAST_PJ = 1e-200
+"""Energies of 0 count as this much."""
+
+
+class Loop(NamedTuple):
+    """A temporal loop. `dims` are the dimensions that it may be, `picks[i]` whether it is dims[i] (None: it is)."""
+
+    bound: Any
+    level: int
+    dims: tuple[int, ...]
+    picks: tuple[Any, ...]
+    w: Any  # shift of Inputs along width, or None where always 0
+    h: Any
+
+
+class Nest(NamedTuple):
+    """A chunk of mappings, unrolled."""
+
+    loops: list[Loop]  # temporal, inner to outer
+    suffix: list[Any]  # S_j: product of the bounds of loops j, j+1, ...; one longer than loops
+    extents: list[dict[int, Any]]  # per level: extent of each dimension
+    spatial: list[dict[int, Any]]  # per level: bound of each spatial loop
+    inside: list[Any]  # per level: number of instances in use
+    reach: list[tuple[Any, Any]]  # per level: how far apart along width and height the Inputs of two children may lie
+
+
+def _product(factors: Any) -> Any:
+    return math.prod(factors, start=1.0)
+
+
+def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> Nest:
+    """Loops, extents and instances from the bounds of all slots. picks: per free level, which of its free dimensions
+    stands at each position, int32 [positions] or, if that differs among the mappings, [positions, N]."""
+    extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
+    loops: list[Loop] = []
+    extents: list[dict[int, Any]] = []
+    spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
+    reach: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(plan.keep)
+    step = {P: n.stride[0], Q: n.stride[1], R: n.dilation[0], S: n.dilation[1]}
+    for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
+        if is_spatial:
+            for d in (*fixed, *free):
+                spatial[level][d] = bound[d, t]
+            width, height = (
+                sum((bound[d, t] - 1) * step[d] * extent[d] for d in rank if d in spatial[level]) for rank in _RANKS
+            )
+            reach[level] = width, height
+        else:
+            shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
+            for d in fixed:
+                loops.append(Loop(bound[d, t], level, (d,), (None,), *_shifts((d,), (None,), shift)))
+            if len(free) == 1:
+                loops.append(Loop(bound[free[0], t], level, free, (None,), *_shifts(free, (None,), shift)))
+            elif free:
+                order = picks[plan.free_levels.index(t)]
+                for position in range(len(free)):
+                    is_dim = tuple(order[position] == i for i in range(len(free)))
+                    size = _select(is_dim, [bound[d, t] for d in free])
+                    loops.append(Loop(size, level, free, is_dim, *_shifts(free, is_dim, shift)))
+        for d in (*fixed, *free):
+            extent[d] = extent[d] * bound[d, t]
+        if not is_spatial:
+            extents.append(dict(extent))
+    suffix = [1.0]
+    for loop in reversed(loops):
+        suffix.append(suffix[-1] * loop.bound)
+    inside: list[Any] = [1.0] * len(plan.keep)
+    for level in range(len(plan.keep) - 2, -1, -1):
+        inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
+    return Nest(loops, suffix[::-1], extents, spatial, inside, reach)
+
+
+def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
+    result = values[-1]
+    for flag, value in zip(is_dim[:-1], values[:-1], strict=True):
+        result = jnp.where(flag, value, result)
+    return result
+
+
+def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
+    """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
+    result = []
+    for rank in _RANKS:
+        if not any(d in rank for d in dims):
+            result.append(None)
+        elif len(dims) == 1:
+            result.append(shift[dims[0]])
+        else:
+            result.append(_select(picks, [shift[d] if d in rank else 0.0 for d in dims]))
+    return tuple(result)
+
+
+def _is_one_of(loop: Loop, dims: tuple[int, ...]) -> Any:
+    """Whether a loop runs over one of `dims`: a Python bool where the plan decides, else a traced flag."""
+    inside = [d in dims for d in loop.dims]
+    if all(inside) or not any(inside):
+        return inside[0]
+    flags = [pick for pick, is_in in zip(loop.picks, inside, strict=True) if is_in]
+    return functools.reduce(operator.or_, flags)
+
+
+def _relevant(tensor: int, loop: Loop, n: Numbers) -> Any:
+    """Whether Weights or Outputs depend on the loop; M has bound 1 in depthwise layers, so it may count either way."""
+    if tensor == WEIGHTS:
+        return _is_one_of(loop, (C, M, R, S))
+    dense = _is_one_of(loop, (M, N, P, Q))
+    channel = _is_one_of(loop, (C,))
+    if dense is True or channel is False:
+        return dense
+    return (channel & n.depthwise) | dense
+
+
+def _deliveries(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
+    """Delta of the tile that `level` holds of Weights or Outputs."""
+    first = next(j for j in range(len(nest.loops) + 1) if j == len(nest.loops) or nest.loops[j].level > level)
+    factor: Any = 1.0
+    for j in range(len(nest.loops) - 1, first - 1, -1):
+        relevant = _relevant(tensor, nest.loops[j], n)
+        if relevant is not False:
+            counts = nest.loops[j].bound > 1
+            factor = jnp.where(counts if relevant is True else counts & relevant, nest.suffix[j], factor)
+    return _tile(tensor, level, nest, n) * factor
+
+
+def _input_lengths(level: int, nest: Nest, n: Numbers) -> tuple[Any, Any]:
+    e = nest.extents[level]
+    width = n.stride[0] * (e[P] - 1) + n.dilation[0] * (e[R] - 1) + 1
+    height = n.stride[1] * (e[Q] - 1) + n.dilation[1] * (e[S] - 1) + 1
+    return width, height
+
+
+def _tile(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
+    """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
+    e = nest.extents[level]
+    if tensor == WEIGHTS:
+        return e[C] * e[M] * e[R] * e[S]
+    if tensor == OUTPUTS:
+        return e[N] * e[P] * e[Q] * e[M] * jnp.where(n.depthwise, e[C], 1.0)
+    width, height = _input_lengths(level, nest, n)
+    return e[N] * e[C] * width * height
+
+
+def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
+    """Delta of the tile of Inputs at `level`, with halos and coincidences.
+
+    `at_w`, `at_h` is v_0 plus the sum of all shifts so far: loop j repeats the first move where its own shift equals
+    that. A loop over C or N gets a shift of its own, larger than any sum of real ones, so that it never matches.
+    """
+    at_w: Any = 0.0
+    at_h: Any = 0.0
+    first_w: Any = 0.0
+    first_h: Any = 0.0
+    started: Any = False
+    repeated: Any = 0.0
+    for j, loop in enumerate(nest.loops):
+        if loop.level <= level:
+            continue
+        moves = loop.bound > 1
+        far = _is_one_of(loop, (C, N))
+        w, h = loop.w, loop.h
+        if far is not False:
+            huge = 2.0 ** (200 + 4 * j)
+            w = huge if far is True else jnp.where(far, huge, 0.0 if w is None else w)
+        starts = moves if started is False else moves & ~started
+        if far is not True:
+            same = (at_w == (0.0 if w is None else w)) & (at_h == (0.0 if h is None else h))
+            alike = same if w is None and h is None else same | starts
+            if far is not False:
+                alike = alike & ~far
+            repeated = repeated + jnp.where(alike, nest.suffix[j] - nest.suffix[j + 1], 0.0)
+        if w is not None:
+            first_w = jnp.where(starts, w, first_w)
+            at_w = at_w + jnp.where(moves, jnp.where(starts, 2 * w, w), 0.0)
+        if h is not None:
+            first_h = jnp.where(starts, h, first_h)
+            at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
+        started = moves if started is False else moves | started
+    width, height = _input_lengths(level, nest, n)
+    e = nest.extents[level]
+    overlap = e[N] * e[C] * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
+    first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
+    return e[N] * e[C] * width * height * nest.suffix[first] - overlap * repeated
+
+
+def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
+    """Which mappings may be outside the fast path; `None` where the space has none (`mqjax.mapspace.doubt`)."""
+    if not plan.forwarding:
+        return None
+    found: Any = jnp.zeros((), bool)
+    for level, spatial in enumerate(nest.spatial):
+        for first, second in _RANKS:
+            if first in spatial and second in spatial:
+                found |= (spatial[first] > 1) & (spatial[second] > 1)
+        if spatial and level > 0:
+            found |= _forwards(level, nest, n) & (_product(spatial.values()) > 1)
+    return found
+
+
+def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
+    """Whether a step of the loops outside `level` may move Inputs as far as the data of two of its children lie apart.
+
+    Such a step is the first of its kind nowhere, and follows one of the same shape: either all of them deliver whole
+    tiles, as tiles of loop 0 do not overlap, or some outer loop repeats the move of loop 0 (MODEL.md section 6).
+    """
+    inside_w: Any = 0.0  # sum of the shifts of the loops further in
+    inside_h: Any = 0.0
+    first_w: Any = 0.0
+    first_h: Any = 0.0
+    started: Any = False
+    meets: Any = False
+    repeats: Any = False
+    reach_w, reach_h = nest.reach[level]
+    for j, loop in enumerate(nest.loops):
+        if loop.level < level:
+            continue
+        moves = loop.bound > 1
+        w, h = (0.0 if shift is None else shift for shift in (loop.w, loop.h))
+        far = _is_one_of(loop, (C, N))
+        if far is not False:
+            w = jnp.where(far, 2.0 ** (200 + 4 * j), w)
+        starts = moves & ~jnp.asarray(started)
+        meets |= moves & (jnp.abs(w - inside_w) <= reach_w) & (jnp.abs(h - inside_h) <= reach_h)
+        repeats |= moves & ~starts & (w == inside_w + first_w) & (h == inside_h + first_h)
+        first_w, first_h = jnp.where(starts, w, first_w), jnp.where(starts, h, first_h)
+        inside_w, inside_h = inside_w + jnp.where(moves, w, 0.0), inside_h + jnp.where(moves, h, 0.0)
+        started |= moves
+    width, height = _input_lengths(level - 1, nest, n)
+    disjoint = (first_w >= width) | (first_h >= height)
+    return meets & (disjoint | repeats) & ((first_w > 0) | (first_h > 0))
+
+
+class _Traffic(NamedTuple):
+    """Accesses of a tensor at a level that keeps it, in elements per instance; `None` where there can be none."""
+
+    tile: Any
+    reads: Any
+    fills: Any
+    updates: Any
+
+
+def _groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
+    """Number of multicast groups at a level: the product of its relevant spatial bounds."""
+    relevant = {WEIGHTS: (C, M, R, S), INPUTS: (N, C, P, Q, R, S), OUTPUTS: (M, N, P, Q)}[tensor]
+    factor = _product(b for d, b in nest.spatial[level].items() if d in relevant)
+    if tensor == OUTPUTS and C in nest.spatial[level]:
+        factor = factor * jnp.where(n.depthwise, nest.spatial[level][C], 1.0)
+    return factor
+
+
+def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dict[int, _Traffic]:
+    """Reads, fills and updates at every level that keeps the tensor (MODEL.md section 7); of Inputs of doubtful mappings
+    the least that there can be."""
+    keepers = [s for s, keep in enumerate(plan.keep) if keep[tensor]]
+    outermost = len(plan.keep) - 1
+    result = {}
+    demand, passed = nest.suffix[0], -1
+    least = demand
+    for s in keepers:
+        content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
+        tile = _tile(tensor, s, nest, n)
+        delivered = fills = None
+        if s < outermost:
+            delivered = fills = _input_deliveries(s, nest, n) if tensor == INPUTS else _deliveries(tensor, s, nest, n)
+        if tensor == INPUTS and doubt is not None:
+            # A first delivery comes from the parent, once for all children; quotients may round a fill down.
+            content = jnp.where(doubt, least, content)
+            fills = None if fills is None else jnp.where(doubt, tile - 1, fills)
+            least = tile
+        if tensor == OUTPUTS:
+            outputs = _tile(OUTPUTS, outermost, nest, n)
+            part = outputs / _product(_groups(OUTPUTS, u, nest, n) for u in range(s + 1, outermost + 1))
+            if fills is not None and plan.dialect == "2024":
+                fills = fills - part
+            result[s] = _Traffic(tile, content - part, fills, content)
+        else:
+            result[s] = _Traffic(tile, content, fills, None)
+        demand, passed = delivered, s
+    return result
+
+
+def _ceil(count: Any, divisor: Any) -> Any:
+    """ceil(count / divisor), exact: a quotient that is no integer lies at least 1 / divisor above one, and a count
+    below 2^48 times a rounded reciprocal is off by far less than a quarter of that."""
+    return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
+
+
+class Counts(NamedTuple):
+    """What the cost of a chunk of mappings follows from at any packing."""
+
+    traffic: list[dict[int, _Traffic]]  # per tensor, per level that keeps it
+    inside: list[Any]  # per level, instances in use
+    steps: Any  # temporal steps
+    mac_pj: Any
+    doubtful: Any  # bool: what is said of Inputs are lower bounds; `None` where that cannot be
+
+
+Packed = tuple[Any, Any, Any]
+"""Per tensor (Weights, Inputs, Outputs) operands per word, float64 [K, L], from few to many."""
+
+
+def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
+    """The counts of a chunk."""
+    doubt = doubtful(plan, nest, n)
+    traffic = [_traffic(plan, tensor, nest, n, doubt) for tensor in range(len(TENSORS))]
+    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
+    # Without the barrier XLA would recompute the counts for every packing.
+    return Counts(*lax.optimization_barrier((traffic, nest.inside, nest.suffix[0], computes * n.mac_energy, doubt)))
+
+
+class Costs(NamedTuple):
+    """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
+    cycles are inf where a tile does not fit, and where a mapping is doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing."""
+
+    weights_pj: Array  # [KW, N]
+    weights_cycles: Array  # [KW, N]
+    shared_pj: Array  # [KS, N], MACs included
+    shared_cycles: Array  # [KS, N]
+    coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
+
+
+def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Costs:
+    """Cost terms of a chunk of `size` mappings for all packings."""
+    energy = [_energy(n, counts, tensor, packings[tensor], size) for tensor in range(len(TENSORS))]
+    shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + counts.mac_pj
+    cycles = {tensors: _cycles(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
+    shared_cycles = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
+    shared_cycles = jnp.maximum(shared_cycles, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
+    fits = fitting(plan, n, counts, packings, size)
+    priced = fits.weights if counts.doubtful is None else fits.weights & ~counts.doubtful
+    coupled = None
+    if fits.coupled is not None:
+        slowest = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
+        coupled = jnp.where(fits.coupled, slowest.reshape(fits.coupled.shape), jnp.inf)
+    return Costs(
+        weights_pj=energy[WEIGHTS],
+        weights_cycles=jnp.where(priced, cycles[WEIGHTS,], jnp.inf),
+        # Nothing is free: with an energy of 0 the EDP of what does not fit would be no number.
+        shared_pj=jnp.maximum(shared_pj, LEAST_PJ).reshape(-1, size),
+        shared_cycles=jnp.where(fits.shared, shared_cycles, jnp.inf),
+        coupled_cycles=coupled,
+    )
+
+
+class Fits(NamedTuple):
+    """Which mappings of a chunk fit the memories; a triple's mapping fits where all of its flags are set."""
+
+    weights: Array  # bool [KW, N]
+    shared: Array  # bool [KS, N]
+    coupled: Array | None  # bool [KS, KW, N], only if some level holds Weights beside another tensor
+
+
+def fitting(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Fits:
+    """Which mappings of a chunk fit at which packings."""
+    fits = {tensors: _fits(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
+    shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]
+    coupled = None
+    if any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
+        cube = (*(len(packings[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
+        together = functools.reduce(operator.and_, (fits[tensors] for tensors in _COUPLED))
+        coupled = jnp.broadcast_to(together, cube).reshape(-1, *cube[2:])
+    return Fits(fits[WEIGHTS,], shared.reshape(-1, size), coupled)
+
+
+class Bounds(NamedTuple):
+    """Lower bounds of the cost of a chunk's mappings: energy terms in pJ per tensor [K, N], and cycles [N] of the
+    packings with most operands."""
+
+    energy_pj: list[Array]
+    cycles: Array
+
+
+def lower_bounds(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Bounds:
+    """Bounds without a division: energy with fractions of words, and cycles where most operands share a word."""
+    energy = [_energy(n, counts, tensor, packings[tensor], size, whole=False) for tensor in range(len(TENSORS))]
+    most = tuple(packing[-1:] for packing in packings)
+    cycles = [_cycles(plan, n, counts, _axes(most, tensors), size).reshape(size) for tensors in _SHARERS]  # type: ignore
+    return Bounds(energy, functools.reduce(jnp.maximum, cycles))
+
+
+def _energy(n: Numbers, counts: Counts, tensor: int, packing: Any, size: int, *, whole: bool = True) -> Array:
+    """Energy of one tensor at all levels, pJ, [K, N] (MODEL.md section 8); with fractions of words if not `whole`."""
+    total: Any = jnp.zeros((len(packing), size))
+    for s, entry in counts.traffic[tensor].items():
+        kinds = [(c, n.energy[s, kind]) for kind, c in enumerate((entry.reads, entry.fills, entry.updates))]
+        per_vector = (packing[:, s] * n.block[s])[:, None]
+        used = jnp.minimum(counts.inside[s], n.clusters[s])
+        if whole:
+            total = total + sum(_ceil(c, per_vector) * pj for c, pj in kinds if c is not None) * used
+        else:
+            total = total + sum(c * pj for c, pj in kinds if c is not None) * used * (1.0 / per_vector)
+    return total
+
+
+_COUPLED = ((WEIGHTS, INPUTS), (WEIGHTS, OUTPUTS), (WEIGHTS, INPUTS, OUTPUTS))
+_SHARERS = ((WEIGHTS,), (INPUTS,), (OUTPUTS,), (INPUTS, OUTPUTS), *_COUPLED)
+"""Sets of tensors that may share a level."""
+
+
+def _axes(packings: Packed, tensors: tuple[int, ...]) -> dict[int, Array]:
+    """Operands per word [..., L] of these tensors, on axes of their own in the order Inputs, Outputs, Weights."""
+    axes = (INPUTS, OUTPUTS, WEIGHTS) if tensors in _COUPLED else tensors
+    return {t: jnp.expand_dims(packings[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
+
+
+def _users(counts: Counts, packings: dict[int, Array], s: int) -> list[tuple[_Traffic, Array]]:
+    return [(counts.traffic[t][s], packing[..., s][..., None]) for t, packing in packings.items()]
+
+
+def _shared_by(plan: Plan, packings: dict[int, Array]) -> list[int]:
+    """Levels that keep exactly these tensors."""
+    return [s for s, keep in enumerate(plan.keep) if [t for t in range(len(TENSORS)) if keep[t]] == sorted(packings)]
+
+
+def _fits(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
+    """Whether the tiles fit the levels that exactly these tensors share, bool [..., N]."""
+    shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
+    fits = jnp.ones(shape, bool)
+    for s in _shared_by(plan, packings):
+        if s not in plan.limited:
+            continue
+        users = _users(counts, packings, s)
+        if len(users) == 1:
+            # ceil(tile / operands) <= capacity, without a division
+            fits &= users[0][0].tile <= n.capacity[s] * users[0][1]
+        else:
+            fits &= sum(_ceil(entry.tile, operands) for entry, operands in users) <= n.capacity[s]
+    return fits
+
+
+def _cycles(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
+    """Cycles [..., N] that the levels need which exactly these tensors share, at least the temporal steps."""
+    shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
+    cycles = jnp.broadcast_to(counts.steps, shape)
+    for s in _shared_by(plan, packings):
+        if s in plan.throttled:
+            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, counts.steps))
+    return cycles
+
+
+def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
+    """Cycles of a level with limited bandwidth, in the reference's floating-point steps (MODEL.md section 10)."""
+    read: Any = 0.0
+    write: Any = 0.0
+    for entry, operands in users:
+        read = read + _ceil(entry.reads, operands) / steps
+        written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
+        write = write + written / steps
+    limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
+    slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
+    slowdown = jnp.minimum(slowdown, jnp.where(write > limit_write, limit_write / write, 1.0))
+    return jnp.ceil(steps / slowdown)

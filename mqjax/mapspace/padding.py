@@ -1,0 +1,62 @@
+"""Layers with larger bounds: dimensions that fixed factors do not divide are padded, as hardware does.
+
+A padded layer costs what its padded bounds cost: multiplications by zeros included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from mqjax.arch import Arch
+from mqjax.errors import InputError
+from mqjax.mapspace.mapping import Record, mapped_bounds
+from mqjax.mapspace.space import Mapspace
+from mqjax.types import DIMS, Layer
+
+
+def padded(arch: Arch, layer: Layer, *, constraints: str = "paper") -> Layer:
+    """`layer` with every bound that the fixed factors of `constraints` do not divide raised to the next that they do.
+
+    Raises `InputError` where no bound would do.
+    """
+    return dataclasses.replace(layer, **{d: bounds_to_try(arch, layer, constraints, d)[0] for d in DIMS})
+
+
+def mapped_as(layer: Layer, mapped: Layer) -> dict[str, int]:
+    """The bounds by dimension in which `mapped` exceeds `layer`."""
+    return {d: getattr(mapped, d) for d in DIMS if getattr(mapped, d) != getattr(layer, d)}
+
+
+def padding_of(layer: Layer, mappings: Sequence[Record]) -> str:
+    """Words for the bounds of mappings that exceed the layer's: "M=10 mapped as 12", or as "12 or 16"."""
+    bounds = [mapped_bounds(mapping) for mapping in mappings]
+    texts = []
+    for d in DIMS:
+        found = sorted({of_mapping[d] for of_mapping in bounds})
+        if found and found[-1] > getattr(layer, d):
+            texts.append(f"{d}={getattr(layer, d)} mapped as {' or '.join(map(str, found))}")
+    return ", ".join(texts)
+
+
+def describe_padding(layer: Layer, bounds: dict[str, int]) -> str:
+    """Words for `mapped_as`: "M=10 mapped as 12"; empty where nothing is padded."""
+    return ", ".join(f"{d}={getattr(layer, d)} mapped as {bound}" for d, bound in bounds.items())
+
+
+def bounds_to_try(arch: Arch, layer: Layer, constraints: str, dim: str, pad: int = 0) -> list[int]:
+    """Bounds of a dimension that can be factorised: its own or the next larger one, and the others up to `pad` more.
+
+    Raises `InputError` where there is none.
+    """
+    bound = getattr(layer, dim)
+    space = Mapspace(arch, layer, constraints=constraints)
+    # Fixed factors may also multiply to more than the bound; then they are the next bound that they divide.
+    factors = math.prod(level.factors.get(dim) or 1 for level in space.tiling)
+    larger = range(bound, max(bound + (pad if bound > 1 else 0), -(-bound // factors) * factors) + 1)
+    possible = [n for n in larger if space.divides(DIMS.index(dim), n)]
+    if not possible:
+        space.tables  # noqa: B018 - raises the error that says which factors cannot be met
+        raise InputError(f"layer {layer.name!r} on {arch.name!r}: no bound of {dim} meets the fixed factors")
+    return [n for n in possible if n == possible[0] or n <= bound + pad]

@@ -1,0 +1,264 @@
+"""Figures of a search run, drawn from the content of its front.json (see `mqjax.study.runs.describe`), and of training."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+
+from mqjax.accuracy.training import EpochResult
+from mqjax.study.runs import UNITS
+
+BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
+LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a93a3",
+    "axes.axisbelow": True,
+    "figure.dpi": 150,
+}
+
+
+def uniform(document: dict[str, Any], width: int) -> dict[str, Any] | None:
+    """The uniform assignment of this width, if it fits the accelerator."""
+    return next((entry for entry in document["uniform"] if entry["width"] == width), None)
+
+
+def highlighted(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The front member of least energy whose error is at most that of 8 bits everywhere."""
+    eight = uniform(document, 8)
+    if eight is None or "error" not in document["objectives"]:
+        return None
+    limit = eight["objectives"]["error"]
+    good = [member for member in document["members"] if member["objectives"]["error"] <= limit]
+    return min(good, key=lambda member: member["energy_pj"], default=None)
+
+
+def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """All figures as PNG, by name; evaluated: columns of evaluated.csv."""
+    names = list(document["objectives"])
+    vertical = "error" if "error" in names else names[0]
+    with matplotlib.rc_context(_STYLE):
+        drawn = {f"front_{x}": _front(document, evaluated, x, vertical) for x in names if x != vertical}
+        drawn["widths"] = _widths(document)
+        drawn["levels"] = _levels(document)
+        drawn["layers"] = _layers(document)
+        drawn["convergence"] = _convergence(document)
+    return {name: _png(figure) for name, figure in drawn.items()}
+
+
+def training_curves(runs: dict[str, list[EpochResult]]) -> bytes:
+    """Loss and validation accuracy of training runs, by name, over their epochs, as PNG."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        for (name, results), color in zip(runs.items(), itertools.cycle(LEVEL_COLORS[2:] + LEVEL_COLORS[:2])):
+            epochs = [result.epoch for result in results]
+            loss.plot(epochs, [result.loss for result in results], "o-", ms=3, color=color, label=name)
+            accuracy.plot(epochs, [result.accuracy for result in results], "o-", ms=3, color=color, label=name)
+        for axes, label in ((loss, "training loss"), (accuracy, "validation accuracy")):
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(runs) > 1:
+            accuracy.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _thousands(values: Any) -> int:
+    """How often the largest value can be divided by 1000 and stay above 1; at most 4."""
+    largest = float(np.max(values, initial=1.0))
+    return min(4, int(np.log10(max(largest, 1.0)) // 3))
+
+
+def _pj_axis(values: Any) -> tuple[float, str]:
+    """Divisor and unit for energies given in pJ."""
+    steps = _thousands(values)
+    return 1000.0**steps, ("pJ", "nJ", "\N{MICRO SIGN}J", "mJ", "J")[steps]
+
+
+def _axis(name: str, values: Any) -> tuple[float, str]:
+    """Divisor and label of an axis for an objective."""
+    if name == "error":
+        return 0.01, "validation error (%)"
+    if name == "energy":
+        divisor, unit = _pj_axis(values)
+        return divisor, f"energy ({unit})"
+    steps = _thousands(values)
+    label = {"edp": "EDP", "delay": "delay", "memory": "weight memory"}[name]
+    return 1000.0**steps, f"{label} ({('', 'k', 'M', 'G', 'T')[steps]}{UNITS[name]})"
+
+
+def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str) -> Figure:
+    members, same = document["members"], document["uniform"]
+
+    def column(entries: list[dict[str, Any]], name: str, divisor: float) -> np.ndarray:
+        return np.array([entry["objectives"][name] for entry in entries]) / divisor
+
+    fits = np.isfinite(evaluated[x]) & np.isfinite(evaluated[y])
+    cloud_x, cloud_y = evaluated[x][fits], evaluated[y][fits]
+    (by_x, label_x), (by_y, label_y) = _axis(x, cloud_x), _axis(y, cloud_y)
+    figure = Figure(figsize=(8.2, 4.6))
+    axes = figure.add_subplot()
+    axes.scatter(cloud_x / by_x, cloud_y / by_y, s=9, color=GREY, alpha=0.5, linewidths=0, label="evaluated")
+    front_x, front_y = column(members, x, by_x), column(members, y, by_y)
+    order = np.argsort(front_x, kind="stable")
+    if len(document["objectives"]) == 2:
+        axes.step(front_x[order], front_y[order], where="post", color=BLUE, linewidth=1.4, alpha=0.8)
+    axes.scatter(front_x, front_y, s=26, color=BLUE, zorder=3, label="front")
+    axes.scatter(
+        column(same, x, by_x), column(same, y, by_y), marker="s", s=40, color=ORANGE, zorder=4, label="uniform"
+    )
+    # Widths that pack alike cost the same: one label for all of them, at the lowest.
+    for value in np.unique(column(same, x, by_x)):
+        alike = [entry for entry in same if entry["objectives"][x] / by_x == value]
+        at = (value, min(column(alike, y, by_y)))
+        label = ", ".join(str(entry["width"]) for entry in alike)
+        axes.annotate(f"{label} bit", at, (7, 5), textcoords="offset points", color=ORANGE, fontsize=9)
+    pick = highlighted(document)
+    if pick:
+        at = (pick["objectives"][x] / by_x, pick["objectives"][y] / by_y)
+        axes.scatter(*at, s=170, facecolors="none", edgecolors=DARK, linewidths=1.6, zorder=5, label="highlighted")
+    axes.set(xlabel=label_x, ylabel=label_y)
+    if y == "error" and cloud_y.min() > 0:
+        # Small errors matter most.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "235" else ""))
+    axes.grid(color="#eceff3", which="both")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _short(names: list[str]) -> list[str]:
+    """Layer names without the network's."""
+    return [name.split("_", 1)[-1] for name in names]
+
+
+def spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spread, ends included."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _widths(document: dict[str, Any]) -> Figure:
+    members = spread(document["members"], 30)
+    triples = np.array([[[*map(int, layer["bits"].split("/"))] for layer in m["layers"]] for m in members])
+    layers = _short(document["layers"])
+    figure = Figure(figsize=(max(9.0, 0.36 * len(layers)), 1.5 + 0.2 * len(members)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    image = None
+    for axes, title, axis in zip(panels, ("input width", "weight width"), (0, 1), strict=True):
+        image = axes.imshow(triples[:, :, axis], cmap="YlGnBu", vmin=1.5, vmax=8.5, aspect="auto")
+        axes.set_title(title, loc="left")
+        axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
+        axes.tick_params(length=0)
+    panels[0].set_yticks(range(len(members)), [str(member["id"]) for member in members], fontsize=8)
+    panels[0].set(ylabel="member")
+    if image is not None:
+        figure.colorbar(image, ax=list(panels), ticks=range(2, 9), label="bits", pad=0.01, fraction=0.03)
+    return figure
+
+
+def _entries(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What is compared side by side: native, uniform assignments, the highlighted member."""
+    entries = [("native", document["native"])] if document["native"] else []
+    entries += [(f"{entry['width']} bit", entry) for entry in reversed(document["uniform"])]
+    pick = highlighted(document)
+    return [*entries, (f"member {pick['id']}", pick)] if pick else entries
+
+
+def _levels(document: dict[str, Any]) -> Figure:
+    entries = _entries(document)
+    levels = list(document["members"][0]["layers"][0]["level_pj"])
+    sums = np.array([[sum(layer["level_pj"][v] for layer in e["layers"]) for v in levels] for _, e in entries])
+    divisor, unit = _pj_axis(sums.sum(axis=1))
+    figure = Figure(figsize=(8.2, 0.42 * len(entries) + 1.3))
+    axes = figure.add_subplot()
+    left = np.zeros(len(entries))
+    for number, level in enumerate(levels):
+        widths = sums[:, number] / divisor
+        color = LEVEL_COLORS[number % len(LEVEL_COLORS)]
+        axes.barh(range(len(entries)), widths, left=left, color=color, label=level, height=0.72)
+        left += widths
+    axes.set_yticks(range(len(entries)), [name for name, _ in entries])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"energy ({unit})")
+    axes.legend(frameon=False, ncols=len(levels), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8.5)
+    return figure
+
+
+def _layers(document: dict[str, Any]) -> Figure:
+    entries = [(name, entry) for name, entry in _entries(document) if not name.endswith("bit") or name == "8 bit"]
+    entries = entries or _entries(document)
+    layers = _short(document["layers"])
+    energies = np.array([[layer["energy_pj"] for layer in entry["layers"]] for _, entry in entries])
+    divisor, unit = _pj_axis(energies)
+    figure = Figure(figsize=(max(8.2, 0.34 * len(layers)), 3.6))
+    axes = figure.add_subplot()
+    width = 0.8 / len(entries)
+    for number, ((name, _), values) in enumerate(zip(entries, energies, strict=True)):
+        color = {"native": GREY, "8 bit": ORANGE}.get(name, BLUE)
+        axes.bar(
+            np.arange(len(layers)) + (number + 0.5) * width - 0.4, values / divisor, width, color=color, label=name
+        )
+    axes.set_xticks(range(len(layers)), layers, rotation=90)
+    axes.set(ylabel=f"energy ({unit})", xlim=(-0.6, len(layers) - 0.4))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _convergence(document: dict[str, Any]) -> Figure:
+    history = document["history"]
+    figure = Figure(figsize=(8.2, 2.6))
+    axes = figure.add_subplot()
+    axes.plot(
+        [h["evaluations"] for h in history], [h["hypervolume"] for h in history], color=BLUE, marker="o", markersize=3
+    )
+    axes.set(xlabel="assignments evaluated", ylabel="hypervolume")
+    axes.grid(color="#eceff3")
+    return figure
+
+
+def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], arch: str) -> bytes:
+    """PNG of how many mappings cost at most so much, one row per layer; a curve ends at the number that fit.
+
+    layers: (name, [(bits, {metric: Distribution})]).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
+        panels = figure.subplots(len(layers), 2, squeeze=False)
+        for row, (name, spreads) in zip(panels, layers, strict=True):
+            shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(spreads)))
+            for axes, (metric, label) in zip(row, (("energy", "energy (pJ)"), ("edp", "EDP (pJ*cycles)")), strict=True):
+                for (bits, spread), color in zip(spreads, shades, strict=True):
+                    found = spread[metric]
+                    used = np.flatnonzero(found.counts)
+                    if not len(used):
+                        continue
+                    edges = found.edges[used[0] : used[-1] + 2]
+                    below = np.concatenate([[0], np.cumsum(found.counts[used[0] : used[-1] + 1])])
+                    label_of_curve = f"{bits}: {below[-1]:,} fit"
+                    axes.plot(edges, below, color=color, linewidth=1.6, label=label_of_curve)
+                axes.set(xscale="log", xlabel=label)
+                axes.grid(color="#eceff3")
+            row[0].set(ylabel="mappings at most this costly")
+            row[0].set_title(f"{name} on {arch}", loc="left")
+            # Few triples are told apart by a legend, many only by shade.
+            if len(spreads) <= 8:
+                row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _png(figure)

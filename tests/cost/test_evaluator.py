@@ -1,0 +1,327 @@
+"""The general evaluator on accelerators of any shape against plain Python: arrays at every level, any loops and keeps."""
+
+from __future__ import annotations
+
+import collections
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+from mqjax.arch import Arch, Level, Mac
+from mqjax.cost.exact.children import Fans, grouped, positions
+from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
+from mqjax.cost.exact.multicast import counted, number_of_groups
+from mqjax.cost.exact.nest import problem
+from mqjax.cost.packing import is_packed, operands_per_word, wasted_bits
+from mqjax.io.records import evaluate_records
+from mqjax.mapspace.mapping import encode
+from mqjax.types import DIMS, TENSORS, BitWidths, Layer
+
+SLOTS = len(DIMS)  # no more loops in a list, so that few shapes are compiled
+
+
+def level(name: str, mesh: tuple[int, int], **given: Any) -> Level:
+    usual = {
+        "capacity_words": None, "word_bits": 16, "block_words": 1, "cluster": 1, "read_bandwidth": None,
+        "write_bandwidth": None, "read_pj": 1.25, "fill_pj": 1.5, "update_pj": 1.75, "area_um2": 0.0,
+        "keep": (True, True, True),
+    }  # fmt: skip
+    return Level(name=name, mesh=mesh, **(usual | given))
+
+
+def random_arch(rng: random.Random, sizes: tuple[int, ...] = (1, 1, 2, 3, 4)) -> Arch:
+    """2 to 4 levels with arrays anywhere, below the innermost and the outermost level too."""
+    depth = rng.randint(2, 4)
+    meshes = [(1, 1)]
+    for _ in range(depth):  # from the outermost level to the MACs
+        x, y = meshes[-1]
+        meshes.append((x * rng.choice(sizes), y * rng.choice(sizes)))
+    *levels, mac = meshes
+    return Arch(
+        name="random",
+        mac=Mac("mac", mac, 0.5, 0.0),
+        levels=tuple(
+            level(
+                f"L{s}",
+                mesh,
+                capacity_words=rng.choice([None] * 7 + [40]),
+                word_bits=rng.choice([8, 16, 24]),
+                block_words=rng.choice([1, 1, 4]),
+                read_bandwidth=rng.choice([None, None, 0.7]),
+                write_bandwidth=rng.choice([None, None, 0.4]),
+                read_pj=rng.choice([0.1, 0.75891, 167.0908]),
+                keep=tuple(s == depth - 1 or rng.random() < 0.7 for _ in TENSORS),
+            )
+            for s, mesh in enumerate(reversed(levels))
+        ),
+        dialect=rng.choice(["2024", "2024", "2023"]),
+    )
+
+
+def random_record(rng: random.Random, arch: Arch, bounds: tuple[int, ...] = (1, 2, 3, 4, 6)) -> dict[str, Any]:
+    """A layer and a mapping of it: factors of each dimension anywhere, in any order, several of one dimension at a level
+    too; now and then more children than there are."""
+    dims = {d: rng.choice(bounds) for d in DIMS}
+    dims |= {key: rng.choice([1, 1, 2, 3]) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")}
+    shape = rng.choice(["cnn", "cnn", "depthwise"])
+    if shape == "depthwise":
+        dims["M"] = 1
+    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": []} for s in arch.levels]
+    for s, entry in zip(arch.levels, entries, strict=True):
+        flips = [kept != (rng.random() < 0.15) for kept in s.keep]
+        entry["keep"] = [t for t, kept in zip(TENSORS, flips, strict=True) if kept or s is arch.levels[-1]]
+    room = [list(fanout) for fanout in arch.fanout]
+    for d in rng.sample(DIMS, len(DIMS)):
+        for factor in prime_factors(dims[d]):
+            places = [(s, axis) for s, left in enumerate(room) for axis in (0, 1) if left[axis] >= factor]
+            places = [(s, axis) for s, axis in places if len(entries[s]["spatial"]) < SLOTS]
+            if places and rng.random() < 0.6:
+                s, axis = rng.choice(places)
+                room[s][axis] //= 1 if rng.random() < 0.02 else factor
+                entries[s]["spatial"].append([d, factor, "XY"[axis]])
+            else:
+                free = [entry for entry in entries if len(entry["temporal"]) < SLOTS]
+                rng.choice(free)["temporal"].append([d, factor])
+    for entry in entries:
+        rng.shuffle(entry["temporal"])
+        rng.shuffle(entry["spatial"])
+    words = [s.word_bits for s in arch.levels]
+    bits = {t: rng.randint(1, min(words)) for t in TENSORS} if rng.random() < 0.6 else None
+    return {"dims": dims, "shape": shape, "bitwidths": bits, "mapping": entries}
+
+
+def prime_factors(n: int) -> list[int]:
+    found = []
+    for p in range(2, n + 1):
+        while n % p == 0:
+            found.append(p)
+            n //= p
+    return found
+
+
+def check(arch: Arch, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluate and compare with the oracle; the results."""
+    results = evaluate_records(arch, records)
+    for record, result in zip(records, results, strict=True):
+        wanted = oracle.evaluate(arch, record)
+        assert result["valid"] == wanted["valid"]
+        if not wanted["valid"]:
+            failed = [entry["level"] for entry in result["fail"]["levels"]]
+            assert (result["fail"]["stage"], failed) == (wanted["stage"], wanted["levels"])
+            continue
+        totals = result["stats"]["totals"]
+        assert (totals["energy_pJ"], totals["cycles"]) == (wanted["energy_pJ"], wanted["cycles"])
+        for name, of_level in wanted["levels"].items():
+            for tensor, values in of_level["tensors"].items():
+                found = result["stats"]["levels"][name]["tensors"][tensor]
+                for quantity in ("reads", "fills", "updates", "energy_pJ", "tile_size"):
+                    assert found[quantity] == values[quantity], (name, tensor, quantity)
+    return results
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32))
+def test_random_accelerators_agree_with_the_oracle(seed):
+    rng = random.Random(seed)
+    arch = random_arch(rng)
+    check(arch, [random_record(rng, arch) for _ in range(8)])
+
+
+def test_sample_meets_what_is_rare():
+    """Kernel and output loops on one array, forwarding, several signatures with bypass: agreed, and met."""
+    rng, met = random.Random(4), collections.Counter()
+    for _ in range(60):
+        arch = random_arch(rng, sizes=(1, 2, 3, 6))
+        for record, result in zip(
+            records := [random_record(rng, arch) for _ in range(12)], check(arch, records), strict=True
+        ):
+            if not result["valid"]:
+                met[result["fail"]["stage"]] += 1
+                continue
+            for entry, network in zip(record["mapping"], result["stats"]["networks"].values(), strict=True):
+                inputs = network["tensors"]["Inputs"]
+                met["links"] += inputs["link_transfers"] > 0
+                met["several"] += len(inputs["ingress_by_multicast"]) > 1
+                met["bypassed"] += len(inputs["ingress_by_multicast"]) > 1 and "Inputs" not in entry["keep"]
+                met["repeated"] += len({d for d, _, _ in entry["spatial"]}) < len(entry["spatial"])
+                met["innermost"] += entry is record["mapping"][0] and inputs["fanout"] > 1
+                met["outermost"] += entry is record["mapping"][-1] and inputs["fanout"] > 1
+    assert len(met) == 8 and min(met.values()) >= 8, met
+
+
+def wide_record(
+    arch: Arch, spatial: list[list[Any]], temporal: list[list[Any]], strides: dict[str, int]
+) -> dict[str, Any]:
+    """All spatial loops below the middle of three levels, the temporal ones at the outermost."""
+    dims: dict[str, int] = {}
+    for d, n, *_ in [*spatial, *temporal]:
+        dims[d] = dims.get(d, 1) * n
+    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for s in arch.levels]
+    entries[1]["spatial"], entries[2]["temporal"] = spatial, temporal
+    return {"dims": dims | strides, "shape": "cnn", "bitwidths": None, "mapping": entries}
+
+
+WIDE = {
+    "kernel and output rows": ([["P", 28, "X"], ["R", 5, "X"], ["S", 3, "Y"], ["Q", 14, "Y"]], [["Q", 2], ["C", 2]], {}),
+    "strided": ([["R", 7, "X"], ["P", 14, "X"], ["M", 16, "Y"], ["S", 3, "Y"]], [["P", 2], ["S", 2]], {"Wstride": 2}),
+    "dilated": ([["S", 4, "Y"], ["P", 8, "X"], ["Q", 9, "Y"], ["R", 3, "X"]], [["R", 2]], {"Hdilation": 2, "Wstride": 3}),
+    "forwarded": ([["M", 8, "Y"], ["S", 16, "X"]], [["C", 2], ["Q", 24]], {}),
+    "systolic": ([["M", 128, "X"], ["C", 128, "Y"]], [["C", 2], ["M", 2], ["P", 4]], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_wide_arrays_agree_with_the_oracle(case):
+    arch = Arch(
+        "wide", Mac("mac", (256, 256), 0.5, 0.0), (level("L0", (256, 256)), level("L1", (1, 1)), level("L2", (1, 1)))
+    )
+    record = wide_record(arch, *WIDE[case])
+    result = check(arch, [record])[0]
+    inputs = result["stats"]["networks"]["L1 <==> L0"]["tensors"]["Inputs"]
+    assert inputs["fanout"] == math.prod(n for _, n, _ in WIDE[case][0])
+    assert (inputs["link_transfers"] > 0) == (case == "forwarded")
+    assert (len(inputs["ingress_by_multicast"]) > 1) == (case != "systolic")
+
+
+def test_nothing_grows_with_an_array():
+    """A million MACs below one level: what is kept of a mapping does not depend on how many there are."""
+    sizes = []
+    for side in (4, 1024):
+        mesh = (side, side)
+        arch = Arch("wide", Mac("mac", mesh, 0.5, 0.0), (level("L0", mesh), level("L1", (1, 1)), level("L2", (1, 1))))
+        record = wide_record(arch, [["M", side, "X"], ["C", side, "Y"]], [["P", 4], ["C", 2]], {})
+        layer = Layer(**record["dims"])
+        arrays = encode(arch, [layer], [record["mapping"]])
+        (part,) = analyse_mappings(arch, [layer], arrays)
+        kept = [*part.analysis, *part.traffic[:5], *part.traffic.network]
+        sizes.append(sum(x.nbytes for x in kept))
+        cost = evaluate(arch, layer, BitWidths(), arrays)
+        assert cost.valid[0] and cost.cycles[0] == 8
+    assert sizes[0] == sizes[1]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_counted_groups_are_those_of_the_children(data):
+    """Chains counted in closed form against children looked at one by one."""
+    small = st.integers(1, 6)
+    layer = Layer(
+        **{key: data.draw(small, label=key) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")},
+        **{d: 400 for d in DIMS},
+    )
+    n = [data.draw(st.integers(1, 3 if d in "CMN" else 7), label=f"children along {d}") for d in DIMS]
+    below = np.array([[data.draw(small, label=f"{d} of a child") for d in DIMS]], np.int64)
+    p, spatial = problem(layer), np.array([n], np.int64)
+    fan = Fans(np.zeros(1, np.int64), spatial, p.keys[1] * below)
+    key = positions(fan)
+    wanted = grouped(key, np.ones(key.shape, bool))
+    _, multicast, scatter = counted(p.coefficients[None], spatial, below)
+    found: collections.Counter = collections.Counter()
+    for g, sc in zip(multicast.tolist(), scatter.tolist(), strict=True):
+        found[g] += sc
+    assert found == dict(zip(wanted.multicast.tolist(), wanted.scatter.tolist(), strict=True))
+    assert number_of_groups(p.coefficients[None], spatial, below)[0] == wanted.scatter.sum()
+
+
+def plain_hops(offsets: list[Any], width: int, height: int) -> dict[int, float]:
+    """Hops of one delivery to all groups of each size, from MODEL.md section 6."""
+    members: dict[Any, list[int]] = {}
+    for element, offset in enumerate(offsets):
+        members.setdefault(offset, []).append(element)
+    total: dict[int, float] = collections.defaultdict(float)
+    middle = (height - 1) / 2
+    for elements in members.values():
+        hops = float(max(e % width for e in elements))
+        for column in {e % width for e in elements}:
+            rows = [e // width for e in elements if e % width == column]
+            hops += max(0, max(rows) - middle) + max(0, middle - min(rows))
+        total[len(elements)] += hops
+    return total
+
+
+def test_hops_agree_with_plain_python():
+    rng, compared = random.Random(11), 0
+    for _ in range(12):
+        arch = random_arch(rng)
+        if arch.dialect != "2024":
+            continue
+        records = [random_record(rng, arch) for _ in range(8)]
+        for record, result in zip(records, evaluate_records(arch, records), strict=True):
+            if not result["valid"]:
+                continue
+            nest = oracle.Nest(record)
+            for s, network in enumerate(result["stats"]["networks"].values()):
+                for tensor, found in network["tensors"].items():
+                    box = oracle.ranks(record["shape"], record["dims"], tensor)
+                    moved = oracle.Movement(nest, s, box, arch.fanout[s])
+                    if found["fanout"] == 1 or moved.link:
+                        assert found["fanout"] > 1 or found["num_hops"] == 0
+                        continue
+                    hops = plain_hops(list(moved.offsets.values()), *arch.fanout[s])
+                    for signature in found["ingress_by_multicast"]:
+                        assert signature["hops_weighted"] == hops[signature["multicast"]] * moved.delta
+                        compared += 1
+    assert compared > 100
+
+
+def two_levels(capacity: int | None, dialect: str, keep=(True, True, True)) -> Arch:
+    mesh = (4, 4)
+    outer = level("L1", (1, 1), capacity_words=capacity)
+    return Arch("small", Mac("mac", mesh, 0.5, 0.0), (level("L0", mesh, keep=keep), outer), dialect=dialect)
+
+
+def small_record(arch: Arch) -> dict[str, Any]:
+    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for s in arch.levels]
+    entries[1] |= {"spatial": [["C", 4, "X"], ["M", 4, "Y"]], "temporal": [["C", 3], ["P", 5]]}
+    return {"dims": {"C": 12, "M": 4, "P": 5}, "shape": "cnn", "bitwidths": None, "mapping": entries}
+
+
+@pytest.mark.parametrize("dialect", ["2024", "2023"])
+def test_only_a_dram_sends_partial_sums_out_to_be_added_to(dialect):
+    ingresses = []
+    for capacity in (None, 10_000):
+        arch = two_levels(capacity, dialect)
+        network = evaluate_records(arch, [small_record(arch)])[0]["stats"]["networks"]["L1 <==> L0"]
+        ingresses.append(network["tensors"]["Outputs"]["ingresses"])
+    # 20 partial sums arrive 3 times each; a DRAM also sends all but the first of each.
+    assert ingresses == [2 * 60 - 20, 60]
+
+
+def test_hops_of_the_2023_dialect():
+    arch = two_levels(None, "2023")
+    network = evaluate_records(arch, [small_record(arch)])[0]["stats"]["networks"]["L1 <==> L0"]
+    for tensor, multicast in (("Weights", 1), ("Inputs", 4), ("Outputs", 4)):
+        found = network["tensors"][tensor]
+        assert found["multicast_factor"] == multicast and found["fanout"] == 16
+        root_f, root_m = 4.0, math.sqrt(multicast)
+        wanted = root_f * (root_m + 0.5 - 1 / root_m) - (root_m - 1) / 2
+        assert found["num_hops"] == pytest.approx(wanted, rel=1e-12)
+        assert sum(s["hops_weighted"] for s in found["ingress_by_multicast"]) == pytest.approx(
+            wanted * found["ingresses"]
+        )
+
+
+def test_quotients_are_rounded_before_they_are_added():
+    """A child has 7 of 20 Inputs: as quotients, summed in the order of the signatures, that is just below 7."""
+    mac, outer = Mac("mac", (20, 1), 1.0, 1.0), {"read_pj": 10.0, "fill_pj": 10.0, "update_pj": 10.0}
+    inner = level("L0", (20, 1), read_pj=1.0, fill_pj=1.0, update_pj=1.0)
+    arch = Arch("small", mac, (inner, level("L1", (1, 1), **outer)))
+    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for s in arch.levels]
+    entries[1] |= {"spatial": [["P", 5, "X"], ["R", 4, "X"]], "temporal": [["C", 7]]}
+    record = {"dims": {"C": 7, "R": 4, "P": 5}, "shape": "cnn", "bitwidths": None, "mapping": entries}
+    stats = check(arch, [record])[0]["stats"]
+    assert stats["levels"]["L0"]["tensors"]["Inputs"]["fills"] == 6
+    assert stats["totals"]["energy_pJ"] == 1830
+
+
+def test_packing_rules_of_records():
+    assert [is_packed(16, bits) for bits in (None, 16, 8, 9)] == [False, False, True, True]
+    assert [wasted_bits(16, bits) for bits in (None, 16, 8, 9, 3, 20)] == [0, 0, 0, 7, 1, 0]
+    for bits in range(1, 17):
+        assert operands_per_word(16, bits) * bits + wasted_bits(16, bits) == 16

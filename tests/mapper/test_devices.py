@@ -1,0 +1,69 @@
+"""Tables do not depend on how many devices or processes compute them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from mqjax.arch import Arch
+from mqjax.hw import load_arch
+from mqjax.mapper.table import cost_table, write_table
+from mqjax.types import Layer
+
+LAYERS = [
+    Layer(C=16, M=64, R=3, S=3, P=14, Q=14, name="conv"),
+    Layer(C=24, M=1, R=3, S=3, P=14, Q=14, shape="depthwise", name="depthwise"),
+    # Neighbours may forward data here, so that the exact evaluator covers the space.
+    Layer(C=4, M=4, R=3, S=1, P=6, Q=3, name="forwarding"),
+]
+
+
+def written(arch: Arch, path: Path) -> str:
+    write_table(path, cost_table(arch, LAYERS))
+    return path.read_text()
+
+
+SCRIPT = """
+import sys
+import jax
+from pathlib import Path
+from mqjax.mapper.hosts import join
+sys.path.insert(0, {tests!r})
+devices, count, index, port, path = (*map(int, sys.argv[1:5]), sys.argv[5])
+if count > 1:
+    join(f"localhost:{{port}}", count, index)
+assert jax.local_device_count() == devices and jax.process_count() == count
+from test_devices import load_arch, written
+written(load_arch("simba"), Path(path))
+"""
+
+
+def start(devices: int, count: int, index: int, port: int, path: Path) -> subprocess.Popen[str]:
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    script = SCRIPT.format(tests=str(Path(__file__).parent.parent))
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, (devices, count, index, port, path))],
+        env={**os.environ, **flags},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_tables_do_not_depend_on_devices_or_processes(tmp_path):
+    """One device in this process, eight forced host devices, and two processes: the same table to the last bit."""
+    expected = written(load_arch("simba"), tmp_path / "here.json")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    runs = {
+        "eight": start(8, 1, 0, port, tmp_path / "eight.json"),
+        "first": start(1, 2, 0, port, tmp_path / "first.json"),
+        "second": start(1, 2, 1, port, tmp_path / "second.json"),
+    }
+    for name, process in runs.items():
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, f"{name}: {errors[-2000:]}"
+        assert (tmp_path / f"{name}.json").read_text() == expected, name
