@@ -1,0 +1,75 @@
+"""How a network's layers hang together for the mapper and the search: who reads and writes which stored tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from mqjax.types import Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+    """The stored tensors of a network of L layers with kernels (convolutions and fully connected layers).
+
+    A stored tensor is what memory keeps between layers at one bit-width: of T tensors the search chooses the width. Number
+    T is the network's output, whose width is fixed (`mqjax.network.cost.OUTPUT_WIDTH`).
+
+    A genome lists, layer by layer, the widths of the stored tensors that no earlier layer has read, then the width of the
+    layer's kernel. In a chain these are L pairs (input, weight).
+    """
+
+    layers: tuple[str, ...]
+    """Names of the layers in the order in which they run."""
+
+    tensors: tuple[str, ...]
+    """Names of the T stored tensors, in the order of their genes."""
+
+    reads: tuple[int, ...]
+    """Tensor that each layer reads as its Inputs, in 0..T-1."""
+
+    writes: tuple[int, ...]
+    """Tensor that each layer writes as its Outputs, in 0..T."""
+
+    first: tuple[int, ...]
+    """Number of the first layer that reads each of the T tensors, be it only to add it to its own sums; ascending."""
+
+    live: tuple[tuple[int, ...], ...]
+    """[L][T + 1]: elements of each tensor (for one image) that memory holds while a layer runs, its Inputs and Outputs
+    included."""
+
+    @classmethod
+    def chain(cls, layers: Sequence[Layer]) -> Wiring:
+        """Layers of which each reads what the one before it wrote."""
+        count = len(layers)
+        live = [[0] * (count + 1) for _ in layers]
+        for number, layer in enumerate(layers):
+            live[number][number] = layer.elements("Inputs")
+            live[number][number + 1] = layer.elements("Outputs")
+        return cls(
+            layers=tuple(layer.name for layer in layers),
+            tensors=tuple(f"{layer.name}_input" for layer in layers),
+            reads=tuple(range(count)),
+            writes=tuple(range(1, count + 1)),
+            first=tuple(range(count)),
+            live=tuple(map(tuple, live)),
+        )
+
+    @cached_property
+    def genes(self) -> int:
+        """Length of a genome: T + L."""
+        return len(self.tensors) + len(self.layers)
+
+    @cached_property
+    def tensor_genes(self) -> np.ndarray:
+        """Where in a genome each tensor's width stands, int64 [T]."""
+        return np.arange(len(self.tensors)) + np.array(self.first, np.int64)
+
+    @cached_property
+    def kernel_genes(self) -> np.ndarray:
+        """Where in a genome each layer's kernel width stands, int64 [L]."""
+        layers = np.arange(len(self.layers))
+        return layers + np.searchsorted(np.array(self.first), layers, side="right")
