@@ -31,6 +31,9 @@ ORDERS_MOST = 2**22
 _CANDIDATES = 2**24
 """Combinations of rows that are tried for fit at a time."""
 
+_COUNTED = 2**20
+"""Values of a key that are counted in an array of their own, whatever the number of rows."""
+
 
 class Group(NamedTuple):
     """Dimensions that share a fan-out or a free loop order, with the joint factorisations that fit the fan-outs.
@@ -54,17 +57,34 @@ class Group(NamedTuple):
 
 
 def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct rows of a table of small non-negative integers [N, K], how often each occurs, and each row's place."""
-    # One integer per row sorts much faster than the rows themselves.
-    radices = [int(n) + 1 for n in rows.max(axis=0, initial=0)]
-    if math.prod(radices) >= 2**63:
-        values, codes = zip(*(np.unique(column, return_inverse=True) for column in rows.T), strict=True)
-        of_codes, counts, inverse = unique_rows(np.stack([code.reshape(-1) for code in codes], axis=1))
-        distinct = np.stack([v[code] for v, code in zip(values, of_codes.T, strict=True)], axis=1)
-        return distinct, counts, inverse
-    key = np.ravel_multi_index(tuple(rows.T), radices) if rows.shape[1] else np.zeros(len(rows), np.int64)
-    _, first, inverse, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
-    return rows[first], counts, inverse.reshape(-1)
+    """Distinct rows of a table of small non-negative integers [N, K], in ascending order, how often each occurs, and each
+    row's place among them."""
+    key, most = np.zeros(len(rows), np.int64), 1
+    for column in rows.T:
+        _, codes, values = _unique(column.astype(np.int64), int(column.max(initial=0)) + 1)
+        if most * len(values) >= 2**63:
+            key, most = _renumbered(key)
+        key, most = key * len(values) + codes, most * len(values)
+    first, inverse, distinct = _unique(key, most)
+    return rows[first], np.bincount(inverse, minlength=len(distinct)), inverse
+
+
+def _renumbered(key: np.ndarray) -> tuple[np.ndarray, int]:
+    values, codes = np.unique(key, return_inverse=True)
+    return codes.reshape(-1), len(values)
+
+
+def _unique(key: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A row that has each distinct value, each row's place among these values, and the values, of a key int64 [N] in
+    0..most-1. Counting is several times faster than sorting, where there is memory to count in."""
+    if most > max(_COUNTED, 4 * len(key)):
+        values, first, codes = np.unique(key, return_index=True, return_inverse=True)
+        return first, codes.reshape(-1), values
+    last = np.full(most, -1, np.int64)
+    last[key] = np.arange(len(key))
+    present = last >= 0
+    values = np.flatnonzero(present)
+    return last[values], (np.cumsum(present) - 1)[key], values
 
 
 def join(space: Mapspace) -> tuple[Group, ...] | None:
@@ -150,7 +170,13 @@ def _weights(space: Mapspace, t: int, group: Group) -> np.ndarray | float:
             return 1.0
         moving = np.sum([group.bounds(d, t) > 1 for d in free], axis=0)
         return np.array([math.factorial(n) for n in range(len(free) + 1)], np.float64)[moving]
-    unique, _, inverse = unique_rows(np.stack([group.bounds(d, t) for d in dims], axis=1))
+    # Of each dimension's few factorisations the distinct bounds are found first, so that rows are looked at once.
+    distinct = [np.unique(table[:, t], return_inverse=True) for table in group.tables]
+    codes = np.zeros(len(group.weight), np.int64)
+    for (values, code), picks in zip(distinct, group.picks, strict=True):
+        codes = codes * len(values) + code.reshape(-1)[picks]
+    first, inverse, _ = _unique(codes, math.prod(len(values) for values, _ in distinct))
+    unique = np.stack([group.bounds(d, t, first) for d in dims], axis=1)
     fan = space.fan(t)
     fitting = [count_choices(fan, dict(zip(dims, row, strict=True))) for row in unique.tolist()]
     return np.array(fitting, np.float64)[inverse]
