@@ -257,8 +257,10 @@ def _signature(space: Mapspace, t: int, loops: list[int]) -> tuple:
 def _orders(group: Group, levels: list[_FreeLevel]) -> tuple[tuple[dict[int, tuple[int, ...]], np.ndarray], ...]:
     """Loop orders of the group's free temporal levels, each with the rows that need it, in lexicographic order."""
     rows = np.arange(len(group.weight), dtype=np.int32)
+    if not len(rows):
+        return ()
     if not levels:
-        return (({}, rows),) if len(rows) else ()
+        return (({}, rows),)
     all_orders = [sorted(set().union(*level.orders)) for level in levels]
     chosen: list[np.ndarray] = []  # per level the order of each entry; an entry is a row with one order per level
     for level, orders in zip(levels, all_orders, strict=True):

@@ -222,6 +222,12 @@ def test_samples_repeat_with_their_key(archs):
         assert (product == bound).all()
 
 
+@pytest.mark.parametrize("constraints", ["paper", "arch"])
+def test_space_where_nothing_fits_is_empty(archs, constraints):
+    space = Mapspace(archs["eyeriss"], Layer(C=4, M=4, S=500, P=4), constraints=constraints)
+    assert space.fanout_valid == space.distinct == 0 < space.pruned_size
+
+
 def test_what_cannot_be_mapped_is_said(archs):
     with pytest.raises(InputError, match="'M'|M multiply"):
         print(Mapspace(archs["simba"], Layer(C=4, M=10)).size)
