@@ -7,13 +7,16 @@ import math
 import random
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import oracle
 from mqjax.arch import Arch, Level, Mac
+from mqjax.cost.exact import nest
 from mqjax.cost.exact.children import Fans, grouped, positions
 from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
 from mqjax.cost.exact.multicast import counted, number_of_groups
@@ -325,3 +328,29 @@ def test_packing_rules_of_records():
     assert [wasted_bits(16, bits) for bits in (None, 16, 8, 9, 3, 20)] == [0, 0, 0, 7, 1, 0]
     for bits in range(1, 17):
         assert operands_per_word(16, bits) * bits + wasted_bits(16, bits) == 16
+
+
+@given(a=st.integers(1, 2**53 - 1), b=st.integers(1, 2**53 - 1), quotient=st.integers(1, 2**53 - 1))
+def test_quotients_of_products_beyond_64_bits(a, b, quotient):
+    divisor = min(max(1, a * b // quotient), 2**53 - 1)
+    assume(a * b // divisor < 2**53)
+    with jax.enable_x64(True):
+        found = nest._muldiv(jnp.int64(a), jnp.int64(b), jnp.int64(divisor))
+    assert int(found) == a * b // divisor
+
+
+def test_tensors_whose_squares_exceed_64_bits(archs):
+    layer = Layer(M=2, P=2**25, Q=2**24)
+    loops = {"PEWeightRegs": [["Q", 2], ["P", 2]], "GlobalBuffer": [["P", 2**12]]}
+    loops["DRAM"] = [["Q", 2**23], ["P", 2**12], ["M", 2]]
+    mapping = [
+        {
+            "level": level.name,
+            "temporal": loops.get(level.name, []),
+            "spatial": [],
+            "keep": [tensor for tensor, kept in zip(TENSORS, level.keep, strict=True) if kept],
+        }
+        for level in archs["simba"].levels
+    ]
+    record = {"arch": "simba", "dims": layer.dims, "shape": "cnn", "bitwidths": None, "mapping": mapping}
+    assert check(archs["simba"], [record])[0]["valid"]

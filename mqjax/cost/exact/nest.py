@@ -242,12 +242,21 @@ def _analyse_one(problem: Problem, mappings: Mappings) -> Analysis:
     )
 
 
+def _muldiv(a: Array, b: Array, divisor: Array) -> Array:
+    """a * b // divisor for positive int64 below 2^53 whose product may exceed 2^63, as long as the quotient is below 2^53.
+
+    A float64 quotient is at most a few off; what it leaves is small, so it comes out right although the products wrap around.
+    """
+    guess = jnp.floor(a.astype(jnp.float64) * b.astype(jnp.float64) / divisor).astype(jnp.int64)
+    return guess + (a * b - guess * divisor) // divisor
+
+
 def _partitions(tile: Array, spatial_box: Array, fan: Array) -> Array:
     """Partition sizes [L, T], from the outermost level inwards, with the reference's integer divisions."""
 
     def inwards(outer: Array, level: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         tile, box, fan = level  # tile of this level; box and fan-out of the level outside it
-        part = outer * tile // jnp.where(fan > 1, box, tile)
+        part = _muldiv(outer, tile, jnp.where(fan > 1, box, tile))
         return part, part
 
     _, inner = lax.scan(inwards, tile[-1], (tile[:-1], spatial_box[1:], fan[1:]), reverse=True)
