@@ -27,7 +27,7 @@ from mqjax.accuracy.judge import default_accuracy
 from mqjax.accuracy.training import QUANTIZED, accuracy, train
 from mqjax.data import training_images
 from mqjax.io.files import write_atomically
-from mqjax.models.qat import QuantizedMobileNet
+from mqjax.models.qat import QuantizedNetwork
 from mqjax.types import WIDTHS
 
 METHODS = ("ptq", "finetune:0", "finetune:20", "finetune:100")
@@ -42,7 +42,7 @@ def assignments(count: int, layers: int) -> np.ndarray:
 
 
 def fully_trained(trained, genome: np.ndarray, epochs: int, data, validation, test) -> float:
-    model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
+    model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
     with tempfile.TemporaryDirectory() as folder:
         train(model, data, validation, Path(folder) / "run", config=dataclasses.replace(QUANTIZED, epochs=epochs))
     return accuracy(model, test)
