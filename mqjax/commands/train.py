@@ -14,7 +14,7 @@ SIZES = {"width_multiplier": 0.25, "resolution": 32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", default="mobilenetv1", help="a network of `mqjax.models.NETWORKS`")
+    parser.add_argument("--network", default="mobilenetv1", help="a network, such as mobilenetv1 or resnet18_narrow")
     parser.add_argument(
         "--width-multiplier",
         type=float,

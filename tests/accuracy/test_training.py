@@ -16,14 +16,15 @@ from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment,
 from mqjax.cli import main
 from mqjax.data import EncodedImages, Images, load_dataset, normalize, training_images, write_prepared
 from mqjax.errors import InputError
-from mqjax.models.graph import Builder, Graph
-from mqjax.models.networks import architecture
 from mqjax.models.calibration import calibrate
 from mqjax.models.checkpoint import load_checkpoint, load_quantized, save_checkpoint
+from mqjax.models.graph import Builder, Graph
 from mqjax.models.network import Network
+from mqjax.models.networks import architecture
 from mqjax.models.ops import Activation, GlobalAvgPool
 from mqjax.models.qat import QuantizedNetwork, Step
 from mqjax.show.figures import training_curves
+
 
 def tiny() -> Graph:
     relu6, net = Activation("relu", 6.0), Builder("mobilenetv1", resolution=8, channels=1)

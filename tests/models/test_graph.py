@@ -127,7 +127,10 @@ def graph(*nodes: Node) -> Graph:
         ([Node("a", Linear(3), ("image",))], "'a'.*flatten"),
         ([Node("a", Conv(3, groups=2), ("image",))], "'a'.*2 groups"),
         ([Node("a", Conv(3, 7), ("image",))], "'a'.*window"),
-        ([Node("a", MaxPool(2, 2), ("image",)), Node("b", RELU, ("a",)), Node("c", Conv(1), ("b",))], "'b'.*activation"),
+        (
+            [Node("a", MaxPool(2, 2), ("image",)), Node("b", RELU, ("a",)), Node("c", Conv(1), ("b",))],
+            "'b'.*activation",
+        ),
         ([Node("a", Conv(2), ("image",)), Node("a", Conv(2), ("a",))], "'a'.*twice"),
         ([Node("a", Conv(2), ("image",)), Node("b", Conv(2), ("image",))], "'a' is read by no other"),
     ],

@@ -9,9 +9,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from mqjax.errors import InputError
-from mqjax.models.networks import architecture
 from mqjax.models.imported import DEVIATION, MEAN, load_weights
 from mqjax.models.network import Network
+from mqjax.models.networks import architecture
 
 # Names as the frameworks print them, written out for the layers whose names follow no pattern and for one that does.
 KERAS = {

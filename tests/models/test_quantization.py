@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from mqjax.accuracy.judge import QuantizedAccuracy, Trained, default_accuracy, parse_method
 from mqjax.data import Images, load_dataset, normalize
 from mqjax.errors import InputError
-from mqjax.models.graph import Builder, Graph
-from mqjax.models.networks import architecture
 from mqjax.models.calibration import Scheme, calibrate, fold, stored_tensors
 from mqjax.models.checkpoint import load_checkpoint
+from mqjax.models.graph import Builder, Graph
 from mqjax.models.integer import MOST_SHIFT, FixedPoint, IntegerNetwork
 from mqjax.models.network import Network, convolve
+from mqjax.models.networks import architecture
 from mqjax.models.ops import Activation, GlobalAvgPool
 from mqjax.models.qat import QuantizedNetwork, reestimate
 from mqjax.models.quantization import forward, round_kernels, round_to

@@ -20,9 +20,9 @@ from mqjax.io.files import AppendedTable
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
+from mqjax.models import architecture
 from mqjax.network.cost import layer_widths, network_cost
 from mqjax.show.report import write_report
-from mqjax.models import architecture
 from mqjax.study.assignments import parse_assignment
 from mqjax.study.bitsearch import search
 from mqjax.study.pareto import pareto_front
