@@ -25,7 +25,7 @@ from PIL import Image
 from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.data import EncodedImages, load_dataset, training_images, write_prepared
 from mqjax.io.files import write_atomically
-from mqjax.models.mobilenet import MobileNetV1
+from mqjax.models.network import MobileNetV1
 
 CONFIG = TrainConfig(batch=32)
 

@@ -27,22 +27,22 @@ from mqjax.accuracy.judge import default_accuracy
 from mqjax.accuracy.training import QUANTIZED, accuracy, train
 from mqjax.data import training_images
 from mqjax.io.files import write_atomically
-from mqjax.models.qat import QuantizedMobileNet
+from mqjax.models.qat import QuantizedNetwork
 from mqjax.types import WIDTHS
 
 METHODS = ("ptq", "finetune:0", "finetune:20", "finetune:100")
 
 
-def assignments(count: int, layers: int) -> np.ndarray:
-    """Assignments int32 [count, L, 2] whose mean width goes from 2.5 to 6.5 in even steps."""
+def assignments(count: int, genes: int) -> np.ndarray:
+    """Assignments int32 [count, T + L] whose mean width goes from 2.5 to 6.5 in even steps."""
     generator = np.random.default_rng(0)
     means = np.linspace(2.5, 6.5, count)
-    drawn = generator.normal(means[:, None, None], 1.0, (count, layers, 2))
+    drawn = generator.normal(means[:, None], 1.0, (count, genes))
     return np.clip(np.round(drawn), 2, 8).astype(np.int32)
 
 
 def fully_trained(trained, genome: np.ndarray, epochs: int, data, validation, test) -> float:
-    model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
+    model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
     with tempfile.TemporaryDirectory() as folder:
         train(model, data, validation, Path(folder) / "run", config=dataclasses.replace(QUANTIZED, epochs=epochs))
     return accuracy(model, test)
@@ -59,7 +59,7 @@ def main() -> None:
     trained = judges["ptq"].trained
     data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
     test = trained.dataset.sized("test", trained.model.architecture.resolution)
-    genomes = assignments(args.assignments, len(trained.model.architecture.convs))
+    genomes = assignments(args.assignments, trained.model.architecture.wiring().genes)
     options = f"--network {args.network} --assignments {args.assignments} --epochs {args.epochs}"
     command = f"python experiments/ranking.py {options}"
     found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": []}

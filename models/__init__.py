@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mqjax.models.architecture import NETWORKS, Architecture, architecture
+from mqjax.models.graph import Graph
+from mqjax.models.networks import NETWORKS, architecture
 from mqjax.types import Layer
 
 if TYPE_CHECKING:
-    from mqjax.models.mobilenet import MobileNet, MobileNetV1, MobileNetV2
+    from mqjax.models.network import MobileNetV1, MobileNetV2, Network
 
-__all__ = ["NETWORKS", "Architecture", "MobileNet", "MobileNetV1", "MobileNetV2", "architecture", "network_layers"]
+__all__ = ["NETWORKS", "Graph", "MobileNetV1", "MobileNetV2", "Network", "architecture", "network_layers"]
 
 
 def network_layers(
@@ -23,7 +24,7 @@ def network_layers(
     channels: int = 3,
     depthwise: str = "native",
 ) -> list[Layer]:
-    """The layers of a network, named or a `MobileNet`, as the mapper sees them (see `Architecture.layers`)."""
+    """The layers of a network, named, a `Graph` or a `Network`, as the mapper sees them (see `Graph.layers`)."""
     if isinstance(network, str):
         network = architecture(
             network, width_multiplier=width_multiplier, resolution=resolution, classes=classes, channels=channels
@@ -32,6 +33,6 @@ def network_layers(
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MobileNet", "MobileNetV1", "MobileNetV2"):
-        return getattr(importlib.import_module("mqjax.models.mobilenet"), name)
+    if name in ("Network", "MobileNetV1", "MobileNetV2"):
+        return getattr(importlib.import_module("mqjax.models.network"), name)
     raise AttributeError(f"module 'mqjax.models' has no attribute {name!r}")

@@ -16,9 +16,11 @@ import numpy as np
 from jax import Array
 
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture, Conv
-from mqjax.models.mobilenet import MobileNet, convolve, walk
-from mqjax.models.quantization import Quantized, stored_widths
+from mqjax.models.graph import Graph, Node
+from mqjax.models.network import Network, convolve, walk
+from mqjax.models.ops import Conv
+from mqjax.models.quantization import Quantized, split_genome
+from mqjax.network.wiring import Wiring
 from mqjax.types import WIDTHS
 
 _WIDTHS = np.array(WIDTHS)
@@ -69,16 +71,19 @@ class Quantizer:
     gains: dict[str, Any]  # float32 [M]
     biases: dict[str, Any]  # float32 [7, M] by weight width, corrected for the mean error of the rounded weights
     weights: dict[str, Grid]  # step [7, M] or [7, 1], for the kernels without gain
-    stored: Grid  # step [7, L + 1]: of every layer's input, and of the logits
+    stored: Grid  # step [7, T + 1]: of every stored tensor, and of the logits
     signed: Array  # bool: activations are stored symmetrically around zero
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    wiring: Wiring = dataclasses.field(metadata={"static": True})
 
-    def at(self, widths: Array) -> Quantized:
-        """The network at widths int32 [L, 2], 2..8, which may be traced."""
-        names, row = self.names, widths[:, 1] - WIDTHS[0]
-        tensors = stored_widths(widths) - WIDTHS[0], jnp.arange(len(names) + 1)
+    def at(self, genome: Array) -> Quantized:
+        """The network at the widths of a genome int32 [T + L] (for a chain also [L, 2]), 2..8, which may be traced."""
+        widths, kernel_widths = split_genome(self.wiring, genome)
+        names, row = self.names, kernel_widths - WIDTHS[0]
+        tensors = widths - WIDTHS[0], jnp.arange(len(widths))
         return Quantized(
-            widths=widths,
+            tensor_widths=widths,
+            kernel_widths=kernel_widths,
             kernels={name: self.kernels[name] * self.gains[name] for name in names},
             kernel_steps={
                 name: self.weights[name].step[row[n]] * magnitude(self.gains[name]) for n, name in enumerate(names)
@@ -95,32 +100,33 @@ def magnitude(gain: Any) -> Array:
     return jnp.maximum(jnp.abs(gain), 1e-12)
 
 
-def fold(model: MobileNet) -> tuple[dict[str, Array], dict[str, Array]]:
+def fold(model: Network) -> tuple[dict[str, Array], dict[str, Array]]:
     """Gains and biases float32 [M] of every layer, which stand for its batch norm."""
     gains, biases = {}, {}
-    for conv in model.architecture.convs:
-        block = model.blocks[conv.name]
-        if conv.kind == "fc":
-            gains[conv.name], biases[conv.name] = jnp.ones_like(block.bias[...]), block.bias[...]
+    for node in model.architecture.kernels:
+        block = model.blocks[node.name]
+        if not block.normed:
+            gains[node.name], biases[node.name] = jnp.ones_like(block.bias[...]), block.bias[...]
             continue
         scale, shift, mean, var = (getattr(block.norm, part)[...] for part in ("scale", "bias", "mean", "var"))
         gain = scale / jnp.sqrt(var + block.norm.epsilon)
-        gains[conv.name], biases[conv.name] = gain, shift - mean * gain
+        gains[node.name], biases[node.name] = gain, shift - mean * gain
     return gains, biases
 
 
-def calibrate(model: MobileNet, images: Array, scheme: Scheme = Scheme()) -> Quantizer:
+def calibrate(model: Network, images: Array, scheme: Scheme = Scheme()) -> Quantizer:
     """Choose the grids of `model` from `images` float32 [B, H, W, C]: a few hundred are enough."""
-    convs = model.architecture.convs
-    kernels = {conv.name: np.asarray(model.blocks[conv.name].kernel[...]) for conv in convs}
+    graph = model.architecture
+    kernels = {node.name: np.asarray(model.blocks[node.name].kernel[...]) for node in graph.kernels}
     gains, biases = ({name: np.asarray(x) for name, x in part.items()} for part in fold(model))
-    tensors = [np.asarray(x) for x in stored_tensors(model.architecture, kernels, gains, biases, images)]
+    values = stored_tensors(graph, kernels, gains, biases, images)
+    values = {name: np.asarray(value) for name, value in values.items()}
     weights = {name: _weight_grid(kernel, scheme) for name, kernel in kernels.items()}
     errors = {
-        conv.name: gains[conv.name] * _mean_error(conv, kernels[conv.name], weights[conv.name], x)
-        for conv, x in zip(convs, tensors[:-1], strict=True)
+        node.name: gains[node.name] * _mean_error(node, kernels[node.name], weights[node.name], values[node.inputs[0]])
+        for node in graph.kernels
     }
-    grids = [_activation_grid(values, scheme) for values in _samples(tensors)]
+    grids = [_activation_grid(sample, scheme) for sample in _samples(graph, values)]
     return Quantizer(
         kernels=kernels,
         gains=gains,
@@ -128,55 +134,63 @@ def calibrate(model: MobileNet, images: Array, scheme: Scheme = Scheme()) -> Qua
         weights=weights,
         stored=Grid(*(jnp.stack(part, axis=1) for part in zip(*grids, strict=True))),
         signed=jnp.asarray(scheme.symmetric_activations),
-        names=tuple(conv.name for conv in convs),
+        names=tuple(node.name for node in graph.kernels),
+        wiring=graph.wiring(),
     )
 
 
 @partial(jax.jit, static_argnames="architecture")
-def stored_tensors(architecture: Architecture, kernels: Any, gains: Any, biases: Any, images: Array) -> list[Array]:
-    """Every layer's input, and the logits, in float: L + 1 arrays."""
-    tensors: dict[int, Array] = {}
+def stored_tensors(architecture: Graph, kernels: Any, gains: Any, biases: Any, images: Array) -> dict[str, Array]:
+    """The values in float, by node, of what is stored and of every layer's input."""
+    values: dict[str, Array] = {}
 
-    def linear(x: Array, conv: Conv) -> Array:
-        return convolve(x, kernels[conv.name] * gains[conv.name], conv) + biases[conv.name]
+    def linear(x: Array, node: Node) -> Array:
+        values.setdefault(node.inputs[0], x)
+        return convolve(x, kernels[node.name] * gains[node.name], node.op) + biases[node.name]
 
-    def store(x: Array, number: int) -> Array:
-        tensors.setdefault(number, x)  # the tensor before the pool, not after
+    def store(x: Array, name: str, number: int) -> Array:
+        values[name] = x
         return x
 
     walk(architecture, images, linear, store)
-    return list(tensors.values())
+    return values
 
 
-def _samples(tensors: list[np.ndarray]) -> list[np.ndarray]:
-    """A sample of every tensor's values."""
-    generator = np.random.default_rng(0)
-    flat = [values.ravel() for values in tensors]
+def _samples(graph: Graph, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """A sample of the values of every stored tensor, from before any pool."""
+    generator, numbers = np.random.default_rng(0), dict(graph.storage.tensors)
+    written: dict[int, list[np.ndarray]] = {}
+    for name in (graph.nodes[0].name, *(stage.result for stage in graph.storage.stages)):
+        written.setdefault(numbers[name], []).append(values[name].ravel())
+    flat = [np.concatenate(written[number]) for number in sorted(written)]
     return [x if x.size <= SAMPLES else generator.choice(x, SAMPLES) for x in flat]
 
 
-def _mean_error(conv: Conv, kernel: np.ndarray, grid: Grid, x: np.ndarray) -> np.ndarray:
+def _mean_error(node: Node, kernel: np.ndarray, grid: Grid, x: np.ndarray) -> np.ndarray:
     """How much rounding the kernel lowers each output on average, float32 [7, M]; x: the layer's input, float.
 
     Few weights feed a depthwise output, so their errors do not average out and would shift it (Nagel et al. 2019,
     section 4.2).
     """
-    size, stride = conv.kernel, conv.stride
-    if conv.kind == "fc":
-        x = x.mean(axis=(1, 2), keepdims=True)
-    pad = (size - 1) // 2
+    # A fully connected layer is a convolution of one pixel.
+    conv = node.op if isinstance(node.op, Conv) else Conv(kernel.shape[-1])
+    x = x if x.ndim == 4 else x[:, None, None]
+    pad, offsets = conv.padding, range(0, conv.dilation * conv.kernel, conv.dilation)
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    height, width = ((extent - 1) // stride + 1 for extent in x.shape[1:3])
-    rows, columns = (np.arange(n) * stride for n in (height, width))
+    rows, columns = (np.arange(0, extent - offsets[-1], conv.stride) for extent in padded.shape[1:3])
     patch = np.array(
-        [[padded[:, rows + i][:, :, columns + j].mean(axis=(0, 1, 2)) for j in range(size)] for i in range(size)]
+        [[padded[:, rows + i][:, :, columns + j].mean(axis=(0, 1, 2)) for j in offsets] for i in offsets]
     )  # [R, S, C]
     step = np.asarray(grid.step)[:, None, None, None]
     most = (2.0 ** (_WIDTHS - 1) - 1)[:, None, None, None, None]
     error = kernel - np.clip(np.round(kernel / step), -most, most) * step  # [7, R, S, C, M]
-    if conv.kind == "dw":
-        return np.einsum("wrsm,rsm->wm", error[:, :, :, 0], patch).astype(np.float32)
-    return np.einsum("wrscm,rsc->wm", error, patch).astype(np.float32)
+    if conv.groups == 1:
+        return np.einsum("wrscm,rsc->wm", error, patch).astype(np.float32)
+    if conv.groups == conv.outputs:
+        return np.einsum("wrscm,rsmc->wm", error, patch.reshape(*patch.shape[:2], conv.groups, -1)).astype(np.float32)
+    error = error.reshape(*error.shape[:4], conv.groups, -1)
+    found = np.einsum("wrscgm,rsgc->wgm", error, patch.reshape(*patch.shape[:2], conv.groups, -1))
+    return found.reshape(len(found), -1).astype(np.float32)
 
 
 def _weight_grid(kernel: np.ndarray, scheme: Scheme) -> Grid:

@@ -15,15 +15,15 @@ from flax import nnx
 
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
-from mqjax.models.architecture import architecture
-from mqjax.models.mobilenet import MobileNet
-from mqjax.models.qat import Fixed, QuantizedMobileNet, Step, quantize
+from mqjax.models.network import Network
+from mqjax.models.networks import architecture
+from mqjax.models.qat import Fixed, QuantizedNetwork, Step, quantize
 from mqjax.models.quantization import Quantized
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 
 
-def save_checkpoint(folder: Path, model: MobileNet | QuantizedMobileNet, about: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, model: Network | QuantizedNetwork, about: dict[str, Any]) -> None:
     """Write the weights of `model` to folder/weights, and `about` with the architecture's sizes to folder/model.json.
 
     Of a quantized network the weights go there without rounding, and its grids, widths and steps to folder/grids.
@@ -33,18 +33,18 @@ def save_checkpoint(folder: Path, model: MobileNet | QuantizedMobileNet, about: 
     (folder / "model.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "grids", ignore_errors=True)
     arch = model.architecture
-    network = model.network if isinstance(model, QuantizedMobileNet) else model
+    network = model.network if isinstance(model, QuantizedNetwork) else model
     state = nnx.to_pure_dict(nnx.state(network, (nnx.Param, nnx.BatchStat)))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "weights", state, force=True)
-        if isinstance(model, QuantizedMobileNet):
+        if isinstance(model, QuantizedNetwork):
             checkpointer.save(folder / "grids", nnx.to_pure_dict(nnx.state(model, (Step, Fixed))), force=True)
     sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
     content = {"network": arch.name, **sizes, **about}
     write_atomically(folder / "model.json", json.dumps(content, indent=1) + "\n")
 
 
-def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
+def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it. Of a quantized
     network this is the one with unrounded weights (see `load_quantized`).
 
@@ -62,7 +62,7 @@ def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
         sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
         network = architecture(about["network"], **sizes)
         # Shapes alone: drawing initial weights only to replace them would cost seconds.
-        model = nnx.eval_shape(lambda: MobileNet(network, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: Network(network, rngs=nnx.Rngs(0)))
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         template = jax.tree.map(
@@ -84,7 +84,7 @@ def load_checkpoint(folder: str | Path) -> tuple[MobileNet, dict[str, Any]]:
     return model, about
 
 
-def load_quantized(folder: str | Path) -> tuple[Quantized, MobileNet, dict[str, Any]]:
+def load_quantized(folder: str | Path) -> tuple[Quantized, Network, dict[str, Any]]:
     """The quantized network that `mqjax train --bits` left in a folder, ready for `forward` or integers; its network with
     unrounded weights; and what model.json says. Raises `InputError` as `load_checkpoint` does."""
     model, about = load_checkpoint(folder)
@@ -94,7 +94,7 @@ def load_quantized(folder: str | Path) -> tuple[Quantized, MobileNet, dict[str, 
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             grids = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), checkpointer.restore(path))
-        kernel_steps = {conv.name: grids["kernel_steps"][conv.name] for conv in model.architecture.convs}
+        kernel_steps = {node.name: grids["kernel_steps"][node.name] for node in model.architecture.kernels}
         network = quantize(model, kernel_steps, grids["steps"], grids["zeros"], grids["widths"], grids["signed"])
     except Exception as error:
         raise _torn(path, error) from None

@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture, Conv
-from mqjax.models.mobilenet import EPSILON, MobileNet
+from mqjax.models.graph import Graph, Node
+from mqjax.models.network import EPSILON, Network
 
 TORCH_EPSILON = 1e-5
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -31,7 +31,7 @@ _NORM = {
 }
 
 
-def load_weights(path: str | Path, architecture: Architecture) -> MobileNet:
+def load_weights(path: str | Path, architecture: Graph) -> Network:
     """The network of this architecture with the weights in a .npz or .safetensors file; Keras or PyTorch by the names.
 
     Raises `InputError` naming the file and the array where one is missing or of another shape.
@@ -49,21 +49,22 @@ def load_weights(path: str | Path, architecture: Architecture) -> MobileNet:
             raise InputError(f"{path}: {name!r} has the shape {list(arrays[name].shape)}, which does not fit {wanted}")
         return arrays[name].astype(np.float32)
 
-    model = MobileNet(architecture, rngs=nnx.Rngs(0))
-    for conv, (layer, norm) in zip(architecture.convs, _names(source, architecture), strict=True):
-        block = model.blocks[conv.name]
-        kernel = _kernel(source, conv, layer, array)
+    model = Network(architecture, rngs=nnx.Rngs(0))
+    for node, (layer, norm) in zip(architecture.kernels, _names(source, architecture), strict=True):
+        block = model.blocks[node.name]
+        kernel = _kernel(source, architecture, node, layer, array)
         shift = 0.0
-        if source == "torch" and conv is architecture.convs[0] and architecture.channels == 3:
+        if source == "torch" and node is architecture.kernels[0] and architecture.channels == 3:
             # Our pixel x is theirs times 2 deviations, plus a constant that each channel's weights sum up.
             shift = np.einsum("rscm,c->m", kernel, (0.5 - MEAN) / DEVIATION)
             kernel = kernel / (2 * DEVIATION[:, None])
         block.kernel[...] = jnp.asarray(kernel, jnp.float32)
         separator = "/" if source == "keras" else "."
-        if conv.kind == "fc":
-            block.bias[...] = jnp.asarray(array(f"{layer}{separator}bias", (conv.outputs,)))
+        outputs = kernel.shape[-1]
+        if not block.normed:
+            block.bias[...] = jnp.asarray(array(f"{layer}{separator}bias", (outputs,)))
             continue
-        scale, bias, mean, var = (array(f"{norm}{separator}{part}", (conv.outputs,)) for part in _NORM[source])
+        scale, bias, mean, var = (array(f"{norm}{separator}{part}", (outputs,)) for part in _NORM[source])
         if source == "torch":
             scale = scale * np.sqrt((var + EPSILON) / (var + TORCH_EPSILON))
         for part, value in {"scale": scale, "bias": bias, "mean": mean - shift, "var": var}.items():
@@ -88,9 +89,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     raise InputError(f"{path} must be a .npz or a .safetensors file")
 
 
-def _kernel(source: str, conv: Conv, layer: str, array: Callable[[str, tuple[int, ...]], np.ndarray]) -> np.ndarray:
+def _kernel(
+    source: str, graph: Graph, node: Node, layer: str, array: Callable[[str, tuple[int, ...]], np.ndarray]
+) -> np.ndarray:
     """A layer's kernel, as [R, S, C, M]."""
-    size, inputs, outputs = conv.kernel, 1 if conv.kind == "dw" else conv.inputs, conv.outputs
+    size, _, inputs, outputs = graph.kernel_shape(node)
     if source == "keras":
         # Depthwise kernels come as [R, S, C, 1], dense ones as [C, M]; the order in memory is ours.
         return array(f"{layer}/kernel", (size, size, inputs, outputs)).reshape(size, size, inputs, outputs)
@@ -98,15 +101,19 @@ def _kernel(source: str, conv: Conv, layer: str, array: Callable[[str, tuple[int
     return found.transpose(2, 3, 1, 0)
 
 
-def _names(source: str, architecture: Architecture) -> list[tuple[str, str]]:
+def _names(source: str, architecture: Graph) -> list[tuple[str, str]]:
     """Names of every layer and its batch norm."""
+    if architecture.name not in ("mobilenetv1", "mobilenetv2"):
+        raise InputError(
+            f"weights of {architecture.name!r} cannot be imported, only those of mobilenetv1 and mobilenetv2"
+        )
     if architecture.name == "mobilenetv1":
         if source == "keras":
-            return [_keras_v1(conv.name) for conv in architecture.convs]
-        blocks = (len(architecture.convs) - 2) // 2
+            return [_keras_v1(node.name) for node in architecture.kernels]
+        blocks = (len(architecture.kernels) - 2) // 2
         pairs = [((f"model.{n}.0", f"model.{n}.1"), (f"model.{n}.3", f"model.{n}.4")) for n in range(1, blocks + 1)]
         return [("model.0.0", "model.0.1"), *(pair for both in pairs for pair in both), ("fc", "")]
-    return [(_keras_v2 if source == "keras" else _torch_v2)(conv, architecture) for conv in architecture.convs]
+    return [(_keras_v2 if source == "keras" else _torch_v2)(node, architecture) for node in architecture.kernels]
 
 
 def _keras_v1(name: str) -> tuple[str, str]:
@@ -118,25 +125,25 @@ def _keras_v1(name: str) -> tuple[str, str]:
     return layer, f"{layer}_bn"
 
 
-def _keras_v2(conv: Conv, architecture: Architecture) -> tuple[str, str]:
+def _keras_v2(node: Node, architecture: Graph) -> tuple[str, str]:
     fixed = {"conv1": ("Conv1", "bn_Conv1"), "conv_last": ("Conv_1", "Conv_1_bn"), "fc": ("predictions", "")}
-    if conv.name in fixed:
-        return fixed[conv.name]
-    part, number = conv.name.rstrip("0123456789"), int("".join(filter(str.isdigit, conv.name)))
+    if node.name in fixed:
+        return fixed[node.name]
+    part, number = node.name.rstrip("0123456789"), int("".join(filter(str.isdigit, node.name)))
     block = "expanded_conv" if number == 1 else f"block_{number - 1}"
     layer = f"{block}_{'depthwise' if part == 'dw' else part}"
     return layer, f"{layer}_BN"
 
 
-def _torch_v2(conv: Conv, architecture: Architecture) -> tuple[str, str]:
-    blocks = sum(c.kind == "dw" for c in architecture.convs)
+def _torch_v2(node: Node, architecture: Graph) -> tuple[str, str]:
+    blocks = sum(map(architecture.depthwise, architecture.kernels))
     fixed = {"conv1": "features.0", "conv_last": f"features.{blocks + 1}"}
-    if conv.name in fixed:
-        return f"{fixed[conv.name]}.0", f"{fixed[conv.name]}.1"
-    if conv.name == "fc":
+    if node.name in fixed:
+        return f"{fixed[node.name]}.0", f"{fixed[node.name]}.1"
+    if node.name == "fc":
         return "classifier.1", ""
-    part, number = conv.name.rstrip("0123456789"), int("".join(filter(str.isdigit, conv.name)))
-    first = 0 if any(c.name == f"expand{number}" for c in architecture.convs) else -1
+    part, number = node.name.rstrip("0123456789"), int("".join(filter(str.isdigit, node.name)))
+    first = 0 if any(other.name == f"expand{number}" for other in architecture.kernels) else -1
     at = f"features.{number}.conv"
     if part == "project":
         return f"{at}.{first + 2}", f"{at}.{first + 3}"

@@ -16,8 +16,8 @@ from flax import nnx
 from jax import Array
 
 from mqjax.models.calibration import Quantizer, fold, magnitude
-from mqjax.models.mobilenet import MOMENTUM, MobileNet, walk
-from mqjax.models.quantization import Quantized, load, round_to, stored_widths
+from mqjax.models.network import MOMENTUM, Network, walk
+from mqjax.models.quantization import Quantized, load, round_to, split_genome
 from mqjax.types import WIDTHS
 
 
@@ -29,57 +29,59 @@ class Fixed(nnx.Variable):
     """What training leaves as it is."""
 
 
-class QuantizedMobileNet(nnx.Module):
-    """`network` at widths int32 [L, 2], with the steps that `quantizer` found for it to begin with.
+class QuantizedNetwork(nnx.Module):
+    """`network` at the widths of a genome int32 [T + L] (for a chain also [L, 2]), with the steps that `quantizer` found for it to begin with.
 
     Widths are part of the state, not of the graph, so all assignments share one compiled training step.
     """
 
-    def __init__(self, network: MobileNet, quantizer: Quantizer, widths: Array) -> None:
+    def __init__(self, network: Network, quantizer: Quantizer, genome: Array) -> None:
         self.architecture, self.network = network.architecture, network
-        start = quantizer.at(widths)
-        row = widths[:, 1] - WIDTHS[0]
+        start = quantizer.at(genome)
+        row = start.kernel_widths - WIDTHS[0]
         self.kernel_steps = nnx.Dict(
             {name: Step(jnp.log2(quantizer.weights[name].step[row[n]])) for n, name in enumerate(quantizer.names)}
         )
         self.steps = Step(jnp.log2(start.steps))
-        self.zeros, self.widths, self.signed = Fixed(start.zeros), Fixed(start.widths), Fixed(start.signed)
+        self.zeros, self.widths, self.signed = Fixed(start.zeros), Fixed(genome.reshape(-1)), Fixed(start.signed)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Logits [B, classes] of images [B, H, W, channels]; in training, batch norms use the batch's own statistics."""
         steps, zeros, signed = jnp.exp2(self.steps[...]), self.zeros[...], self.signed[...]
-        widths, weight_widths = stored_widths(self.widths[...]), self.widths[...][:, 1]
+        widths, weight_widths = split_genome(self.architecture.wiring(), self.widths[...])
         kernels = {
-            conv.name: round_to(
-                self.network.blocks[conv.name].kernel[...],
-                jnp.exp2(self.kernel_steps[conv.name][...]),
+            node.name: round_to(
+                self.network.blocks[node.name].kernel[...],
+                jnp.exp2(self.kernel_steps[node.name][...]),
                 0.0,
                 weight_widths[n],
                 signed=True,
             )
-            for n, conv in enumerate(self.architecture.convs)
+            for n, node in enumerate(self.architecture.kernels)
         }
         return walk(
             self.architecture,
             load(x, steps[0]),
-            lambda x, conv: self.network.blocks[conv.name](x, conv, train=train, kernel=kernels[conv.name]),
-            lambda x, n: round_to(x, steps[n], zeros[n], widths[n], signed=signed),
+            lambda x, node: self.network.blocks[node.name](x, node.op, train=train, kernel=kernels[node.name]),
+            lambda x, _, n: round_to(x, steps[n], zeros[n], widths[n], signed=signed),
         )
 
     def quantized(self) -> Quantized:
         """What an accelerator would load: batch norms folded in."""
-        kernel_steps = {conv.name: self.kernel_steps[conv.name][...] for conv in self.architecture.convs}
+        kernel_steps = {node.name: self.kernel_steps[node.name][...] for node in self.architecture.kernels}
         fixed = (value[...] for value in (self.zeros, self.widths, self.signed))
         return quantize(self.network, kernel_steps, self.steps[...], *fixed)
 
 
 def quantize(
-    network: MobileNet, kernel_steps: dict[str, Array], steps: Array, zeros: Array, widths: Array, signed: Array
+    network: Network, kernel_steps: dict[str, Array], steps: Array, zeros: Array, widths: Array, signed: Array
 ) -> Quantized:
-    """Fold the batch norms of a trained network; the logarithms of its steps as in `QuantizedMobileNet`."""
+    """Fold the batch norms of a trained network; the logarithms of its steps as in `QuantizedNetwork`; widths: a genome."""
     gains, biases = fold(network)
+    tensor_widths, kernel_widths = split_genome(network.architecture.wiring(), widths)
     return Quantized(
-        widths=widths,
+        tensor_widths=tensor_widths,
+        kernel_widths=kernel_widths,
         kernels={name: network.blocks[name].kernel[...] * gain for name, gain in gains.items()},
         kernel_steps={name: jnp.exp2(kernel_steps[name]) * magnitude(gain) for name, gain in gains.items()},
         biases=biases,
@@ -89,7 +91,7 @@ def quantize(
     )
 
 
-def reestimate(model: QuantizedMobileNet, batches: Iterable[Array]) -> None:
+def reestimate(model: QuantizedNetwork, batches: Iterable[Array]) -> None:
     """Replace the statistics of every batch norm by their mean over batches of images."""
     graph, state = nnx.split(model)
     found = [batch_statistics(graph, state, images) for images in batches]

@@ -4,11 +4,12 @@ How a network is quantized, as an integer accelerator with wide sums would run i
 
 - Weights are rounded to a symmetric grid, with a step per output channel or per tensor. The gain of a batch norm goes to
   the step, its shift to the bias, so rounding and folding commute.
-- Each tensor between layers is stored once, at the input width of the layer that follows, and read from there by that
-  layer and by a residual sum. The sum happens in the wide sums of the layer that ends the block, before it is stored.
-- The first layer's input, the image, is rounded to that layer's input width, and every layer's weights to their own
-  width, the first and the last layer's too. The logits are stored at 8 bits.
-- The global average pool reads stored values and stores its result on the same grid.
+- Each tensor between layers is stored once, at a width of its own, and read from there by all layers that read it and by
+  residual sums. Activations and sums happen in the wide sums of the layer that they end, before these are stored
+  (`mqjax.models.storage`).
+- The first layer's input, the image, is rounded, too, and every layer's weights to their own width, the first and the last
+  layer's as well. The logits are stored at 8 bits.
+- Pools read stored values and store their results on the same grid; so do the parts of a concatenation.
 - Biases and the residual sum's other tensor join a layer's sums in the fixed-point product that brings these to the next
   grid, so they are not rounded themselves. `mqjax.models.integer` runs the same network with integers only.
 
@@ -23,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mqjax.models.architecture import Architecture, Conv
-from mqjax.models.mobilenet import convolve, walk
+from mqjax.models.graph import Graph, Node
+from mqjax.models.network import convolve, walk
+from mqjax.network.wiring import Wiring
 
 OUTPUT_WIDTH = 8
 """Bit-width of the network's output."""
@@ -33,21 +35,24 @@ OUTPUT_WIDTH = 8
 class Quantized(NamedTuple):
     """A network at one assignment, batch norms folded in; dictionaries are keyed by layer name.
 
-    Row n of `steps` and `zeros` is the grid of layer n's input, row L that of the logits: q stands for (q - zero) * step.
+    Row t of `steps` and `zeros` is the grid of stored tensor t, row T that of the logits: q stands for (q - zero) * step.
     """
 
-    widths: Array  # int32 [L, 2], input and weight width of every layer
+    tensor_widths: Array  # int32 [T + 1], of every stored tensor and of the logits
+    kernel_widths: Array  # int32 [L]
     kernels: dict[str, Any]  # float32 [R, S, C, M], not yet rounded
     kernel_steps: dict[str, Any]  # float32 [M] or [1]
     biases: dict[str, Any]  # float32 [M]
-    steps: Array  # float32 [L + 1]
-    zeros: Array  # float32 [L + 1], integers
+    steps: Array  # float32 [T + 1]
+    zeros: Array  # float32 [T + 1], integers
     signed: Array  # bool: activations are stored symmetrically around zero
 
 
-def stored_widths(widths: Array) -> Array:
-    """Bit-widths int32 [L + 1] of the stored tensors: of every layer's input, and of the logits."""
-    return jnp.append(widths[:, 0], jnp.int32(OUTPUT_WIDTH))
+def split_genome(wiring: Wiring, genome: Array) -> tuple[Array, Array]:
+    """Bit-widths int32 [T + 1] of the stored tensors, the logits last, and [L] of the kernels, from a genome int32 [T + L]
+    (or, for a chain, [L, 2])."""
+    flat = genome.reshape(-1)
+    return jnp.append(flat[wiring.tensor_genes], jnp.int32(OUTPUT_WIDTH)), flat[wiring.kernel_genes]
 
 
 def levels(width: Array, signed: Array | bool) -> tuple[Array, Array]:
@@ -72,22 +77,22 @@ def load(images: Array, step: Array) -> Array:
     return images - step * 2.0**-10
 
 
-def round_kernels(architecture: Architecture, network: Quantized) -> dict[str, Array]:
+def round_kernels(architecture: Graph, network: Quantized) -> dict[str, Array]:
     """Every layer's kernel rounded to its weight width, as integers: float32 multiples of the layer's `kernel_steps`."""
     return {
-        conv.name: round_to(
-            network.kernels[conv.name] / network.kernel_steps[conv.name],
+        node.name: round_to(
+            network.kernels[node.name] / network.kernel_steps[node.name],
             1.0,
             0.0,
-            network.widths[number, 1],
+            network.kernel_widths[number],
             signed=True,
         )
-        for number, conv in enumerate(architecture.convs)
+        for number, node in enumerate(architecture.kernels)
     }
 
 
 def forward(
-    architecture: Architecture, network: Quantized, images: Array, *, kernels: dict[str, Array] | None = None
+    architecture: Graph, network: Quantized, images: Array, *, kernels: dict[str, Array] | None = None
 ) -> Array:
     """Logits float32 [B, classes] of the quantized network for images float32 [B, H, W, channels].
 
@@ -98,15 +103,14 @@ def forward(
     program XLA rounds depthwise kernels again for every pixel.
     """
     integers = round_kernels(architecture, network) if kernels is None else kernels
-    widths = stored_widths(network.widths)
-    numbers = {conv.name: number for number, conv in enumerate(architecture.convs)}
+    tensors, widths = dict(architecture.storage.tensors), network.tensor_widths
 
-    def store(x: Array, number: int) -> Array:
+    def store(x: Array, name: str, number: int) -> Array:
         return round_to(x, network.steps[number], network.zeros[number], widths[number], signed=network.signed)
 
-    def linear(x: Array, conv: Conv) -> Array:
-        step = network.steps[numbers[conv.name]]
-        sums = convolve(jnp.round(x / step), integers[conv.name], conv)
-        return sums * (step * network.kernel_steps[conv.name]) + network.biases[conv.name]
+    def linear(x: Array, node: Node) -> Array:
+        step = network.steps[tensors[node.inputs[0]]]
+        sums = convolve(jnp.round(x / step), integers[node.name], node.op)
+        return sums * (step * network.kernel_steps[node.name]) + network.biases[node.name]
 
     return walk(architecture, load(images, network.steps[0]), linear, store)

@@ -199,11 +199,11 @@ def accuracy(method: str, images: int = 1024) -> dict[str, Any]:
     from mqjax.accuracy.judge import default_accuracy
 
     start, judge = timed(lambda: default_accuracy(num_images=images, method=method))
-    layers, default = len(judge.architecture.convs), judge.at_once
+    genes, default = judge.architecture.wiring().genes, judge.at_once
     rates = {}
     for at_once in sorted({1, 8, default} if jax.default_backend() == "cpu" else {1, 8, 64, 256, default}):
         judge = default_accuracy(num_images=images, method=method, at_once=at_once)
-        genomes = np.random.default_rng(0).integers(2, 9, (max(8, at_once), layers, 2))
+        genomes = np.random.default_rng(0).integers(2, 9, (max(8, at_once), genes))
         judge(genomes[:at_once])
         seconds, _ = timed(lambda judge=judge, genomes=genomes: judge(genomes))
         rates[str(at_once)] = len(genomes) / seconds

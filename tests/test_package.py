@@ -29,7 +29,7 @@ ALLOWED = {
     "io": {"arch", "cost", "mapspace"},
     "hw": {"arch", "io"},
     "mapper": {"arch", "cost", "io", "mapspace"},
-    "models": {"io"},
+    "models": {"io", "network"},
     "data": set(),
     "accuracy": {"data", "io", "models"},
     "network": {"mapper"},

@@ -21,14 +21,15 @@ import numpy as np
 import optax
 from flax import nnx
 
+from mqjax.accuracy.signature import signature
 from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
 from mqjax.data import Dataset, Images, load_dataset, normalize
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture
 from mqjax.models.calibration import Quantizer, calibrate
 from mqjax.models.checkpoint import load_checkpoint
-from mqjax.models.mobilenet import MobileNet
-from mqjax.models.qat import QuantizedMobileNet, batch_statistics
+from mqjax.models.graph import Graph
+from mqjax.models.network import Network
+from mqjax.models.qat import QuantizedNetwork, batch_statistics
 from mqjax.models.quantization import Quantized, forward, round_kernels
 from mqjax.types import WIDTHS, Layer
 
@@ -62,7 +63,7 @@ class Trained:
     """
 
     name: str
-    model: MobileNet
+    model: Network
     quantizer: Quantizer
     images: Images
     about: dict[str, Any]
@@ -132,9 +133,7 @@ def _compiled(function: Callable[..., Any], static: tuple[Any, ...], axes: tuple
     return jax.jit(of_one if alone else jax.vmap(bound, axes))
 
 
-def _correct(
-    architecture: Architecture, network: Quantized, kernels: Any, images: jax.Array, labels: jax.Array
-) -> jax.Array:
+def _correct(architecture: Graph, network: Quantized, kernels: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
     """Number of correctly classified images, int32."""
     logits = forward(architecture, network, images, kernels=kernels)
     return jnp.sum(jnp.argmax(logits, axis=1) == labels, dtype=jnp.int32)
@@ -142,7 +141,7 @@ def _correct(
 
 def _begin(graph: nnx.GraphDef, optimizer: Any, state: nnx.State, quantizer: Quantizer, widths: jax.Array) -> Any:
     """The state (parameters, rest) of a network at the start of its short training, and that of the optimizer."""
-    model = QuantizedMobileNet(nnx.merge(graph, state, copy=True), quantizer, widths)
+    model = QuantizedNetwork(nnx.merge(graph, state, copy=True), quantizer, widths)
     _, params, rest = nnx.split(model, nnx.Param, ...)
     return (params, rest), optimizer.init(params)
 
@@ -209,14 +208,12 @@ class QuantizedAccuracy:
         return self.architecture.layers()
 
     def __call__(self, genomes: np.ndarray, *, progress: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Accuracy float64 [N] of genomes, int [N, L, 2]: input and weight width of every layer, in 2..8.
+        """Accuracy float64 [N] of genomes, int [N, T + L] (see `Wiring`): widths of stored tensors and kernels, in 2..8. Of
+        a network whose layers read one new tensor each they may be given as [N, L, 2], input and weight width.
 
         progress is called after each genome.
         """
-        genomes = np.asarray(genomes)
-        expected = (len(self.architecture.convs), 2)
-        if genomes.ndim != 3 or genomes.shape[1:] != expected:
-            raise InputError(f"genomes must have the shape [N, {expected[0]}, 2], not {list(genomes.shape)}")
+        genomes = self.architecture.wiring().flat(genomes)
         if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
             raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
         values = np.empty(len(genomes))
@@ -232,7 +229,7 @@ class QuantizedAccuracy:
         return values
 
     def _accuracies(self, widths: jax.Array) -> np.ndarray:
-        """Accuracies float64 [A] of as many assignments int32 [A, L, 2] as are evaluated at once."""
+        """Accuracies float64 [A] of as many assignments int32 [A, T + L] as are evaluated at once."""
         networks = self.networks(widths)
         kernels = self._program(round_kernels, self.architecture, axes=(0,))(networks)
         correct = self._program(_correct, self.architecture, axes=(0, 0, None, None))
@@ -246,7 +243,7 @@ class QuantizedAccuracy:
         return np.asarray(counts) / size
 
     def networks(self, widths: jax.Array) -> Quantized:
-        """The quantized networks of `at_once` assignments int32 [A, L, 2], every leaf with an axis [A] in front."""
+        """The quantized networks of `at_once` assignments int32 [A, T + L], every leaf with an axis [A] in front."""
         trained, images = self.trained, self.trained.images
         if self.finetune_steps is None:
             return self._program(Quantizer.at, axes=(None, 0))(trained.quantizer, widths)
@@ -266,8 +263,8 @@ class QuantizedAccuracy:
     @cached_property
     def _tuning(self) -> tuple[nnx.GraphDef, optax.GradientTransformation]:
         """The graph of the networks that short training trains, and its optimizer."""
-        widths = jnp.full((len(self.architecture.convs), 2), WIDTHS[-1])
-        model = QuantizedMobileNet(nnx.clone(self.trained.model), self.trained.quantizer, widths)
+        widths = jnp.full(self.architecture.wiring().genes, WIDTHS[-1])
+        model = QuantizedNetwork(nnx.clone(self.trained.model), self.trained.quantizer, widths)
         return nnx.graphdef(model), make_optimizer(FINETUNING, self.finetune_steps or 0)
 
     def _program(self, function: Callable[..., Any], *static: Any, axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -285,7 +282,7 @@ class QuantizedAccuracy:
     @cached_property
     def cache_key(self) -> str:
         """A digest of weights, grids, method and images: equal keys mean equal accuracies."""
-        digest = hashlib.sha256(repr((REVISION, self.architecture, self.finetune_steps)).encode())
+        digest = hashlib.sha256(f"({REVISION}, {signature(self.architecture)}, {self.finetune_steps})".encode())
         leaves = [*jax.tree.leaves(self.trained.quantizer), self._data.images, self._data.labels]
         if self.finetune_steps is not None:
             digest.update(repr(FINETUNING).encode())

@@ -32,8 +32,8 @@ from mqjax.data import EncodedImages, Images, normalize
 from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
-from mqjax.models.mobilenet import MobileNet
-from mqjax.models.qat import QuantizedMobileNet, Step, reestimate
+from mqjax.models.network import Network as FloatNetwork
+from mqjax.models.qat import QuantizedNetwork, Step, reestimate
 
 REESTIMATION_BATCHES = 40
 """Batches that the final batch norm statistics of a quantized network are taken from."""
@@ -42,7 +42,7 @@ REESTIMATION_BATCHES = 40
 BATCHES_AHEAD = 2
 """Batches of encoded images that are decoded while the current one is trained on."""
 
-Network = MobileNet | QuantizedMobileNet
+Network = FloatNetwork | QuantizedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +239,7 @@ def train(
                 report(results[-1])
         manager.wait_until_finished()
     nnx.update(model, *state)
-    if isinstance(model, QuantizedMobileNet):
+    if isinstance(model, QuantizedNetwork):
         later = itertools.islice(batches(data, config, config.epochs), REESTIMATION_BATCHES)
         reestimate(model, (jnp.asarray(images) for images, _ in later))
     return results
@@ -249,7 +249,7 @@ def _claim(folder: Path, model: Network, state: Any, config: TrainConfig, images
     """Note the run's configuration in its folder; refuse a folder that belongs to something else."""
     start = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)))
     content = {
-        "architecture": dataclasses.asdict(model.architecture),
+        "architecture": repr(model.architecture),
         "config": dataclasses.asdict(config),
         "images": images,
         "start": start.hexdigest()[:32],

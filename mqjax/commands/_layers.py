@@ -24,7 +24,7 @@ def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
 def add_layer_arguments(parser: argparse.ArgumentParser, *, layer: bool = True) -> None:
     """--network with its sizes or, if `layer`, --layer; --depthwise; --constraints."""
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--network", help="mobilenetv1 or mobilenetv2")
+    group.add_argument("--network", help="a network, such as mobilenetv1 or resnet18")
     if layer:
         group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; keys {' '.join(LAYER_KEYS)}, absent ones are 1")
         parser.add_argument("--shape", choices=SHAPES, default="cnn", help="shape of --layer")

@@ -270,7 +270,7 @@ def _retrain(
 
     from mqjax.accuracy.training import QUANTIZED, accuracy, train
     from mqjax.data import training_images
-    from mqjax.models.qat import QuantizedMobileNet
+    from mqjax.models.qat import QuantizedNetwork
     from mqjax.show.progress import bar
 
     trained = prepared.accuracy.trained
@@ -282,7 +282,7 @@ def _retrain(
     members = list(zip(document["members"], result.genomes[result.front], strict=True))
     with bar("retraining", steps * len(members), "steps") as progress, jax.enable_x64(False):
         for number, (member, genome) in enumerate(members):
-            model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome, jnp.int32))
+            model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome, jnp.int32))
             train(
                 model,
                 data,

@@ -14,7 +14,7 @@ SIZES = {"width_multiplier": 0.25, "resolution": 32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", default="mobilenetv1", help="mobilenetv1 or mobilenetv2")
+    parser.add_argument("--network", default="mobilenetv1", help="a network, such as mobilenetv1 or resnet18_narrow")
     parser.add_argument(
         "--width-multiplier",
         type=float,
@@ -122,11 +122,11 @@ def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any],
     from flax import nnx
 
     from mqjax.models import architecture
-    from mqjax.models.mobilenet import MobileNet
+    from mqjax.models.network import Network
 
     sizes = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in SIZES.items()}
     network = architecture(args.network, **sizes, classes=dataset.classes, channels=dataset.channels)
-    return MobileNet(network, rngs=nnx.Rngs(args.seed)), sizes, {}
+    return Network(network, rngs=nnx.Rngs(args.seed)), sizes, {}
 
 
 def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -135,7 +135,7 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
 
     from mqjax.accuracy.judge import trained_network
     from mqjax.errors import InputError
-    from mqjax.models.qat import QuantizedMobileNet
+    from mqjax.models.qat import QuantizedNetwork
     from mqjax.study.assignments import parse_assignment
 
     trained = trained_network(args.network, args.dataset, checkpoint=args.init, data_dir=args.data_dir)
@@ -143,8 +143,8 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
     for name, value in sizes.items():
         if getattr(args, name) not in (None, value):
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: the trained network has {value}")
-    widths = parse_assignment(args.bits, len(trained.model.architecture.convs))
-    model = QuantizedMobileNet(trained.model, trained.quantizer, jnp.asarray(widths))
+    widths = parse_assignment(args.bits, trained.model.architecture.wiring())
+    model = QuantizedNetwork(trained.model, trained.quantizer, jnp.asarray(widths))
     about = trained.about
     start = {
         "bits": "".join(map(str, widths.ravel())),

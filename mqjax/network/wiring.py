@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mqjax.errors import InputError
 from mqjax.types import Layer
 
 
@@ -73,3 +74,18 @@ class Wiring:
         """Where in a genome each layer's kernel width stands, int64 [L]."""
         layers = np.arange(len(self.layers))
         return layers + np.searchsorted(np.array(self.first), layers, side="right")
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every layer is the first to read one tensor, so that a genome is L pairs (input, weight)."""
+        return self.first == tuple(range(len(self.layers)))
+
+    def flat(self, genomes: np.ndarray) -> np.ndarray:
+        """Genomes int [N, T + L], from these or, where they are pairs, from [N, L, 2]. Raises `InputError` for others."""
+        genomes = np.asarray(genomes)
+        if self.pairs and genomes.shape[1:] == (len(self.layers), 2):
+            return genomes.reshape(len(genomes), self.genes)
+        if genomes.ndim != 2 or genomes.shape[1] != self.genes:
+            or_pairs = f" or [N, {len(self.layers)}, 2]" if self.pairs else ""
+            raise InputError(f"genomes must have the shape [N, {self.genes}]{or_pairs}, not {list(genomes.shape)}")
+        return genomes

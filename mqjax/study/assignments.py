@@ -8,32 +8,41 @@ from pathlib import Path
 import numpy as np
 
 from mqjax.errors import InputError
+from mqjax.network.wiring import Wiring
 from mqjax.study.runs import read_json
 from mqjax.types import WIDTHS
 
 
-def parse_assignment(text: str, layers: int) -> np.ndarray:
-    """Widths int32 [L, 2] of inputs and weights from "4" (all), "8/4" (inputs/weights), the 2 L digits of a genome as in
+def parse_assignment(text: str, wiring: Wiring) -> np.ndarray:
+    """A genome int32 [T + L] from "4" (all widths), "8/4" (stored tensors/weights), the digits of a genome as in
     evaluated.csv, or "RUN:ID", a member of a finished search's front. Raises `InputError` for anything else."""
     if re.fullmatch(r"\d", text):
-        return _checked(np.full((layers, 2), int(text)), text)
+        return _checked(np.full(wiring.genes, int(text)), text)
     if re.fullmatch(r"\d/\d", text):
-        return _checked(np.tile([int(text[0]), int(text[2])], (layers, 1)), text)
-    if re.fullmatch(rf"\d{{{2 * layers}}}", text):
-        return _checked(np.array([int(digit) for digit in text]).reshape(layers, 2), text)
+        genome = np.full(wiring.genes, int(text[0]))
+        genome[wiring.kernel_genes] = int(text[2])
+        return _checked(genome, text)
+    if re.fullmatch(rf"\d{{{wiring.genes}}}", text):
+        return _checked(np.array([int(digit) for digit in text]), text)
     folder, _, member = text.rpartition(":")
     path = Path(folder) / "front.json"
     if folder and member.isdigit():
         members = {str(entry["id"]): entry for entry in read_json(path)["members"]}
         if member not in members:
             raise InputError(f"{path} has no member {member}; its members are {', '.join(members)}")
-        rows = [[int(width) for width in layer["bits"].split("/")[:2]] for layer in members[member]["layers"]]
+        rows = [[int(width) for width in layer["bits"].split("/")] for layer in members[member]["layers"]]
+        layers = len(wiring.layers)
         if len(rows) != layers:
             raise InputError(f"member {member} of {path} has {len(rows)} layers, but the network has {layers}")
-        return _checked(np.array(rows), text)
+        inputs, kernels, outputs = np.array(rows).T
+        tensors = np.zeros(len(wiring.tensors) + 1, int)
+        tensors[list(wiring.writes)], tensors[list(wiring.reads)] = outputs, inputs
+        genome = np.empty(wiring.genes, int)
+        genome[wiring.tensor_genes], genome[wiring.kernel_genes] = tensors[:-1], kernels
+        return _checked(genome, text)
     raise InputError(
-        f"bit-widths must be like 4, 8/4 (inputs/weights), {2 * layers} digits (input and weight width of each of the "
-        f"{layers} layers) or RUN:ID (a member of a search's front), not {text!r}"
+        f"bit-widths must be like 4, 8/4 (inputs/weights), {wiring.genes} digits (a genome: input and weight width "
+        f"of each of the {len(wiring.layers)} layers in a chain) or RUN:ID (a member of a search's front), not {text!r}"
     )
 
 

@@ -16,25 +16,24 @@ from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment,
 from mqjax.cli import main
 from mqjax.data import EncodedImages, Images, load_dataset, normalize, training_images, write_prepared
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture, Conv, architecture
 from mqjax.models.calibration import calibrate
 from mqjax.models.checkpoint import load_checkpoint, load_quantized, save_checkpoint
-from mqjax.models.mobilenet import MobileNet
-from mqjax.models.qat import QuantizedMobileNet, Step
+from mqjax.models.graph import Builder, Graph
+from mqjax.models.network import Network
+from mqjax.models.networks import architecture
+from mqjax.models.ops import Activation, GlobalAvgPool
+from mqjax.models.qat import QuantizedNetwork, Step
 from mqjax.show.figures import training_curves
 
-TINY = Architecture(
-    "mobilenetv1",
-    (
-        Conv("conv1", "conv", 1, 8, kernel=3, stride=2),
-        Conv("dw1", "dw", 8, 8, kernel=3),
-        Conv("pw1", "pw", 8, 8),
-        Conv("fc", "fc", 8, 2, relu=False),
-    ),
-    resolution=8,
-    channels=1,
-    classes=2,
-)
+
+def tiny() -> Graph:
+    relu6, net = Activation("relu", 6.0), Builder("mobilenetv1", resolution=8, channels=1)
+    x = net.depthwise("dw1", net.conv("conv1", "image", 8, 3, stride=2, activation=relu6), 3, activation=relu6)
+    net.linear("fc", net.add("pool", GlobalAvgPool(), net.conv("pw1", x, 8, activation=relu6)), 2)
+    return net.build()
+
+
+TINY = tiny()
 CONFIG = TrainConfig(epochs=3, batch=16, learning_rate=0.2, shift=1, erase=2)
 
 
@@ -47,18 +46,18 @@ def stripes(count: int, seed: int) -> Images:
     return Images(images[..., None].astype(np.uint8), labels)
 
 
-def weights(model: MobileNet) -> list[np.ndarray]:
+def weights(model: Network) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
 
 
-def fresh() -> MobileNet:
-    return MobileNet(TINY, rngs=nnx.Rngs(0))
+def fresh() -> Network:
+    return Network(TINY, rngs=nnx.Rngs(0))
 
 
-def quantized(width: int) -> QuantizedMobileNet:
+def quantized(width: int) -> QuantizedNetwork:
     model = fresh()
-    widths = jnp.full((len(TINY.convs), 2), width)
-    return QuantizedMobileNet(model, calibrate(model, jnp.asarray(normalize(stripes(160, 0).images))), widths)
+    widths = jnp.full((len(TINY.kernels), 2), width)
+    return QuantizedNetwork(model, calibrate(model, jnp.asarray(normalize(stripes(160, 0).images))), widths)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +159,9 @@ def test_long_gradients_of_weights_are_cut():
 
 def test_quantized_checkpoint_round_trip(tmp_path):
     size = architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1)
-    model = MobileNet(size, rngs=nnx.Rngs(5))
+    model = Network(size, rngs=nnx.Rngs(5))
     images = jnp.asarray(normalize(stripes(20, 0).images))
-    model = QuantizedMobileNet(model, calibrate(model, images), jnp.full((len(size.convs), 2), 5))
+    model = QuantizedNetwork(model, calibrate(model, images), jnp.full((len(size.kernels), 2), 5))
     save_checkpoint(tmp_path / "net", model, {"width_multiplier": 0.1, "dataset": "none"})
     network, loaded, _ = load_quantized(tmp_path / "net")
     saved, found = jax.tree.leaves(model.quantized()), jax.tree.leaves(network)
@@ -223,7 +222,7 @@ def test_augmentation_moves_mirrors_and_erases_within_its_limits():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    model = MobileNet(
+    model = Network(
         architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1), rngs=nnx.Rngs(5)
     )
     folder = tmp_path_factory.mktemp("checkpoint") / "net"

@@ -9,9 +9,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from mqjax.errors import InputError
-from mqjax.models.architecture import architecture
 from mqjax.models.imported import DEVIATION, MEAN, load_weights
-from mqjax.models.mobilenet import MobileNet
+from mqjax.models.network import Network
+from mqjax.models.networks import architecture
 
 # Names as the frameworks print them, written out for the layers whose names follow no pattern and for one that does.
 KERAS = {
@@ -55,32 +55,32 @@ NORMS = {
 }
 
 
-def network(name: str, channels: int = 1) -> MobileNet:
+def network(name: str, channels: int = 1) -> Network:
     """A small network whose every number is different from its neighbours'."""
     size = architecture(name, width_multiplier=0.1, resolution=32, classes=5, channels=channels)
-    model = MobileNet(size, rngs=nnx.Rngs(1))
+    model = Network(size, rngs=nnx.Rngs(1))
     generator = np.random.default_rng(0)
-    for conv in size.convs:
+    for conv in size.kernels:
         block = model.blocks[conv.name]
-        for value in [block.bias] if conv.kind == "fc" else [getattr(block.norm, part) for part in NORMS["keras"]]:
+        for value in [block.bias] if not block.normed else [getattr(block.norm, part) for part in NORMS["keras"]]:
             value[...] = jnp.asarray(generator.uniform(0.5, 1.5, value.shape), jnp.float32)
     return model
 
 
-def exported(model: MobileNet, source: str) -> dict[str, np.ndarray]:
+def exported(model: Network, source: str) -> dict[str, np.ndarray]:
     """The arrays of `model` under a framework's names and in its layouts."""
     from mqjax.models.imported import _names
 
     arrays, separator = {}, "/" if source == "keras" else "."
-    for conv, (layer, norm) in zip(model.architecture.convs, _names(source, model.architecture), strict=True):
+    for conv, (layer, norm) in zip(model.architecture.kernels, _names(source, model.architecture), strict=True):
         block = model.blocks[conv.name]
         kernel = np.asarray(block.kernel[...])
         if source == "keras":
-            arrays[f"{layer}/kernel"] = kernel.transpose(0, 1, 3, 2) if conv.kind == "dw" else kernel
+            arrays[f"{layer}/kernel"] = kernel.transpose(0, 1, 3, 2) if model.architecture.depthwise(conv) else kernel
         else:
             turned = kernel.transpose(3, 2, 0, 1)
-            arrays[f"{layer}.weight"] = turned[:, :, 0, 0] if conv.kind == "fc" else turned
-        if conv.kind == "fc":
+            arrays[f"{layer}.weight"] = turned[:, :, 0, 0] if conv.name == "fc" else turned
+        if conv.name == "fc":
             arrays[f"{layer}{separator}bias"] = np.asarray(block.bias[...])
             continue
         for ours, theirs in NORMS[source].items():
@@ -103,7 +103,7 @@ def test_round_trip(tmp_path, name, source, suffix):
     write(tmp_path / f"weights{suffix}", arrays)
     loaded = load_weights(tmp_path / f"weights{suffix}", model.architecture)
     images = jnp.asarray(np.random.default_rng(2).normal(size=(3, 32, 32, 1)), jnp.float32)
-    for conv in model.architecture.convs:
+    for conv in model.architecture.kernels:
         assert np.array_equal(loaded.blocks[conv.name].kernel[...], model.blocks[conv.name].kernel[...])
     if source == "keras":
         assert np.array_equal(nnx.jit(loaded)(images), nnx.jit(model)(images))
@@ -115,16 +115,16 @@ def test_round_trip(tmp_path, name, source, suffix):
 
 
 def test_normalisation_of_torch_goes_into_the_first_layer(tmp_path):
-    from mqjax.models.mobilenet import convolve
+    from mqjax.models.network import convolve
 
     model = network("mobilenetv2", channels=3)
     write(tmp_path / "weights.npz", exported(model, "torch"))
     loaded = load_weights(tmp_path / "weights.npz", model.architecture)
     pixels = np.random.default_rng(3).uniform(0, 1, (2, 32, 32, 3))
     theirs, ours = ((pixels - MEAN) / DEVIATION).astype(np.float32), (2 * pixels - 1).astype(np.float32)
-    conv = model.architecture.convs[0]
-    wanted = convolve(theirs, model.blocks["conv1"].kernel[...], conv) - model.blocks["conv1"].norm.mean[...]
-    found = convolve(ours, loaded.blocks["conv1"].kernel[...], conv) - loaded.blocks["conv1"].norm.mean[...]
+    conv = model.architecture.kernels[0]
+    wanted = convolve(theirs, model.blocks["conv1"].kernel[...], conv.op) - model.blocks["conv1"].norm.mean[...]
+    found = convolve(ours, loaded.blocks["conv1"].kernel[...], conv.op) - loaded.blocks["conv1"].norm.mean[...]
     assert np.allclose(found[:, 1:-1, 1:-1], wanted[:, 1:-1, 1:-1], atol=1e-4)
 
 

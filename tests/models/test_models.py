@@ -14,7 +14,8 @@ from jax import lax
 
 from mqjax.errors import InputError
 from mqjax.models import MobileNetV1, MobileNetV2, architecture, network_layers
-from mqjax.models.mobilenet import ConvBlock, depthwise, parameter_count
+from mqjax.models.network import Block, depthwise, parameter_count
+from mqjax.models.ops import Add, Conv
 
 # The reference's layers at 224x224, depthwise ones written dense: C-M-R-P-Wstride (S = R, Q = P, N = 1, no dilation).
 REFERENCE = {
@@ -76,7 +77,7 @@ def test_model_runs_with_the_shapes_that_it_declares(network, multiplier, resolu
     logits = nnx.eval_shape(lambda model, x: model(x), model, images)
     assert logits.shape == (2, classes) and logits.dtype == np.float32
     layers = network_layers(model)
-    kernels = [model.blocks[conv.name].kernel.get_raw_value().size for conv in model.architecture.convs]
+    kernels = [model.blocks[conv.name].kernel.get_raw_value().size for conv in model.architecture.kernels]
     assert [layer.elements("Weights") for layer in layers] == kernels
 
 
@@ -108,24 +109,23 @@ def test_depthwise_by_shifts_equals_grouped_convolution(stride, extent):
         return value, *pull(value)
 
     expected = value_and_pullback(grouped, x, kernel)
-    found = value_and_pullback(lambda x, kernel: depthwise(x, kernel, stride), x, kernel)
+    found = value_and_pullback(lambda x, kernel: depthwise(x, kernel, Conv(4, 3, stride, 1, groups=4)), x, kernel)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_residual_connections_join_equal_tensors_of_mobilenet_v2():
-    convs = architecture("mobilenetv2").convs
-    by_name = {conv.name: conv for conv in convs}
-    residuals = [conv for conv in convs if conv.adds is not None]
+    graph = architecture("mobilenetv2")
+    residuals = [node for node in graph.nodes if isinstance(node.op, Add)]
     assert len(residuals) == 10  # blocks 3, 5, 6, 8, 9, 10, 12, 13, 15 and 16 of the paper's table
-    for conv in residuals:
-        assert by_name[conv.adds].outputs == conv.outputs
-        assert not conv.relu and not by_name[conv.adds].relu  # linear bottlenecks
+    for node in residuals:
+        # linear bottlenecks: sums and projections, without activations
+        assert all(isinstance(graph[name].op, Add | Conv) for name in node.inputs)
 
 
 def test_batch_norm_statistics_move_in_training_only():
-    conv = architecture("mobilenetv1", channels=2).convs[0]
-    block = ConvBlock(conv, rngs=nnx.Rngs(0))
+    conv = Conv(32, 3, 2, 1)
+    block = Block(conv, (3, 3, 2, 32), rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 2), "float32")
 
     def statistics():
@@ -146,7 +146,7 @@ def test_layer_shapes_need_no_jax():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"name_": "resnet50"}, "resnet50"),
+        ({"name_": "resnet51"}, "resnet51"),
         ({"width_multiplier": 0}, "width multiplier"),
         ({"width_multiplier": float("nan")}, "width multiplier"),
         ({"resolution": 0}, "resolution"),

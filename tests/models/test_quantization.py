@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from mqjax.accuracy.judge import QuantizedAccuracy, Trained, default_accuracy, parse_method
 from mqjax.data import Images, load_dataset, normalize
 from mqjax.errors import InputError
-from mqjax.models.architecture import Architecture, Conv, architecture
 from mqjax.models.calibration import Scheme, calibrate, fold, stored_tensors
 from mqjax.models.checkpoint import load_checkpoint
+from mqjax.models.graph import Builder, Graph
 from mqjax.models.integer import MOST_SHIFT, FixedPoint, IntegerNetwork
-from mqjax.models.mobilenet import MobileNet, convolve
-from mqjax.models.qat import QuantizedMobileNet, reestimate
+from mqjax.models.network import Network, convolve
+from mqjax.models.networks import architecture
+from mqjax.models.ops import Activation, GlobalAvgPool
+from mqjax.models.qat import QuantizedNetwork, reestimate
 from mqjax.models.quantization import forward, round_kernels, round_to
 
 CHECKPOINT = "mobilenetv1_025_fashion_mnist"
@@ -40,16 +42,16 @@ def trained():
     return model, jnp.asarray(normalize(images))
 
 
-def kernels_of(model: MobileNet) -> dict:
-    return {conv.name: model.blocks[conv.name].kernel[...] for conv in model.architecture.convs}
+def kernels_of(model: Network) -> dict:
+    return {conv.name: model.blocks[conv.name].kernel[...] for conv in model.architecture.kernels}
 
 
-def randomised(name: str) -> MobileNet:
+def randomised(name: str) -> Network:
     """A small network whose batch norms have been moved away from the identity."""
-    model = MobileNet(architecture(name, width_multiplier=0.1, resolution=16, classes=4, channels=2), rngs=nnx.Rngs(1))
+    model = Network(architecture(name, width_multiplier=0.1, resolution=16, classes=4, channels=2), rngs=nnx.Rngs(1))
     generator = np.random.default_rng(0)
-    for conv in model.architecture.convs:
-        if conv.kind != "fc":
+    for conv in model.architecture.kernels:
+        if model.blocks[conv.name].normed:
             norm = model.blocks[conv.name].norm
             for value in (norm.scale, norm.bias, norm.mean, norm.var):
                 value[...] = jnp.asarray(generator.uniform(0.5, 1.5, value.shape), jnp.float32)
@@ -75,7 +77,7 @@ def test_gradient_passes_straight_through_inside_the_range():
 def test_folding_batch_norms_changes_nothing(name):
     model = randomised(name)
     images = jnp.asarray(np.random.default_rng(3).normal(0, 1, (4, 16, 16, 2)), jnp.float32)
-    folded = stored_tensors(model.architecture, kernels_of(model), *fold(model), images)[-1]
+    folded = stored_tensors(model.architecture, kernels_of(model), *fold(model), images)["fc"]
     assert np.allclose(folded, nnx.jit(model)(images), rtol=1e-3, atol=1e-3)
 
 
@@ -88,11 +90,11 @@ def test_grids_serve_their_widths(trained, scheme):
         columns = quantizer.kernels[name].shape[-1] if scheme.per_channel else 1
         assert grid.step.shape == (7, columns) and (np.asarray(grid.step) > 0).all()
         assert not np.asarray(grid.zero).any()
-    assert quantizer.stored.step.shape == (7, len(model.architecture.convs) + 1)
+    assert quantizer.stored.step.shape == (7, len(model.architecture.kernels) + 1)
     assert (np.diff(quantizer.stored.step, axis=0) < 0).all()
     assert np.array_equal(quantizer.stored.zero, np.round(quantizer.stored.zero))
     assert not (scheme.symmetric_activations and np.asarray(quantizer.stored.zero).any())
-    full = jnp.full((len(model.architecture.convs), 2), 8)
+    full = jnp.full((len(model.architecture.kernels), 2), 8)
     quantized = jax.jit(forward, static_argnames="architecture")(model.architecture, quantizer.at(full), images)
     agreement = (np.argmax(quantized, 1) == np.argmax(nnx.jit(model)(images), 1)).mean()
     assert agreement >= 0.9
@@ -122,14 +124,15 @@ def test_correction_restores_the_mean_of_each_output(trained):
     quantizer = calibrate(model, images)
     gains, biases = fold(model)
     inputs = stored_tensors(model.architecture, kernels_of(model), gains, biases, images)
-    network = quantizer.at(jnp.full((len(model.architecture.convs), 2), 4))
+    network = quantizer.at(jnp.full((len(model.architecture.kernels), 2), 4))
     kernels = round_kernels(model.architecture, network)
-    for conv, x in zip(model.architecture.convs, inputs[:-1], strict=True):
-        if conv.kind != "fc":
+    for conv in model.architecture.kernels:
+        x = inputs[conv.inputs[0]]
+        if conv.name != "fc":
             axes, kernel = (0, 1, 2), model.blocks[conv.name].kernel[...] * gains[conv.name]
-            wanted = (convolve(x, kernel, conv) + biases[conv.name]).mean(axes)
+            wanted = (convolve(x, kernel, conv.op) + biases[conv.name]).mean(axes)
             rounded = kernels[conv.name] * network.kernel_steps[conv.name]
-            found = (convolve(x, rounded, conv) + network.biases[conv.name]).mean(axes)
+            found = (convolve(x, rounded, conv.op) + network.biases[conv.name]).mean(axes)
             assert np.allclose(found, wanted, atol=2e-3 * (1 + np.abs(wanted).max()))
 
 
@@ -209,26 +212,22 @@ def test_fixed_point_sums_are_rounded_once(factors, integers, constant):
 
 # Every kind of layer, a stride, a residual sum and a pool of more than one pixel; few layers, since in a deep network with
 # random weights one value that rounds the other way changes everything after it.
-SHALLOW = Architecture(
-    "mobilenetv2",
-    (
-        Conv("conv1", "conv", 3, 8, kernel=3, stride=2),
-        Conv("project1", "pw", 8, 6, relu=False),
-        Conv("expand2", "pw", 6, 24),
-        Conv("dw2", "dw", 24, 24, kernel=3),
-        Conv("project2", "pw", 24, 6, relu=False, adds="project1"),
-        Conv("fc", "fc", 6, 5, relu=False),
-    ),
-    resolution=9,
-    channels=3,
-    classes=5,
-)
+def shallow() -> Graph:
+    relu6, net = Activation("relu", 6.0), Builder("mobilenetv2", resolution=9, channels=3)
+    entry = net.conv("project1", net.conv("conv1", "image", 8, 3, stride=2, activation=relu6), 6)
+    x = net.depthwise("dw2", net.conv("expand2", entry, 24, activation=relu6), 3, activation=relu6)
+    x = net.sum("add2", (net.conv("project2", x, 6), entry))
+    net.linear("fc", net.add("pool", GlobalAvgPool(), x), 5)
+    return net.build()
+
+
+SHALLOW = shallow()
 
 
 @pytest.mark.parametrize("width", [8, 5, 3])
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(per_channel=False, symmetric_activations=True)])
 def test_integers_give_the_logits_of_fake_quantization(width, scheme):
-    model = MobileNet(SHALLOW, rngs=nnx.Rngs(1))
+    model = Network(SHALLOW, rngs=nnx.Rngs(1))
     # Channels that training switched off: by the gain, and by all weights.
     model.blocks["dw2"].norm.scale[...] = model.blocks["dw2"].norm.scale[...].at[3].set(0)
     model.blocks["expand2"].kernel[...] = model.blocks["expand2"].kernel[...].at[..., 5].set(0)
@@ -247,7 +246,7 @@ def test_integer_accuracy_is_that_of_fake_quantization(network):
     """At 8 and 4 bits, and with layers of different widths."""
     judge = default_accuracy(network, num_images=None)
     data = load_dataset("fashion_mnist").sized("validation", 32)
-    shape = 1, len(judge.architecture.convs), 2
+    shape = 1, len(judge.architecture.kernels), 2
     for genome in (np.full(shape, 8), np.full(shape, 4), np.random.default_rng(0).integers(4, 9, shape)):
         integers = IntegerNetwork(judge.architecture, judge.trained.quantizer.at(jnp.asarray(genome[0])))
         found = (integers(data.images).argmax(axis=1) == data.labels).mean()
@@ -257,10 +256,10 @@ def test_integer_accuracy_is_that_of_fake_quantization(network):
 # --- quantization-aware training -------------------------------------------------------------------------------------
 
 
-def at_width(trained, width: int) -> tuple[QuantizedMobileNet, jax.Array]:
+def at_width(trained, width: int) -> tuple[QuantizedNetwork, jax.Array]:
     model, images = trained
-    widths = jnp.full((len(model.architecture.convs), 2), width)
-    return QuantizedMobileNet(nnx.clone(model), calibrate(model, images), widths), images
+    widths = jnp.full((len(model.architecture.kernels), 2), width)
+    return QuantizedNetwork(nnx.clone(model), calibrate(model, images), widths), images
 
 
 def test_folded_network_computes_what_was_trained(trained):
@@ -277,13 +276,13 @@ def test_steps_and_weights_get_gradients_and_widths_do_not(trained):
     found = nnx.to_pure_dict(gradients)
     assert set(found) == {"network", "kernel_steps", "steps"}
     assert np.abs(found["steps"]).min() > 0
-    assert all(np.abs(found["kernel_steps"][conv.name]).max() > 0 for conv in model.architecture.convs)
+    assert all(np.abs(found["kernel_steps"][conv.name]).max() > 0 for conv in model.architecture.kernels)
 
 
 def test_estimated_statistics_are_those_of_the_images(trained):
     model, images = at_width(trained, 4)
     reestimate(model, [images])
-    first = model.architecture.convs[0].name
+    first = model.architecture.kernels[0].name
     norm = model.network.blocks[first].norm
     network = model.quantized()
     x = round_to(images, network.steps[0], network.zeros[0], jnp.int32(4), signed=False)
@@ -294,7 +293,7 @@ def test_estimated_statistics_are_those_of_the_images(trained):
         jnp.int32(4),
         signed=True,
     )
-    sums = np.asarray(convolve(x, kernel, model.architecture.convs[0]))
+    sums = np.asarray(convolve(x, kernel, model.architecture.kernels[0].op))
     np.testing.assert_allclose(norm.mean[...], sums.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(norm.var[...], sums.var((0, 1, 2)), rtol=1e-3, atol=1e-4)
 
@@ -305,7 +304,7 @@ def test_estimated_statistics_are_those_of_the_images(trained):
 @pytest.fixture(scope="module")
 def small():
     """A shallow network with random weights and images to judge it on."""
-    model = MobileNet(SHALLOW, rngs=nnx.Rngs(1))
+    model = Network(SHALLOW, rngs=nnx.Rngs(1))
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (160, 9, 9, 3), dtype=np.uint8)
     images = Images(pixels, generator.integers(0, 5, 160).astype(np.int32))
@@ -342,9 +341,9 @@ def test_widths_go_to_their_layers_in_compiled_programs(small, at_once):
         wanted = trained.quantizer.at(jnp.asarray(genome))
         found = jax.tree.map(lambda leaf, number=number: leaf[number], calibrated)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
-        model = QuantizedMobileNet(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
+        model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome))
         np.testing.assert_allclose(tuned.steps[number], model.quantized().steps, rtol=1e-5)
-        for conv, (_, width) in zip(SHALLOW.convs, genome, strict=True):
+        for conv, (_, width) in zip(SHALLOW.kernels, genome, strict=True):
             step = trained.quantizer.weights[conv.name].step[width - 2]
             np.testing.assert_allclose(jnp.exp2(model.kernel_steps[conv.name][...]), step, rtol=1e-5)
             # The gain of a batch norm scales the steps; between two channels of a layer the ratio to the gain is that of steps.

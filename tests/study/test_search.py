@@ -20,6 +20,7 @@ from mqjax.io.files import AppendedTable
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
+from mqjax.models import architecture
 from mqjax.network.cost import layer_widths, network_cost
 from mqjax.show.report import write_report
 from mqjax.study.assignments import parse_assignment
@@ -369,10 +370,10 @@ def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, caps
         assert 0 < member["retrained_accuracy"] <= 1 and 0 < member["test_accuracy"] <= 1
     assert "retrained_accuracy" in (tmp_path / "run" / "front.csv").read_text().splitlines()[0]
     assert "after 1 epoch of 128 images" in (tmp_path / "run" / "report.html").read_text()
-    widths = parse_assignment(f"{tmp_path / 'run'}:0", 28)
-    assert [f"{i}/{w}" for i, w in widths] == [x["bits"][:3] for x in document["members"][0]["layers"]]
+    widths = parse_assignment(f"{tmp_path / 'run'}:0", architecture("mobilenetv1").wiring())
+    assert [f"{i}/{w}" for i, w in widths.reshape(-1, 2)] == [x["bits"][:3] for x in document["members"][0]["layers"]]
     with pytest.raises(InputError, match="no member 99"):
-        parse_assignment(f"{tmp_path / 'run'}:99", 28)
+        parse_assignment(f"{tmp_path / 'run'}:99", architecture("mobilenetv1").wiring())
 
 
 def test_killed_command_resumes_to_the_identical_front(tmp_path):
