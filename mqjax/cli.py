@@ -15,6 +15,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "evaluate": "evaluate given mappings of an accelerator",
     "map": "find the proven-optimal mapping of each layer",
+    "explain": "draw a mapping, and say what its energy and its cycles come from",
     "table": "tabulate the optima of every layer for all bit-widths",
     "mapspace": "show sizes, valid counts and cost distribution of mapspaces",
     "search": "search per-layer bit-widths: accuracy against hardware cost",
