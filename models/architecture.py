@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.types import Layer
 
 
@@ -113,7 +113,7 @@ def architecture(
     """The architecture called `name` ("mobilenetv1", "mobilenetv2"). Raises `InputError` for unknown names and for
     sizes that are not positive."""
     if name not in NETWORKS:
-        raise InputError(f"unknown network {name!r}; it must be one of {', '.join(NETWORKS)}")
+        raise InputError(unknown("network", name, NETWORKS))
     for what, value in (("resolution", resolution), ("classes", classes), ("channels", channels)):
         if value < 1:
             raise InputError(f"network {name!r}: {what} must be at least 1, not {value}")

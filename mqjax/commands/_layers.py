@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.io.documents import shown
 from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer
 
@@ -151,7 +151,7 @@ def parse_layer(text: str, shape: str) -> Layer:
             )
         key = keys.get(pair[1].lower())
         if key is None:
-            raise InputError(f"--layer: unknown key {shown(pair[1])}; known keys are {' '.join(LAYER_KEYS)}")
+            raise InputError(f"--layer: {unknown('key', pair[1], LAYER_KEYS)}")
         if key in dims:
             raise InputError(f"--layer: {key} is given twice; give each key once")
         dims[key] = int(pair[2])

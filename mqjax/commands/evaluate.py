@@ -20,8 +20,6 @@ from mqjax.errors import InputError
 
 BATCH = 4096
 
-EXAMPLE = 'mqjax evaluate --arch eyeriss --mapping map.yaml --layer "C=64,M=128" --bits 8/4/8'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mqjax.show.explain import Explanation
     from mqjax.types import BitWidths, Layer
 
-EXAMPLE = 'mqjax explain --arch eyeriss --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
