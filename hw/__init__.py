@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mqjax.arch import Arch
-from mqjax.errors import InputError
+from mqjax.errors import InputError, meant
 from mqjax.io.accelerator import read_accelerator
 
 FOLDER = Path(__file__).parent
@@ -32,5 +32,7 @@ def load_arch(path_or_name: str | Path, *, dialect: str = "2024") -> Arch:
         # A name that is too long, or in a folder that may not be entered.
         exists = False
     if not exists:
-        raise InputError(f"unknown accelerator {text!r}: neither a file nor one of {', '.join(shipped())}")
+        raise InputError(
+            f"unknown accelerator {text!r}: neither a file nor one of {', '.join(shipped())}{meant(text, shipped())}"
+        )
     return read_accelerator(path, dialect=dialect)

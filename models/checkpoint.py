@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, meant
 from mqjax.io.files import write_atomically
 from mqjax.models.network import Network
 from mqjax.models.networks import architecture
@@ -50,13 +50,11 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
 
     Raises `InputError` naming the folder where it is missing, torn or of another network.
     """
-    path = Path(folder)
-    if not path.exists() and (SHIPPED / str(folder)).exists():
-        path = SHIPPED / str(folder)
-    path = path.absolute()
+    path = _resolved(folder)
     if not (path / "model.json").exists():
         shipped = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
-        raise InputError(f"no checkpoint in {path} (it has no model.json); shipped ones are {', '.join(shipped)}")
+        near = meant(Path(folder).name, shipped)
+        raise InputError(f"no checkpoint in {path} (it has no model.json); shipped ones are {', '.join(shipped)}{near}")
     try:
         about = json.loads((path / "model.json").read_text())
         sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
@@ -88,7 +86,7 @@ def load_quantized(folder: str | Path) -> tuple[Quantized, Network, dict[str, An
     """The quantized network that `mqjax train --bits` left in a folder, ready for `forward` or integers; its network with
     unrounded weights; and what model.json says. Raises `InputError` as `load_checkpoint` does."""
     model, about = load_checkpoint(folder)
-    path = Path(folder).absolute() / "grids"
+    path = _resolved(folder) / "grids"
     if not path.exists():
         raise InputError(f"the checkpoint in {path.parent} is of a float network: it has no grids")
     try:
@@ -99,6 +97,16 @@ def load_quantized(folder: str | Path) -> tuple[Quantized, Network, dict[str, An
     except Exception as error:
         raise _torn(path, error) from None
     return network, model, about
+
+
+def _resolved(folder: str | Path) -> Path:
+    """A checkpoint's folder: itself, that of a run of `mqjax train`, or a shipped one's by its name."""
+    path = Path(folder)
+    if not path.exists() and (SHIPPED / str(folder)).exists():
+        path = SHIPPED / str(folder)
+    if not (path / "model.json").exists() and (path / "checkpoint" / "model.json").exists():
+        path = path / "checkpoint"
+    return path.absolute()
 
 
 def _shapes(leaves: list[tuple[Any, Any]]) -> set[tuple[str, tuple[int, ...]]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
     from mqjax.models import network_layers
     from mqjax.network.cost import network_cost
+    from mqjax.show.explain import explain
     from mqjax.study.bitsearch import search
     from mqjax.study.nsga2 import NSGA2
     from mqjax.study.pareto import hypervolume, pareto_front
@@ -32,6 +33,7 @@ _HOMES = {
     "best_mappings": "mqjax.mapper.best",
     "cost_table": "mqjax.mapper.table",
     "evaluate": "mqjax.cost.exact.evaluator",
+    "explain": "mqjax.show.explain",
     "hypervolume": "mqjax.study.pareto",
     "load_arch": "mqjax.hw",
     "network_cost": "mqjax.network.cost",
@@ -51,6 +53,7 @@ __all__ = [
     "best_mappings",
     "cost_table",
     "evaluate",
+    "explain",
     "hypervolume",
     "load_arch",
     "network_cost",

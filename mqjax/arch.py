@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.types import BitWidths, Layer
 
 FULL = 0
@@ -144,7 +144,7 @@ class Arch:
 
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
-            raise InputError(f"unknown dialect {self.dialect!r}; it must be one of {', '.join(DIALECTS)}")
+            raise InputError(unknown("dialect", self.dialect, DIALECTS))
         rules = self.arch_constraints + self.paper_constraints
         for repeat in repeated_rules(rules):
             rule = rules[repeat.number]
@@ -192,7 +192,7 @@ class Arch:
         """The constraints called "paper" (hardware and heuristics), "arch" (hardware only) or "none"."""
         sets = {"paper": self.arch_constraints + self.paper_constraints, "arch": self.arch_constraints, "none": ()}
         if name not in sets:
-            raise InputError(f"unknown constraint set {name!r}; it must be one of {', '.join(sets)}")
+            raise InputError(unknown("constraint set", name, sets))
         return sets[name]
 
     def tiling_levels(self, constraints: str = "paper") -> list[TilingLevel]:

@@ -7,42 +7,93 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+from mqjax.errors import InputError, meant
+
+# One example each for `--help`; a test parses them.
+EXAMPLES = {
+    "search": "mqjax search --arch eyeriss --network mobilenetv1 \\\n    --objectives error,energy --out runs/mine",
+    "map": 'mqjax map --arch eyeriss --layer "C=64,M=128,P=56,Q=56" \\\n    --bits 8/4/8 --metric edp',
+    "explain": 'mqjax explain --arch eyeriss --layer "C=64,M=128,P=56,Q=56" \\\n    --bits 8/4/8 --svg nest.svg',
+    "evaluate": 'mqjax evaluate --arch eyeriss --mapping map.yaml \\\n    --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8',
+    "table": "mqjax table --arch simba --network mobilenetv2 --out table.json.gz",
+    "mapspace": 'mqjax mapspace --arch eyeriss --layer "C=64,M=128,P=56,Q=56" \\\n    --out space.png',
+    "arch": "mqjax arch check mine.yaml",
+    "data": "mqjax data prepare photos --name photos --data-dir prepared",
+    "train": "mqjax train --network mobilenetv1 --dataset fashion_mnist \\\n    --epochs 40 --out runs/trained",
+    "report": "mqjax report runs/mine",
+    "bench": "mqjax bench --parts pricing,nsga2 --out bench.json",
+}
 
 COMMANDS = {
     "evaluate": "evaluate given mappings of an accelerator",
     "map": "find the proven-optimal mapping of each layer",
+    "explain": "draw a mapping, and say what its energy and its cycles come from",
     "table": "tabulate the optima of every layer for all bit-widths",
     "mapspace": "show sizes, valid counts and cost distribution of mapspaces",
     "search": "search per-layer bit-widths: accuracy against hardware cost",
+    "arch": "write, check, show and import accelerator files",
+    "data": "prepare folders of images",
     "train": "train a network, in float or quantization-aware",
     "report": "make tables, figures and an HTML page of a search run",
     "bench": "measure throughput on this machine",
 }
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of examples, and tells defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says which command, option or choice was probably meant; `options` are known besides its own."""
+
+    options: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += meant(found[1], re.findall(r"[\w./-]+", found[2]))
+        elif message.startswith("unrecognized arguments: "):
+            word = message.split()[2].split("=")[0]
+            message += meant(word, self.options) if word.startswith("--") else ""
+        super().error(message)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
-    from mqjax.errors import InputError
-
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mqjax",
         description="Exact mapping and mixed-precision quantization search for CNN accelerators.",
+        epilog="`mqjax COMMAND --help` explains the options of a command.",
     )
+    parser.add_argument("--version", action="version", version=f"mqjax {importlib.metadata.version('mqjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  {EXAMPLES[name]}",
+            formatter_class=HelpFormatter,
         )
         if name == asked:
             module = importlib.import_module(f"mqjax.commands.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
+            parser.options = [*parser.options, *re.findall(r"--[\w-]+", command.format_usage())]
     args = parser.parse_args(argv)
     _keep_compiled_programs()
     logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' advice on faster image decoders

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 
 DIMS = ("C", "M", "R", "S", "N", "P", "Q")
 TENSORS = ("Weights", "Inputs", "Outputs")
@@ -63,9 +63,9 @@ class Layer:
     @classmethod
     def from_dims(cls, dims: Mapping[str, Any], *, shape: str = "cnn", name: str = "layer") -> Layer:
         """A layer from a mapping with the keys C M R S N P Q Wstride Hstride Wdilation Hdilation (absent: 1)."""
-        unknown = [key for key in dims if key not in LAYER_KEYS]
-        if unknown:
-            raise InputError(f"layer {name!r}: unknown key {unknown[0]!r}; known keys are {' '.join(LAYER_KEYS)}")
+        odd = [key for key in dims if key not in LAYER_KEYS]
+        if odd:
+            raise InputError(f"layer {name!r}: {unknown('key', odd[0], LAYER_KEYS)}")
         return cls(**dims, shape=shape, name=name)
 
     @property

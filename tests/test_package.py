@@ -34,7 +34,7 @@ ALLOWED = {
     "accuracy": {"data", "io", "models"},
     "network": {"mapper"},
     "study": {"arch", "io", "mapper", "mapspace", "network"},
-    "show": {"accuracy", "io", "study"},
+    "show": {"accuracy", "arch", "cost", "io", "mapspace", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
     "commands": {"io"},
     "cli": {"io"},

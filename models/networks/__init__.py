@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.models.graph import Graph
 
 NETWORKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
@@ -20,7 +20,7 @@ def architecture(
     Raises `InputError` for unknown names, for sizes that are not positive, and for images too small for the network.
     """
     if name not in NETWORKS:
-        raise InputError(f"unknown network {name!r}; it must be one of {', '.join(NETWORKS)}")
+        raise InputError(unknown("network", name, NETWORKS))
     for what, value in (("resolution", resolution), ("classes", classes), ("channels", channels)):
         if value < 1:
             raise InputError(f"network {name!r}: {what} must be at least 1, not {value}")

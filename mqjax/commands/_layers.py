@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.io.documents import shown
-from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, Layer
+from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer
+
+if TYPE_CHECKING:
+    from mqjax.arch import Arch
+
+METRIC_NAMES = ("energy", "edp", "delay")
+"""What --metric may be; `mqjax.mapper.sweep.METRICS` without JAX."""
 
 CONSTRAINTS = "paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes"
 """What the option --constraints means."""
@@ -21,9 +29,11 @@ def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_layer_arguments(parser: argparse.ArgumentParser, *, layer: bool = True) -> None:
-    """--network with its sizes or, if `layer`, --layer; --depthwise; --constraints."""
-    group = parser.add_mutually_exclusive_group(required=True)
+def add_layer_arguments(
+    parser: argparse.ArgumentParser, *, layer: bool = True, required: bool = True, constraints: bool = True
+) -> None:
+    """--network with its sizes or, if `layer`, --layer; --depthwise; if `constraints`, --constraints."""
+    group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--network", help="a network, such as mobilenetv1 or resnet18")
     if layer:
         group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; keys {' '.join(LAYER_KEYS)}, absent ones are 1")
@@ -38,12 +48,8 @@ def add_layer_arguments(parser: argparse.ArgumentParser, *, layer: bool = True) 
         default="native",
         help="depthwise layers of --network as they are, or as dense convolutions, as in the paper's configuration",
     )
-    parser.add_argument(
-        "--constraints",
-        choices=("paper", "arch", "none"),
-        default="paper",
-        help=CONSTRAINTS,
-    )
+    if constraints:
+        parser.add_argument("--constraints", choices=("paper", "arch", "none"), default="paper", help=CONSTRAINTS)
 
 
 def add_space_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +103,42 @@ def chosen_layers(args: argparse.Namespace) -> list[Layer]:
     )
 
 
+def add_number_argument(parser: argparse.ArgumentParser) -> None:
+    """--number."""
+    parser.add_argument("--number", type=int, default=1, metavar="K", help="which layer of --network, counted from 1")
+
+
+def chosen_layer(args: argparse.Namespace) -> Layer:
+    """The one layer that the options name."""
+    layers = chosen_layers(args)
+    if not 1 <= args.number <= len(layers):
+        of = "--layer is a single one" if args.layer is not None else f"{args.network} has {len(layers)} layers"
+        raise InputError(f"--number must be from 1 to {len(layers)}, not {args.number}: {of}")
+    return layers[args.number - 1]
+
+
+def single_widths(text: str) -> BitWidths:
+    """The one width triple of --bits."""
+    if text == "all":
+        raise InputError("--bits must be one width triple here, such as 8/4/8, or 'native', not 'all'")
+    return BitWidths.parse(text)
+
+
+def read_mapping_of(arch: Arch, layer: Layer, path: Path) -> tuple[Layer, list[dict[str, Any]]]:
+    """The mapping in a Timeloop map YAML file, and the layer as it pads it. Raises `InputError` that names the file."""
+    from mqjax.io.timeloop import read_mapping
+    from mqjax.mapspace.mapping import encode
+    from mqjax.mapspace.padding import with_bounds_of
+
+    mapping = read_mapping(path, arch.level_names)
+    try:
+        mapped = with_bounds_of(layer, mapping)
+        encode(arch, [mapped], [mapping])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return mapped, mapping
+
+
 def parse_layer(text: str, shape: str) -> Layer:
     """A layer from "C=3,M=8,..."; keys in any case. Raises `InputError` naming the part that is wrong."""
     keys = {key.lower(): key for key in LAYER_KEYS}
@@ -109,7 +151,7 @@ def parse_layer(text: str, shape: str) -> Layer:
             )
         key = keys.get(pair[1].lower())
         if key is None:
-            raise InputError(f"--layer: unknown key {shown(pair[1])}; known keys are {' '.join(LAYER_KEYS)}")
+            raise InputError(f"--layer: {unknown('key', pair[1], LAYER_KEYS)}")
         if key in dims:
             raise InputError(f"--layer: {key} is given twice; give each key once")
         dims[key] = int(pair[2])

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.benchmark import PARTS, peak_memory_bytes
-    from mqjax.errors import InputError
+    from mqjax.errors import InputError, unknown
     from mqjax.io.files import write_atomically
     from mqjax.show.progress import bar
     from mqjax.study.runs import environment
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     parts = args.parts.split(",")
     for part in parts:
         if part not in PARTS:
-            raise InputError(f"unknown part {part!r}; it must be one of {', '.join(PARTS)}")
+            raise InputError(unknown("part", part, PARTS))
     result: dict[str, Any] = {"command": shlex.join(["mqjax", *sys.argv[1:]]), **environment()}
     with bar("measuring", len(parts), "parts") as progress:
         for part in parts:

@@ -1,4 +1,4 @@
-"""`mqjax evaluate`: costs of given mappings, record by record."""
+"""`mqjax evaluate`: costs of given mappings, record by record, or of one in a Timeloop map file."""
 
 from __future__ import annotations
 
@@ -8,25 +8,49 @@ import json
 import sys
 from pathlib import Path
 
-from mqjax.commands._layers import add_arch_arguments
+from mqjax.commands._layers import (
+    add_arch_arguments,
+    add_layer_arguments,
+    add_number_argument,
+    chosen_layer,
+    read_mapping_of,
+    single_widths,
+)
+from mqjax.errors import InputError
 
 BATCH = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
-    parser.add_argument("--records", type=Path, required=True, help="mappings to evaluate, .jsonl or .jsonl.gz")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--records", type=Path, help="mappings to evaluate, .jsonl or .jsonl.gz")
+    source.add_argument("--mapping", type=Path, help="one mapping, a Timeloop map YAML, of --layer at --bits")
     parser.add_argument(
-        "--out", type=Path, required=True, help="evaluated records in the same order, .jsonl or .jsonl.gz"
+        "--out",
+        type=Path,
+        help="evaluated records in the same order, .jsonl or .jsonl.gz (with --mapping: default standard output)",
     )
+    add_layer_arguments(parser, required=False, constraints=False)
+    add_number_argument(parser)
+    parser.add_argument("--bits", help="with --mapping: widths I/W/O, or 'native' (the default)")
 
 
 def run(args: argparse.Namespace) -> int:
+    return _records(args) if args.mapping is None else _mapping(args)
+
+
+def _records(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.files import write_atomically
     from mqjax.io.records import evaluate_records, read_records
     from mqjax.show.progress import bar
 
+    for option in ("layer", "network", "bits"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option} goes with --mapping; records have layers and bit-widths of their own")
+    if args.out is None:
+        raise InputError("--records needs --out, the file for the evaluated records")
     arch = load_arch(args.arch, dialect=args.dialect)
     numbered = list(read_records(args.records))
     lines, valid = [], 0
@@ -41,4 +65,35 @@ def run(args: argparse.Namespace) -> int:
     content = "".join(line + "\n" for line in lines).encode()
     write_atomically(args.out, gzip.compress(content, mtime=0) if args.out.suffix == ".gz" else content)
     print(f"{len(lines)} mappings evaluated, {valid} valid: {args.out}", file=sys.stderr)
+    return 0
+
+
+def _mapping(args: argparse.Namespace) -> int:
+    from mqjax.hw import load_arch
+    from mqjax.io.files import write_atomically
+    from mqjax.io.records import evaluate_records
+    from mqjax.mapspace.padding import describe_padding, mapped_as
+
+    if args.layer is None and args.network is None:
+        raise InputError("--mapping needs --layer, or --network and --number, to say what is mapped")
+    arch = load_arch(args.arch, dialect=args.dialect)
+    layer, bits = chosen_layer(args), single_widths(args.bits or "native")
+    mapped, mapping = read_mapping_of(arch, layer, args.mapping)
+    if larger := describe_padding(layer, mapped_as(layer, mapped)):
+        print(f"{layer.name}: {larger}", file=sys.stderr)
+    widths = {"Inputs": bits.inputs, "Weights": bits.weights, "Outputs": bits.outputs}
+    record = {
+        "arch": arch.name,
+        "layer": layer.name,
+        "dims": mapped.dims,
+        "shape": mapped.shape,
+        "bitwidths": {tensor: width for tensor, width in widths.items() if width is not None} or None,
+        "mapping": mapping,
+    }
+    (result,) = evaluate_records(arch, [record], where=[str(args.mapping)])
+    line = json.dumps(result, allow_nan=False) + "\n"
+    if args.out is None:
+        print(line, end="")
+    else:
+        write_atomically(args.out, gzip.compress(line.encode(), mtime=0) if args.out.suffix == ".gz" else line)
     return 0

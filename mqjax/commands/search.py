@@ -119,7 +119,7 @@ class _Prepared:
         import hashlib
 
         from mqjax.accuracy.judge import default_accuracy
-        from mqjax.errors import InputError
+        from mqjax.errors import InputError, unknown
         from mqjax.hw import load_arch
         from mqjax.models import NETWORKS
         from mqjax.study.bitsearch import check_options
@@ -135,7 +135,7 @@ class _Prepared:
             raise InputError(f"--retrain must be a number of epochs, 0 for none, not {settings['retrain']}")
         pad = checked_padding(settings["pad"], settings["seconds"])
         if settings["network"] not in NETWORKS:
-            raise InputError(f"unknown network {settings['network']!r}; it must be one of {', '.join(NETWORKS)}")
+            raise InputError(unknown("network", settings["network"], NETWORKS))
         self.arch = load_arch(settings["arch"], dialect=settings["dialect"])
         self.accuracy = default_accuracy(
             settings["network"],

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, meant
 
 EMBEDDED = Path(__file__).parent / "prepared"
 
@@ -122,7 +122,8 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
         raise InputError(
             f"no prepared data set {name!r} {where}: prepare it where there is a network with "
             f"tfds.builder({name!r}, data_dir=DIR, file_format='array_record').download_and_prepare(), or from class "
-            f"folders with mqjax.data.prepare_image_folder, and pass --data-dir DIR"
+            f"folders with mqjax.data.prepare_image_folder or `mqjax data prepare`, and pass --data-dir DIR"
+            f"{meant(name, prepared_names(root))}"
         )
     try:
         builder = tfds.builder_from_directory(str(folder))
@@ -172,6 +173,12 @@ def training_images(dataset: Dataset, resolution: int) -> tuple[Images | Encoded
     if not dataset.small:
         return EncodedImages(dataset.source(dataset.split("train")), resolution), validation
     return dataset.sized(dataset.split("train"), resolution), validation
+
+
+def prepared_names(root: Path) -> list[str]:
+    """Names of the data sets that are prepared in a folder."""
+    found = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    return sorted({path.relative_to(root).parts[0] for path in found})
 
 
 def _version_folder(root: Path, name: str) -> Path | None:

@@ -6,13 +6,14 @@ then `constraints` with the lists `arch` (what the hardware demands) and `paper`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mqjax.arch import FULL, Arch, Constraint, Level, Mac, repeated_rules
+from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
 from mqjax.types import DIMS, TENSORS
 
@@ -200,20 +201,59 @@ def accelerator(document: Document, *, dialect: str = "2024") -> Arch:
     if not isinstance(document.value, dict):
         problem = "an accelerator file is a mapping with the keys name, mac, levels and constraints"
         raise document.error((), f"the file is empty; {problem}" if document.root is None else problem)
+    found = _model_or_errors(document)
+    if isinstance(found, list):
+        raise found[0]
+    return _to_arch(found, dialect)
+
+
+def findings(path: Path) -> list[InputError]:
+    """All that is wrong with an accelerator file, in its order; rules that span several keys once each key is right."""
+    try:
+        document = read_document(path)
+        if not isinstance(document.value, dict):
+            accelerator(document)
+        found = _model_or_errors(document)
+    except InputError as error:
+        return [error]
+    return found if isinstance(found, list) else []
+
+
+def _model_or_errors(document: Document) -> _Accelerator | list[InputError]:
     try:
         model = _Accelerator.model_validate(document.value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise document.error(first["loc"], _explain(first)) from None
-    _check_consistency(document, model)
-    return _to_arch(model, dialect)
+        found = error.errors(include_url=False)
+        return [document.error(each["loc"], _explain(each, _keys_at(each["loc"]))) for each in found]
+    return list(_inconsistencies(document, model)) or model
 
 
-def _explain(error: Any) -> str:
-    """What is wrong and what would be right, where pydantic noticed it."""
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    """The keys that may stand where the last part of `loc` does."""
+    model: type[BaseModel] = _Accelerator
+    for part in loc[:-1]:
+        model = _BRANCHES.get(part, model) if isinstance(part, str) else model
+    return list(model.model_fields)
+
+
+_BRANCHES: dict[str, type[BaseModel]] = {
+    "mac": _Mac,
+    "levels": _Level,
+    "bandwidth": _Bandwidth,
+    "energy_pj": _Energy,
+    "constraints": _Constraints,
+    "arch": _Constraint,
+    "paper": _Constraint,
+}
+"""The model of what stands below a key."""
+
+
+def _explain(error: Any, keys: Sequence[str]) -> str:
+    """What is wrong and what would be right, where pydantic noticed it; `keys` may stand there."""
+    if error["type"] == "extra_forbidden":
+        return f"this key is unknown; remove it or correct its spelling{meant(error['loc'][-1], keys)}"
     known = {
         "missing": "this key is missing",
-        "extra_forbidden": "this key is unknown; remove it or correct its spelling",
         "invalid_key": "keys are text; put this one in quotes or remove it",
         "too_short": "must have one entry at least",
     }
@@ -226,40 +266,42 @@ def _explain(error: Any) -> str:
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(error['input'])}"
 
 
-def _check_consistency(document: Document, model: _Accelerator) -> None:
+def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputError]:
     """Rules that span several keys."""
     names = [level.name for level in model.levels]
     inner = model.mac.mesh
     for i, level in enumerate(model.levels):
         if level.name in names[:i]:
-            raise document.error(("levels", i, "name"), f"the level name {shown(level.name)} is used twice")
+            yield document.error(("levels", i, "name"), f"the level name {shown(level.name)} is used twice")
         if inner[0] % level.mesh[0] or inner[1] % level.mesh[1]:
-            raise document.error(("levels", i, "mesh"), f"must divide the mesh {list(inner)} of what is inside")
+            yield document.error(("levels", i, "mesh"), f"must divide the mesh {list(inner)} of what is inside")
         if level.mesh[0] * level.mesh[1] % level.cluster:
-            raise document.error(("levels", i, "cluster"), "must divide the number of instances")
+            yield document.error(("levels", i, "cluster"), "must divide the number of instances")
         inner = level.mesh
     last = len(names) - 1
     if set(model.levels[last].keep) != set(TENSORS):
-        raise document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
+        yield document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
     meshes = [model.mac.mesh, *(level.mesh for level in model.levels)]
     flat = {level.name for level, a, b in zip(model.levels, meshes, meshes[1:], strict=False) if a == b}
     rules = [(group, i, r) for group in ("arch", "paper") for i, r in enumerate(getattr(model.constraints, group))]
     for group, i, rule in rules:
-        _check_rule(document, ("constraints", group, i), rule, names, flat)
+        yield from _rule_errors(document, ("constraints", group, i), rule, names, flat)
     for repeat in repeated_rules([_to_constraint(rule) for _, _, rule in rules]):
         group, i, _ = rules[repeat.number]
-        raise document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
+        yield document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
 
 
-def _check_rule(document: Document, loc: tuple, rule: _Constraint, names: list[str], flat: set[str]) -> None:
+def _rule_errors(
+    document: Document, loc: tuple, rule: _Constraint, names: list[str], flat: set[str]
+) -> Iterator[InputError]:
     if rule.level not in names:
-        problem = f"unknown level {shown(rule.level)}; levels are {', '.join(names)}"
-        raise document.error((*loc, "level"), problem)
+        problem = f"unknown level {shown(rule.level)}; levels are {', '.join(names)}{meant(rule.level, names)}"
+        yield document.error((*loc, "level"), problem)
     if rule.split is not None and rule.type == "temporal":
-        raise document.error((*loc, "split"), "only spatial loops have a split between X and Y")
+        yield document.error((*loc, "split"), "only spatial loops have a split between X and Y")
     if rule.type == "spatial" and rule.level in flat:
         problem = f"{rule.level} has no fan-out, so it has no spatial loops to constrain"
-        raise document.error((*loc, "type"), problem)
+        yield document.error((*loc, "type"), problem)
 
 
 def _to_constraint(rule: _Constraint) -> Constraint:

@@ -20,7 +20,7 @@ from mqjax.cost.exact.evaluator import Analysed, analyse_mappings
 from mqjax.cost.exact.interconnect import Networks, networks
 from mqjax.cost.exact.price import OUTPUTS
 from mqjax.cost.packing import packing_table, wasted_bits
-from mqjax.errors import InputError
+from mqjax.errors import InputError, meant
 from mqjax.mapspace.mapping import encode
 from mqjax.types import TENSORS, BitWidths, Layer
 
@@ -57,7 +57,9 @@ def parse(record: dict[str, Any]) -> tuple[Layer, BitWidths]:
     given = record.get("bitwidths") or {}
     unknown = [tensor for tensor in given if tensor not in TENSORS]
     if unknown:
-        raise InputError(f"bitwidths has the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}")
+        raise InputError(
+            f"bitwidths has the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
+        )
     return layer, BitWidths(given.get("Inputs"), given.get("Weights"), given.get("Outputs"))
 
 

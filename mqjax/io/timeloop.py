@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mqjax.errors import InputError
-from mqjax.io.documents import read_document
+from mqjax.errors import unknown
+from mqjax.io.documents import Document, read_document, shown
 from mqjax.io.files import write_atomically
 from mqjax.types import DIMS, TENSORS
 
@@ -49,22 +50,95 @@ def write_mapping(path: Path, mapping: Sequence[Mapping[str, Any]], *, note: str
 
 
 def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The mapping record (levels inner to outer, as `level_names`) of a Timeloop map YAML file that lists all loops."""
-    try:
-        targets = read_document(path).value["mapping"]
-        record = {name: {"level": name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for name in level_names}
-        for target in targets:
-            entry = record[target["target"]]
-            if target["type"] in ("bypass", "datatype"):
-                entry["keep"] = list(target["keep"])
-                continue
-            bounds = dict(pair.split("=") for pair in target["factors"].split())
-            loops = [[dim, int(bounds[dim])] for dim in target["permutation"].replace(" ", "")]
-            if target["type"] == "spatial":
-                loops = [[*loop, "X" if i < target["split"] else "Y"] for i, loop in enumerate(loops)]
-            entry[target["type"]] = loops[::-1]
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a complete Timeloop mapping: {error!r}") from None
+    """The mapping record (levels inner to outer, as `level_names`) of a Timeloop map YAML file.
+
+    Factors that are left out are 1; a level without a bypass directive keeps everything. Raises `InputError` naming file,
+    line and key.
+    """
+    document = read_document(path)
+    if not isinstance(document.value, dict) or not isinstance(document.value.get("mapping"), list):
+        raise document.error((), "a map file has the key mapping with a list of targets")
+    record = {name: {"level": name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for name in level_names}
+    seen: set[tuple[str, str]] = set()
+    for number, target in enumerate(document.value["mapping"]):
+        loc = ("mapping", number)
+        if not isinstance(target, dict):
+            raise document.error(loc, f"must be a mapping with target and type, not {shown(target)}")
+        name, kind = (_text(document, loc, target, key) for key in ("target", "type"))
+        if name not in record:
+            raise document.error((*loc, "target"), unknown("level", name, level_names))
+        kind = "bypass" if kind == "datatype" else kind
+        if kind not in _KEYS:
+            raise document.error((*loc, "type"), unknown("type", kind, _KEYS))
+        extra = [key for key in target if key not in ("target", "type", *_KEYS[kind])]
+        if extra:
+            raise document.error((*loc, extra[0]), unknown("key", extra[0], ("target", "type", *_KEYS[kind])))
+        if (name, kind) in seen:
+            raise document.error(loc, f"the {kind} directive of {name} is given twice; give it once")
+        seen.add((name, kind))
+        if kind == "bypass":
+            record[name]["keep"] = _kept(document, loc, target)
+            continue
+        loops = _listed(document, loc, target)
+        if kind == "spatial":
+            split = target.get("split", len(DIMS))
+            if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(DIMS):
+                problem = f"must be a whole number from 0 to {len(DIMS)}, not {shown(split)}"
+                raise document.error((*loc, "split"), problem)
+            loops = [[*loop, "X" if i < split else "Y"] for i, loop in enumerate(loops)]
+        record[name][kind] = loops[::-1]
     return list(record.values())
+
+
+_KEYS = {
+    "bypass": ("keep", "bypass"),
+    "temporal": ("factors", "permutation"),
+    "spatial": ("factors", "permutation", "split"),
+}
+"""What each type of directive may say."""
+
+
+def _text(document: Document, loc: tuple[str | int, ...], target: dict[str, Any], key: str) -> str:
+    value = target.get(key)
+    if not isinstance(value, str):
+        problem = f"must be text, not {shown(value)}" if key in target else "this key is missing"
+        raise document.error((*loc, key), problem)
+    return value
+
+
+def _kept(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[str]:
+    for key in ("keep", "bypass"):
+        value = target.get(key, [])
+        if (
+            not isinstance(value, list)
+            or any(tensor not in TENSORS for tensor in value)
+            or len(set(value)) < len(value)
+        ):
+            problem = f"must be a list out of {', '.join(TENSORS)}, each once, not {shown(value)}"
+            raise document.error((*loc, key), problem)
+    keep, bypass = target.get("keep", []), target.get("bypass", [])
+    both = [tensor for tensor in keep if tensor in bypass]
+    if both:
+        raise document.error((*loc, "bypass"), f"{both[0]} is kept and bypassed; say one")
+    return [tensor for tensor in TENSORS if tensor in keep or ("keep" not in target and tensor not in bypass)]
+
+
+def _listed(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[list[Any]]:
+    """Loops of a directive, innermost first."""
+    bounds: dict[str, int] = {}
+    for part in _text(document, loc, target, "factors").replace(",", " ").split():
+        pair = re.fullmatch(r"([A-Z])=?([0-9]{1,18})", part, re.ASCII)
+        if pair is None or pair[1] not in DIMS or int(pair[2]) < 1:
+            problem = f"{shown(part)} must be a dimension out of {' '.join(DIMS)} and its bound, such as C=4"
+            raise document.error((*loc, "factors"), problem)
+        if pair[1] in bounds:
+            raise document.error((*loc, "factors"), f"the factor of {pair[1]} is given twice")
+        bounds[pair[1]] = int(pair[2])
+    order = _text(document, loc, target, "permutation").replace(" ", "").replace(",", "")
+    if len(set(order)) < len(order) or not set(order) <= set(DIMS):
+        problem = f"must list dimensions out of {''.join(DIMS)}, each once, not {shown(order)}"
+        raise document.error((*loc, "permutation"), problem)
+    lost = [dim for dim, bound in bounds.items() if bound > 1 and dim not in order]
+    if lost:
+        raise document.error((*loc, "permutation"), f"lacks {lost[0]}, whose factor is {bounds[lost[0]]}")
+    return [[dim, bounds.get(dim, 1)] for dim in order]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.mapper.decision import Optimum, Solution, best_of
 from mqjax.mapper.optimum import Say, quiet, solve
 from mqjax.mapper.sweep import METRICS
@@ -42,7 +42,7 @@ def best_mappings(
     """
     for metric in metrics:
         if metric not in METRICS:
-            raise InputError(f"unknown metric {metric!r}; it must be one of {', '.join(METRICS)}")
+            raise InputError(unknown("metric", metric, METRICS))
     triples = width_triples(bits)
     for triple in triples:
         arch.check_widths(triple, layer)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.io.files import write_atomically
 from mqjax.mapper.best import solve_layer
 from mqjax.mapper.decision import Solution
@@ -115,7 +115,7 @@ def entry_of(bits: BitWidths) -> int:
 
 def _metric(name: str) -> int:
     if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}; it must be one of {', '.join(METRICS)}")
+        raise InputError(unknown("metric", name, METRICS))
     return METRICS.index(name)
 
 

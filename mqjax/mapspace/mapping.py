@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.errors import InputError
+from mqjax.errors import InputError, meant
 from mqjax.types import DIMS, TENSORS, Layer
 
 Record = Sequence[Mapping[str, Any]]
@@ -70,7 +70,7 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
         if name not in arch.level_names:
             raise InputError(
                 f"layer {layer.name!r}: the mapping names the unknown level {name!r}; "
-                f"levels of {arch.name!r} are {', '.join(arch.level_names)}"
+                f"levels of {arch.name!r} are {', '.join(arch.level_names)}{meant(name, arch.level_names)}"
             )
         if name in seen:
             raise InputError(f"layer {layer.name!r}: the mapping has the level {name!r} twice")
@@ -115,7 +115,7 @@ def _keep_flags(layer: Layer, level: str, keep: Any, default: tuple[bool, ...]) 
     unknown = [tensor for tensor in keep if tensor not in TENSORS]
     if unknown:
         raise InputError(
-            f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}"
+            f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
         )
     return [tensor in keep for tensor in TENSORS]
 

@@ -24,6 +24,12 @@ def padded(arch: Arch, layer: Layer, *, constraints: str = "paper") -> Layer:
     return dataclasses.replace(layer, **{d: bounds_to_try(arch, layer, constraints, d)[0] for d in DIMS})
 
 
+def with_bounds_of(layer: Layer, mapping: Record) -> Layer:
+    """`layer` with those bounds of a mapping that are larger: the layer as that mapping pads it."""
+    bounds = mapped_bounds(mapping)
+    return dataclasses.replace(layer, **{d: n for d, n in bounds.items() if n > getattr(layer, d)})
+
+
 def mapped_as(layer: Layer, mapped: Layer) -> dict[str, int]:
     """The bounds by dimension in which `mapped` exceeds `layer`."""
     return {d: getattr(mapped, d) for d in DIMS if getattr(mapped, d) != getattr(layer, d)}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.mapper.sweep import METRICS
 from mqjax.mapper.table import CostTable
 from mqjax.types import WIDTHS, BitWidths
@@ -52,7 +52,7 @@ def _layer_costs(table: CostTable, objective: str) -> np.ndarray:
     if objective in METRICS:
         return table.best[objective].reshape(len(table.unique), -1)[table.index]
     if objective != "memory":
-        raise InputError(f"unknown objective {objective!r}; it must be one of {', '.join(HARDWARE_OBJECTIVES)}")
+        raise InputError(unknown("objective", objective, HARDWARE_OBJECTIVES))
     elements = np.array([layer.elements("Weights") for layer in table.layers], np.float64)
     widths = np.tile(np.repeat(np.array(WIDTHS, np.float64), len(WIDTHS)), len(WIDTHS))
     return elements[:, None] * widths

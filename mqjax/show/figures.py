@@ -237,15 +237,19 @@ def _convergence(document: dict[str, Any]) -> Figure:
 def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], arch: str) -> bytes:
     """PNG of how many mappings cost at most so much, one row per layer; a curve ends at the number that fit.
 
-    layers: (name, [(bits, {metric: Distribution})]).
+    layers: (name, [(bits, {metric: Distribution})]). Of many width triples the native and the uniform ones are told apart
+    by colour and legend; the others are grey.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
         panels = figure.subplots(len(layers), 2, squeeze=False)
         for row, (name, spreads) in zip(panels, layers, strict=True):
-            shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(spreads)))
+            named = _named([bits for bits, _ in spreads])
+            shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
+            colors = [next(shades) if is_named else GREY for is_named in named]
+            others = len(spreads) - sum(named)
             for axes, (metric, label) in zip(row, (("energy", "energy (pJ)"), ("edp", "EDP (pJ*cycles)")), strict=True):
-                for (bits, spread), color in zip(spreads, shades, strict=True):
+                for (bits, spread), color, is_named in zip(spreads, colors, named, strict=True):
                     found = spread[metric]
                     used = np.flatnonzero(found.counts)
                     if not len(used):
@@ -253,12 +257,22 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
                     edges = found.edges[used[0] : used[-1] + 2]
                     below = np.concatenate([[0], np.cumsum(found.counts[used[0] : used[-1] + 1])])
                     label_of_curve = f"{bits}: {below[-1]:,} fit"
-                    axes.plot(edges, below, color=color, linewidth=1.6, label=label_of_curve)
+                    style = (
+                        {"linewidth": 1.6, "label": label_of_curve} if is_named else {"linewidth": 0.5, "alpha": 0.5}
+                    )
+                    axes.plot(edges, below, color=color, zorder=3 if is_named else 2, **style)
+                if others:
+                    axes.plot([], [], color=GREY, linewidth=0.8, label=f"{others} other width triples")
                 axes.set(xscale="log", xlabel=label)
                 axes.grid(color="#eceff3")
             row[0].set(ylabel="mappings at most this costly")
             row[0].set_title(f"{name} on {arch}", loc="left")
-            # Few triples are told apart by a legend, many only by shade.
-            if len(spreads) <= 8:
-                row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _png(figure)
+
+
+def _named(bits: list[str]) -> list[bool]:
+    """Which width triples a figure names: all of a few, of many the native and the uniform ones."""
+    if len(bits) <= 8:
+        return [True] * len(bits)
+    return [len(set(text.split("/"))) == 1 for text in bits]

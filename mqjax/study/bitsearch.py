@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import AppendedTable
 from mqjax.mapper.table import CostTable
@@ -115,7 +115,7 @@ def check_options(objectives: Sequence[str], population: int, generations: int) 
     """Raise `InputError` for options that `search` cannot serve."""
     for objective in objectives:
         if objective not in OBJECTIVES:
-            raise InputError(f"unknown objective {objective!r}; it must be one of {', '.join(OBJECTIVES)}")
+            raise InputError(unknown("objective", objective, OBJECTIVES))
     if len(objectives) < 2 or len(set(objectives)) < len(objectives):
         raise InputError(f"a search needs at least two different objectives, not {','.join(objectives)!r}")
     if population < 8 or population % 2:

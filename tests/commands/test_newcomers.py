@@ -1,0 +1,135 @@
+"""What newcomers meet first: help, version, near misses of names, accelerator files, folders of images."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mqjax.cli import COMMANDS, EXAMPLES, main
+from mqjax.errors import meant
+from mqjax.hw import FOLDER, load_arch
+
+
+def refused(arguments, capsys) -> str:
+    """The one sentence that refuses a command."""
+    try:
+        status = main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    message = capsys.readouterr().err
+    assert status == 2 and "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_reads_at_80_columns_with_an_example_that_parses(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and EXAMPLES[command] in shown and "default: None" not in shown
+    words = shlex.split(EXAMPLES[command].replace("\\\n", " "))
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"mqjax.commands.{command}").add_arguments(parser)
+    assert words[:2] == ["mqjax", command]
+    parser.parse_args(words[2:])
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and re.fullmatch(r"mqjax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["serch"], "search"),
+        (["map", "--arch", "eyeris", "--layer", "C=4"], "eyeriss"),
+        (["map", "--arch", "Simba", "--layer", "C=4"], "simba"),
+        (["map", "--arch", "eyeriss", "--network", "mobilnetv1"], "mobilenetv1"),
+        (["map", "--arch", "eyeriss", "--layer", "Wstrid=2"], "Wstride"),
+        (["map", "--arch", "eyeriss", "--layer", "C=4", "--metric", "energi"], "energy"),
+        (["map", "--arch", "eyeriss", "--layer", "C=4", "--metrc=edp"], "--metric"),
+        (["bench", "--parts", "prising"], "pricing"),
+    ],
+)
+def test_near_misses(arguments, right, capsys):
+    assert f"did you mean '{right}'?" in refused(arguments, capsys)
+
+
+def test_far_misses_suggest_nothing(capsys):
+    assert meant("zebra", ["energy", "edp"]) == "" and meant(None, ["energy"]) == ""
+    assert "did you mean" not in refused(["map", "--arch", "zebra", "--layer", "C=4"], capsys)
+
+
+def test_a_new_accelerator_file_is_right_and_never_overwritten(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    assert main(["arch", "new", str(path)]) == 0 and main(["arch", "check", str(path)]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out and load_arch(path).mac.instances == 64
+    before = path.read_bytes()
+    assert "exists already" in refused(["arch", "new", str(path)], capsys) and path.read_bytes() == before
+
+
+def test_check_lists_all_findings(tmp_path, capsys):
+    document = yaml.safe_load((FOLDER / "eyeriss.yaml").read_text())
+    document["mac"]["mesh"] = [14]
+    document["levels"][1]["wordbits"] = document["levels"][1].pop("word_bits")
+    document["levels"][2]["energy_pj"]["fill"] = -1
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    lines = refused(["arch", "check", str(path)], capsys).splitlines()
+    wanted = ("mac.mesh", "levels[1].word_bits: this key is missing", "mean 'word_bits'", "energy_pj.fill")
+    assert len(lines) == 4 and all(any(word in line for line in lines) for word in wanted)
+    # Rules that span keys, several at once.
+    document = yaml.safe_load((FOLDER / "eyeriss.yaml").read_text())
+    document["levels"][5]["keep"] = ["Weights"]
+    document["levels"][0]["cluster"] = 5
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    assert len(refused(["arch", "check", str(path)], capsys).splitlines()) == 2
+
+
+def test_show_draws_the_hierarchy(tmp_path, capsys):
+    assert main(["arch", "show", "simba", "--svg", str(tmp_path / "a.svg"), "--png", str(tmp_path / "a.png")]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in load_arch("simba").level_names) and "256 MACs" in printed
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "GlobalBuffer" in drawn and (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_import_lists_what_has_no_counterpart(tmp_path, capsys):
+    files = runpy.run_path(str(Path(__file__).parent.parent / "io" / "test_import_timeloop.py"))["FILES"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text.replace("type: LPDDR4", "type: LPDDR4, n_banks: 4"))
+    out = tmp_path / "mine.yaml"
+    assert main(["arch", "import", str(tmp_path), "--name", "mine", "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert load_arch(out).level_names == ("spad", "glb", "DRAM") and "n_banks" in told
+
+
+def test_folders_of_images(tmp_path, capsys):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "1.png")
+    options = ["data", "prepare", str(tmp_path / "photos"), "--name", "pets", "--data-dir", str(tmp_path / "data")]
+    assert main(options) == 0
+    capsys.readouterr()
+    from mqjax.data import load_dataset
+    from mqjax.errors import InputError
+
+    assert load_dataset("pets", data_dir=tmp_path / "data").classes == 2
+    with pytest.raises(InputError, match="did you mean 'pets'"):
+        load_dataset("petss", data_dir=tmp_path / "data")
+    assert "exists already" in refused(options, capsys)
+    assert "--name" in refused([*options[:4], "../x"], capsys)
