@@ -263,8 +263,9 @@ def _windows(op: MaxPool | AvgPool, x: np.ndarray, padding: int) -> np.ndarray:
     return found[:, :: op.stride, :: op.stride].transpose(0, 1, 2, 4, 5, 3)
 
 
-def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Kernel) -> np.ndarray:
+def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
     """A layer's sums int32 [B, P, Q, M] for x int32 [B, H, W, C] ([B, C] for Linear): the loop nest over R and S."""
+    assert isinstance(op, Kernel)
     if isinstance(op, Linear):
         return x @ kernel[0, 0]
     pad, stride, dilation = op.padding, op.stride, op.dilation

@@ -117,8 +117,9 @@ def _convolution(x: Array, kernel: Array, op: Conv) -> Array:
     )
 
 
-def convolve(x: Array, kernel: Array, op: Kernel) -> Array:
+def convolve(x: Array, kernel: Array, op: Op) -> Array:
     """A layer's linear part: x [B, H, W, C] (or [B, C] for Linear) with kernel [R, S, C / groups, M]."""
+    assert isinstance(op, Kernel)
     if isinstance(op, Linear) or (op.kernel, op.stride, op.padding, op.groups) == (1, 1, 0, 1):
         return x @ kernel[0, 0]
     if op.groups == op.outputs == x.shape[-1]:
@@ -156,9 +157,8 @@ def walk(
 class Block(nnx.Module):
     """A layer's kernel with its batch norm or bias. shape: [R, S, C, M] of the kernel."""
 
-    def __init__(
-        self, op: Kernel, shape: tuple[int, int, int, int], *, depthwise: bool = False, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, op: Op, shape: tuple[int, int, int, int], *, depthwise: bool = False, rngs: nnx.Rngs) -> None:
+        assert isinstance(op, Kernel)
         init = nnx.initializers.variance_scaling(2.0, "fan_in" if depthwise else "fan_out", "normal")
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
         if isinstance(op, Conv) and op.norm:
@@ -171,7 +171,7 @@ class Block(nnx.Module):
         """Whether a batch norm follows; else a bias is added."""
         return hasattr(self, "norm")
 
-    def __call__(self, x: Array, op: Kernel, *, train: bool, kernel: Array | None = None) -> Array:
+    def __call__(self, x: Array, op: Op, *, train: bool, kernel: Array | None = None) -> Array:
         """kernel: takes the place of the block's own."""
         y = convolve(x, self.kernel[...] if kernel is None else kernel, op)
         return self.norm(y, use_running_average=not train) if self.normed else y + self.bias[...]
@@ -188,7 +188,6 @@ class Network(nnx.Module):
                     node.op, architecture.kernel_shape(node), depthwise=architecture.depthwise(node), rngs=rngs
                 )
                 for node in architecture.kernels
-                if isinstance(node.op, Kernel)
             }
         )
 
