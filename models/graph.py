@@ -164,7 +164,7 @@ class Builder:
 
     def __init__(self, name: str, *, resolution: int, channels: int) -> None:
         self._name, self._nodes = name, [Node("image", Image(resolution, channels))]
-        self._shapes = {"image": (resolution, resolution, channels)}
+        self._shapes: dict[str, Shape] = {"image": (resolution, resolution, channels)}
 
     def channels(self, name: str) -> int:
         """Channels (or features) of a node's output."""

@@ -151,7 +151,7 @@ def walk(
         if node.name in numbers and not isinstance(node.op, MaxPool | Concat | Flatten):
             x = store(x, node.name, numbers[node.name])
         values[node.name] = x
-    return x
+    return values[graph.nodes[-1].name]
 
 
 class Block(nnx.Module):

@@ -14,7 +14,7 @@ from mqjax.arch import FULL, Arch, Constraint
 from mqjax.show.explain import Explanation, LevelUse, RunnerUp
 from mqjax.types import TENSORS
 
-TENSOR_COLORS = dict(zip(TENSORS, ("#0b5fa5", "#4c9f70", "#d9730d"), strict=True))
+TENSOR_COLORS: dict[str, str] = dict(zip(TENSORS, ("#0b5fa5", "#4c9f70", "#d9730d"), strict=True))
 DARK, PALE = "#1d2430", "#eef1f5"
 
 
