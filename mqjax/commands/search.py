@@ -145,6 +145,11 @@ class _Prepared:
             num_images=settings["images"],
             data_dir=settings["data_dir"],
         )
+        if not self.accuracy.architecture.wiring().is_chain:
+            raise InputError(
+                f"network {self.accuracy.architecture.name!r} is no chain of layers: tensors are read or written by several of "
+                "them, which a search does not price yet; mqjax map and mqjax table do, layer by layer"
+            )
         self.layers = self.accuracy.architecture.layers(depthwise=settings["depthwise"])
         self.constraints = settings["constraints"]
         self.mapped = {layer: self._mapped(layer, pad) for layer in dict.fromkeys(self.layers)}

@@ -80,6 +80,12 @@ class Wiring:
         """Whether every layer is the first to read one tensor, so that a genome is L pairs (input, weight)."""
         return self.first == tuple(range(len(self.layers)))
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether each layer reads what the one before it wrote, as `mqjax.network.cost.network_cost` takes it."""
+        count = len(self.layers)
+        return self.pairs and self.reads == tuple(range(count)) and self.writes == tuple(range(1, count + 1))
+
     def flat(self, genomes: np.ndarray) -> np.ndarray:
         """Genomes int [N, T + L], from these or, where they are pairs, from [N, L, 2]. Raises `InputError` for others."""
         genomes = np.asarray(genomes)

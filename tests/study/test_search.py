@@ -396,3 +396,18 @@ def test_killed_command_resumes_to_the_identical_front(tmp_path):
     subprocess.run(resume, env=environment, check=True, capture_output=True)
     for name in ("front.csv", "evaluated.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_networks_that_are_no_chains_are_not_priced_as_chains(tmp_path, capsys):
+    """A projection and the layer beside it read one tensor: two pairs of widths would not say so."""
+    from flax import nnx
+
+    from mqjax.models import Network, architecture
+    from mqjax.models.checkpoint import save_checkpoint
+
+    sizes = {"width_multiplier": 0.1, "resolution": 32, "classes": 10, "channels": 1}
+    network = Network(architecture("resnet18_narrow", **sizes), rngs=nnx.Rngs(0))
+    save_checkpoint(tmp_path / "net", network, {"width_multiplier": 0.1, "dataset": "fashion_mnist"})
+    command = ["search", "--network", "resnet18_narrow", "--checkpoint", str(tmp_path / "net")]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "no chain" in capsys.readouterr().err and not (tmp_path / "run").exists()
