@@ -109,11 +109,11 @@ def test_show_draws_the_hierarchy(tmp_path, capsys):
 def test_import_lists_what_has_no_counterpart(tmp_path, capsys):
     files = runpy.run_path(str(Path(__file__).parent.parent / "io" / "test_import_timeloop.py"))["FILES"]
     for name, text in files.items():
-        (tmp_path / name).write_text(text.replace("type: LPDDR4", "type: LPDDR4, n_banks: 4"))
+        (tmp_path / name).write_text(text.replace("type: LPDDR4", "type: LPDDR4, addr-gen-energy: 4"))
     out = tmp_path / "mine.yaml"
     assert main(["arch", "import", str(tmp_path), "--name", "mine", "--out", str(out)]) == 0
     told = capsys.readouterr().err
-    assert load_arch(out).level_names == ("spad", "glb", "DRAM") and "n_banks" in told
+    assert load_arch(out).level_names == ("spad", "glb", "DRAM") and "addr_gen_energy" in told
 
 
 def test_folders_of_images(tmp_path, capsys):

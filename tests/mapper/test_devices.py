@@ -43,7 +43,7 @@ written(load_arch("simba"), Path(path))
 
 def start(devices: int, count: int, index: int, port: int, path: Path) -> subprocess.Popen[str]:
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    script = SCRIPT.format(tests=str(Path(__file__).parent.parent))
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, (devices, count, index, port, path))],
         env={**os.environ, **flags},

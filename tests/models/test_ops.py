@@ -30,7 +30,8 @@ def everything() -> Graph:
     y = net.sum("late", (net.add("dilated_act", RELU, y), x))
     left = net.conv("left", y, 4, activation=RELU)
     right = net.add("right_act", RELU, net.add("right", Conv(24, 3, 1, 1, groups=12), y))
-    x = net.add("avg", AvgPool(2, 2), net.add("both", Concat(), left, right))
+    # Means of nine: those of an even number end in ties, which floats round to even and integers upwards.
+    x = net.add("avg", AvgPool(3, 2), net.add("both", Concat(), left, right))
     net.linear("fc", net.add("flat", Flatten(), x), 5)
     return net.build()
 
