@@ -195,7 +195,7 @@ class Builder:
         """A convolution, on all sides padded by (kernel - 1) / 2 unless told otherwise, and its activation if it has one."""
         padding = (kernel - 1) // 2 if padding is None else padding
         self.add(name, Conv(outputs, kernel, stride, padding, groups=groups, norm=norm), x)
-        return name if activation is None else self.add(f"{name}_act", activation, name)
+        return self._activated(name, activation)
 
     def depthwise(self, name: str, x: str, kernel: int, *, stride: int = 1, activation: Activation) -> str:
         """A depthwise convolution with one filter per channel, and its activation."""
@@ -206,11 +206,14 @@ class Builder:
     def linear(self, name: str, x: str, outputs: int, *, activation: Activation | None = None) -> str:
         """A fully connected layer, and its activation if it has one."""
         self.add(name, Linear(outputs), x)
-        return name if activation is None else self.add(f"{name}_act", activation, name)
+        return self._activated(name, activation)
 
     def sum(self, name: str, inputs: Iterable[str], *, activation: Activation | None = None) -> str:
         """A residual sum, and its activation if it has one."""
         self.add(name, Add(), *inputs)
+        return self._activated(name, activation)
+
+    def _activated(self, name: str, activation: Activation | None) -> str:
         return name if activation is None else self.add(f"{name}_act", activation, name)
 
     def build(self) -> Graph:

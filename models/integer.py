@@ -13,7 +13,7 @@ fixed-point factor that comes after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from mqjax.models.ops import (
     Linear,
     MaxPool,
     Op,
+    Rearranging,
 )
 from mqjax.models.quantization import Quantized, levels, load, round_to
 from mqjax.models.storage import Stage
@@ -42,6 +43,11 @@ MOST_SHIFT = 40
 
 FINE = 10
 """Fractional bits of a value on the next grid between two activations or sums."""
+
+
+def _reach(terms: Iterable[tuple[np.ndarray | float, float]], constant: np.ndarray | float) -> float:
+    """The largest magnitude that a constant and a sum of factors times integers of some largest magnitudes can have."""
+    return sum(float(np.max(np.abs(factor))) * limit for factor, limit in terms) + float(np.max(np.abs(constant)))
 
 
 class FixedPoint(NamedTuple):
@@ -54,9 +60,7 @@ class FixedPoint(NamedTuple):
     @classmethod
     def of(cls, *terms: tuple[np.ndarray | float, float], constant: np.ndarray | float = 0.0) -> FixedPoint:
         """terms: factors, and the largest magnitude of the integers that each multiplies."""
-        largest = sum(float(np.max(np.abs(factor))) * limit for factor, limit in terms) + float(
-            np.max(np.abs(constant))
-        )
+        largest = _reach(terms, constant)
         shift = max(1, min(MOST_SHIFT, 61 - math.ceil(math.log2(max(largest, 1.0)))))
 
         def fixed(value: np.ndarray | float) -> np.ndarray:
@@ -141,20 +145,12 @@ class IntegerNetwork:
                 continue
             if op.kind == "relu" and place == len(stage.fused) - 1:
                 break
-            reach = sum(float(np.max(np.abs(factor))) * limit for factor, limit in terms) + float(
-                np.max(np.abs(constant))
-            )
-            activate, step, reach = _activation(op, fine, reach)
+            activate, step, reach = _activation(op, fine, _reach(terms, constant))
             parts.append(_Part(rescale(fine), tuple(others), activate))
             terms, constant, others = [(step, reach / step)], 0.0, []
         last = self.architecture[stage.result].op
-        limit = last.limit if isinstance(last, Activation) and last.kind == "relu" else np.inf
-        top = round(limit / after.step) if limit is not None and np.isfinite(limit) else None
-
-        def relu(x: np.ndarray) -> np.ndarray:
-            return np.clip(x, 0, top)
-
-        kept = relu if isinstance(last, Activation) and last.kind == "relu" else _same
+        is_relu = isinstance(last, Activation) and last.kind == "relu"
+        kept = _activation(last, after.step, _reach(terms, constant))[0] if is_relu else _same
         parts.append(_Part(rescale(after.step), tuple(others), kept))
         return _Stage(integers.astype(np.int32), tuple(parts), stage.result)
 
@@ -166,7 +162,7 @@ class IntegerNetwork:
                 stored = self._load[images]
             elif isinstance(node.op, Kernel):
                 stored = self._stage(node, values)
-            elif isinstance(node.op, MaxPool | AvgPool | GlobalAvgPool | Concat | Flatten):
+            elif isinstance(node.op, Rearranging):
                 grid = self._grids[self._tensors[node.name]]
                 stored = rearrange(node.op, grid, *(values[name] for name in node.inputs))
             else:

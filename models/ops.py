@@ -101,6 +101,9 @@ Op = Image | Conv | Linear | Activation | Add | MaxPool | AvgPool | GlobalAvgPoo
 Kernel = Conv | Linear
 """Ops that the mapper knows as layers."""
 
+Rearranging = MaxPool | AvgPool | GlobalAvgPool | Concat | Flatten
+"""Ops on what is stored, that keep its grid and width."""
+
 MANY_INPUTS = (Add, Concat)
 
 

@@ -5,7 +5,10 @@ A block's projection runs first, so that the last convolution of the main path e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mqjax.models.graph import Builder
+from mqjax.models.networks import scaled
 from mqjax.models.ops import Activation
 
 RELU = Activation("relu")
@@ -17,6 +20,15 @@ def basic_block(net: Builder, name: str, x: str, outputs: int, *, stride: int) -
     x = net.conv(f"{name}_conv1", x, outputs, 3, stride=stride, activation=RELU)
     x = net.conv(f"{name}_conv2", x, outputs, 3)
     return net.sum(f"{name}_add", (x, skip), activation=RELU)
+
+
+def basic_stages(net: Builder, x: str, widths: Sequence[int], width_multiplier: float) -> str:
+    """Two basic blocks for each of `widths`; all stages but the first halve the extent."""
+    for stage, width in enumerate(widths, start=1):
+        for block in range(2):
+            stride = 2 if stage > 1 and block == 0 else 1
+            x = basic_block(net, f"layer{stage}_{block}", x, scaled(width, width_multiplier), stride=stride)
+    return x
 
 
 def bottleneck_block(net: Builder, name: str, x: str, hidden: int, *, stride: int) -> str:

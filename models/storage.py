@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mqjax.errors import InputError
-from mqjax.models.ops import Activation, Add, AvgPool, Concat, Flatten, GlobalAvgPool, Kernel, MaxPool
+from mqjax.models.ops import Activation, Add, Concat, Flatten, Kernel, Rearranging
 from mqjax.network.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _groups(nodes: Sequence[Node], wide: set[str]) -> dict[str, str]:
         if node.name in wide:
             continue
         above[node.name] = node.name
-        if isinstance(node.op, MaxPool | AvgPool | GlobalAvgPool | Concat | Flatten):
+        if isinstance(node.op, Rearranging):
             for other in node.inputs:
                 above[root(other)] = root(node.name)
     return {name: root(name) for name in above}

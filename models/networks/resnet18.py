@@ -5,7 +5,7 @@ from __future__ import annotations
 from mqjax.models.graph import Builder, Graph
 from mqjax.models.networks import scaled
 from mqjax.models.ops import GlobalAvgPool, MaxPool
-from mqjax.models.residual import RELU, basic_block
+from mqjax.models.residual import RELU, basic_stages
 
 WIDTHS = 64, 128, 256, 512
 """Channels of the stages."""
@@ -16,9 +16,6 @@ def build(*, width_multiplier: float, resolution: int, classes: int, channels: i
     net = Builder("resnet18", resolution=resolution, channels=channels)
     x = net.conv("conv1", "image", scaled(WIDTHS[0], width_multiplier), 7, stride=2, activation=RELU)
     x = net.add("maxpool", MaxPool(3, 2, 1), x)
-    for stage, width in enumerate(WIDTHS, start=1):
-        for block in range(2):
-            stride = 2 if stage > 1 and block == 0 else 1
-            x = basic_block(net, f"layer{stage}_{block}", x, scaled(width, width_multiplier), stride=stride)
+    x = basic_stages(net, x, WIDTHS, width_multiplier)
     net.linear("fc", net.add("pool", GlobalAvgPool(), x), classes)
     return net.build()

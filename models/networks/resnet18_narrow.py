@@ -8,7 +8,7 @@ from __future__ import annotations
 from mqjax.models.graph import Builder, Graph
 from mqjax.models.networks import scaled
 from mqjax.models.ops import GlobalAvgPool
-from mqjax.models.residual import RELU, basic_block
+from mqjax.models.residual import RELU, basic_stages
 
 WIDTHS = 16, 32, 64, 128
 """Channels of the stages."""
@@ -18,9 +18,6 @@ def build(*, width_multiplier: float, resolution: int, classes: int, channels: i
     """The graph; options as for `mqjax.models.architecture`."""
     net = Builder("resnet18_narrow", resolution=resolution, channels=channels)
     x = net.conv("conv1", "image", scaled(WIDTHS[0], width_multiplier), 3, activation=RELU)
-    for stage, width in enumerate(WIDTHS, start=1):
-        for block in range(2):
-            stride = 2 if stage > 1 and block == 0 else 1
-            x = basic_block(net, f"layer{stage}_{block}", x, scaled(width, width_multiplier), stride=stride)
+    x = basic_stages(net, x, WIDTHS, width_multiplier)
     net.linear("fc", net.add("pool", GlobalAvgPool(), x), classes)
     return net.build()
