@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,22 @@ def chosen_layers(args: argparse.Namespace) -> list[Layer]:
         channels=args.channels,
         depthwise=args.depthwise,
     )
+
+
+def add_figure_arguments(parser: argparse.ArgumentParser) -> None:
+    """--svg, --png."""
+    parser.add_argument("--svg", type=Path, help="write the figure as SVG")
+    parser.add_argument("--png", type=Path, help="write the figure as PNG")
+
+
+def write_figures(args: argparse.Namespace, draw: Callable[[str], bytes]) -> None:
+    """The figures that the options ask for; `draw` makes one in the form "svg" or "png"."""
+    from mqjax.io.files import write_atomically
+
+    for path, form in ((args.svg, "svg"), (args.png, "png")):
+        if path is not None:
+            write_atomically(path, draw(form))
+            print(f"figure: {path}", file=sys.stderr)
 
 
 def add_number_argument(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mqjax.commands._layers import add_figure_arguments, write_figures
 from mqjax.errors import InputError
 
 
@@ -19,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "show", help="print and draw an accelerator", description="Print and draw an accelerator."
     )
     show.add_argument("arch", help="shipped accelerator or YAML file")
-    show.add_argument("--svg", type=Path, help="write the figure as SVG")
-    show.add_argument("--png", type=Path, help="write the figure as PNG")
+    add_figure_arguments(show)
     load = actions.add_parser(
         "import",
         help="make a file of a Timeloop accelerator",
@@ -68,7 +68,6 @@ def _check(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
-    from mqjax.io.files import write_atomically
     from mqjax.show.draw import ARCH_HEADINGS, arch_rows, constraint_lines, draw_arch
     from mqjax.show.progress import print_table
 
@@ -76,10 +75,7 @@ def _show(args: argparse.Namespace) -> int:
     print_table(f"{arch.name}: {arch.mac.instances:,} MACs, {arch.area_um2:.6g} um^2", ARCH_HEADINGS, arch_rows(arch))
     for line in constraint_lines(arch):
         print(line)
-    for path, form in ((args.svg, "svg"), (args.png, "png")):
-        if path is not None:
-            write_atomically(path, draw_arch(arch, form))
-            print(f"figure: {path}", file=sys.stderr)
+    write_figures(args, lambda form: draw_arch(arch, form))
     return 0
 
 

@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _records(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
-    from mqjax.io.files import write_atomically
     from mqjax.io.records import evaluate_records, read_records
     from mqjax.show.progress import bar
 
@@ -62,15 +61,13 @@ def _records(args: argparse.Namespace) -> int:
             lines += [json.dumps(result, allow_nan=False) for result in results]
             valid += sum(result["valid"] for result in results)
             progress.advance(len(part))
-    content = "".join(line + "\n" for line in lines).encode()
-    write_atomically(args.out, gzip.compress(content, mtime=0) if args.out.suffix == ".gz" else content)
+    _write(args.out, "".join(line + "\n" for line in lines))
     print(f"{len(lines)} mappings evaluated, {valid} valid: {args.out}", file=sys.stderr)
     return 0
 
 
 def _mapping(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
-    from mqjax.io.files import write_atomically
     from mqjax.io.records import evaluate_records
     from mqjax.mapspace.padding import describe_padding, mapped_as
 
@@ -95,5 +92,11 @@ def _mapping(args: argparse.Namespace) -> int:
     if args.out is None:
         print(line, end="")
     else:
-        write_atomically(args.out, gzip.compress(line.encode(), mtime=0) if args.out.suffix == ".gz" else line)
+        _write(args.out, line)
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    from mqjax.io.files import write_atomically
+
+    write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)

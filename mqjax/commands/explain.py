@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from mqjax.commands._layers import (
     METRIC_NAMES,
     add_arch_arguments,
+    add_figure_arguments,
     add_layer_arguments,
     add_number_argument,
     add_space_arguments,
     chosen_layer,
     padding,
+    read_mapping_of,
     single_widths,
+    write_figures,
 )
 
 if TYPE_CHECKING:
@@ -35,14 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=METRIC_NAMES, default="energy", help="what the best mapping minimises")
     parser.add_argument("--mapping", type=Path, help="explain this mapping, a Timeloop map YAML, not the best one")
     parser.add_argument("--against", type=Path, help="a second mapping, whose differences are listed")
-    parser.add_argument("--svg", type=Path, help="write the figure as SVG")
-    parser.add_argument("--png", type=Path, help="write the figure as PNG")
+    add_figure_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
-    from mqjax.io.files import write_atomically
     from mqjax.show.draw import draw_explanation
     from mqjax.show.explain import explain, runner_up
 
@@ -66,10 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if not best.covered:
             print("mqjax explain: the space was only searched, so the mapping is NOT proven best", file=sys.stderr)
     other = None if args.against is None else _explained(arch, layer, bits, args.against)
-    for path, form in ((args.svg, "svg"), (args.png, "png")):
-        if path is not None:
-            write_atomically(path, draw_explanation(found, form))
-            print(f"figure: {path}", file=sys.stderr)
+    write_figures(args, lambda form: draw_explanation(found, form))
     if args.json:
         document = {**_as_json(found), "runner_up": None if second is None else dataclasses.asdict(second)}
         json.dump(document | ({} if other is None else {"against": _as_json(other)}), sys.stdout, allow_nan=False)
@@ -80,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _explained(arch: Arch, layer: Layer, bits: BitWidths, path: Path) -> Explanation:
-    from mqjax.commands._layers import read_mapping_of
     from mqjax.show.explain import explain
 
     mapped, mapping = read_mapping_of(arch, layer, path)

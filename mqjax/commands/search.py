@@ -121,6 +121,7 @@ class _Prepared:
         from mqjax.accuracy.judge import default_accuracy
         from mqjax.errors import InputError, unknown
         from mqjax.hw import load_arch
+        from mqjax.mapspace.padding import padded_or_itself
         from mqjax.models import NETWORKS
         from mqjax.study.bitsearch import check_options
 
@@ -152,21 +153,14 @@ class _Prepared:
             )
         self.layers = self.accuracy.architecture.layers(depthwise=settings["depthwise"])
         self.constraints = settings["constraints"]
-        self.mapped = {layer: self._mapped(layer, pad) for layer in dict.fromkeys(self.layers)}
+        self.mapped = {
+            layer: padded_or_itself(self.arch, layer, constraints=self.constraints, pad=pad)
+            for layer in dict.fromkeys(self.layers)
+        }
         self.digests = {
             "arch_digest": hashlib.sha256(repr(self.arch).encode()).hexdigest()[:32],
             "accuracy_digest": self.accuracy.cache_key,
         }
-
-    def _mapped(self, layer: Any, pad: int | None) -> Any:
-        """The layer on the least bounds that meet the constraints. Raises `InputError` where none do."""
-        from mqjax.mapspace.padding import padded
-        from mqjax.mapspace.space import Mapspace
-
-        if pad is None:
-            Mapspace(self.arch, layer, constraints=self.constraints).tables  # noqa: B018 - raises
-            return layer
-        return padded(self.arch, layer, constraints=self.constraints)
 
     def check(self, folder: Path, settings: dict[str, Any]) -> None:
         """Raise `InputError` if the accelerator or the network is no longer what the run began with."""
