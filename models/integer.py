@@ -149,8 +149,9 @@ class IntegerNetwork:
             parts.append(_Part(rescale(fine), tuple(others), activate))
             terms, constant, others = [(step, reach / step)], 0.0, []
         last = self.architecture[stage.result].op
-        is_relu = isinstance(last, Activation) and last.kind == "relu"
-        kept = _activation(last, after.step, _reach(terms, constant))[0] if is_relu else _same
+        kept = _same
+        if isinstance(last, Activation) and last.kind == "relu":
+            kept, _, _ = _activation(last, after.step, _reach(terms, constant))
         parts.append(_Part(rescale(after.step), tuple(others), kept))
         return _Stage(integers.astype(np.int32), tuple(parts), stage.result)
 
