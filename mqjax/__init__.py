@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
     from mqjax.models import network_layers
     from mqjax.network.cost import network_cost
+    from mqjax.objectives import Objective
     from mqjax.study.bitsearch import search
     from mqjax.study.nsga2 import NSGA2
     from mqjax.study.pareto import hypervolume, pareto_front
@@ -29,6 +30,7 @@ _HOMES = {
     "CostTable": "mqjax.mapper.table",
     "Mapspace": "mqjax.mapspace.space",
     "NSGA2": "mqjax.study.nsga2",
+    "Objective": "mqjax.objectives",
     "best_mappings": "mqjax.mapper.best",
     "cost_table": "mqjax.mapper.table",
     "evaluate": "mqjax.cost.exact.evaluator",
@@ -48,6 +50,7 @@ __all__ = [
     "Layer",
     "Mapspace",
     "NSGA2",
+    "Objective",
     "best_mappings",
     "cost_table",
     "evaluate",

@@ -24,6 +24,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "arch": set(),
+    "objectives": set(),
     "mapspace": {"arch"},
     "cost": {"arch", "mapspace"},
     "io": {"arch", "cost", "mapspace"},
@@ -32,11 +33,11 @@ ALLOWED = {
     "models": {"io"},
     "data": set(),
     "accuracy": {"data", "io", "models"},
-    "network": {"mapper"},
-    "study": {"arch", "io", "mapper", "mapspace", "network"},
-    "show": {"accuracy", "io", "study"},
+    "network": {"mapper", "objectives"},
+    "study": {"arch", "io", "mapper", "mapspace", "network", "objectives"},
+    "show": {"accuracy", "io", "objectives", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
-    "commands": {"io"},
+    "commands": {"io", "objectives"},
     "cli": {"io"},
 }
 

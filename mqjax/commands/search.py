@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mqjax.commands._layers import CONSTRAINTS, checked_padding
+from mqjax.objectives import METRICS, OBJECTIVES
 from mqjax.types import SECONDS
 
 OPTIONS = {
@@ -25,6 +26,7 @@ OPTIONS = {
     "checkpoint": None,
     "accuracy": "ptq",
     "objectives": "error,energy",
+    "map_by": None,
     "population": 64,
     "generations": 24,
     "images": 2000,
@@ -34,7 +36,7 @@ OPTIONS = {
 }
 """Settings of a run with their defaults; a resumed run takes them from its config.json."""
 
-_NEWER = {name: OPTIONS[name] for name in ("constraints", "pad", "seconds")}
+_NEWER = {name: OPTIONS[name] for name in ("constraints", "pad", "seconds", "map_by")}
 """Settings that the config.json of older runs lacks."""
 
 
@@ -71,7 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="the same as --accuracy finetune:K",
     )
-    option("objectives", "comma-separated, of error, energy, edp, delay, memory; all are minimised")
+    option("objectives", f"comma-separated, of {', '.join(OBJECTIVES)}; all are minimised")
+    option(
+        "map_by",
+        "what each layer's one mapping is optimal by, on which energy, delay and EDP are measured (default: what serves "
+        "the first objective that depends on mappings)",
+        choices=METRICS,
+    )
     option("population", "individuals per generation, even, at least 8", type=int)
     option("generations", "generations after the first population", type=int)
     option("images", "validation images that accuracy is measured on", type=int)
@@ -125,7 +133,7 @@ class _Prepared:
         from mqjax.study.bitsearch import check_options
 
         self.objectives = tuple(settings["objectives"].split(","))
-        check_options(self.objectives, settings["population"], settings["generations"])
+        check_options(self.objectives, settings["population"], settings["generations"], settings["map_by"])
         if settings["seed"] < 0:
             raise InputError(f"--seed must not be negative, but is {settings['seed']}")
         for name in ("images", "test_images"):
@@ -206,6 +214,7 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
             population=settings["population"],
             generations=settings["generations"],
             seed=settings["seed"],
+            map_by=settings["map_by"],
             folder=folder / "population",
             cache=cache_folder(),
             progress=lambda done, _: progress.update(done),
@@ -226,6 +235,7 @@ def _search(prepared: _Prepared, settings: dict[str, Any], folder: Path, started
             table,
             result,
             test_accuracy=lambda genomes: test(genomes, progress=progress.advance),
+            map_by=settings["map_by"],
             about=about,
         )
     seconds["test"] = time.perf_counter() - clock

@@ -21,12 +21,11 @@ from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import AppendedTable
 from mqjax.mapper.table import CostTable
-from mqjax.network.cost import HARDWARE_OBJECTIVES, network_cost
+from mqjax.network.cost import network_cost
+from mqjax.objectives import mapping_metric, objective_of
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
 from mqjax.types import WIDTHS
-
-OBJECTIVES = ("error", *HARDWARE_OBJECTIVES)
 
 
 class Accuracy(Protocol):
@@ -69,6 +68,7 @@ def search(
     population: int = 48,
     generations: int = 20,
     seed: int = 0,
+    map_by: str | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -76,13 +76,13 @@ def search(
     """Search bit-widths in 2..8 for the Inputs and Weights of every layer of `table`.
 
     accuracy: needed for the objective "error" (1 - accuracy). population: individuals, even, at least 8 (the seven
-    uniform assignments are always in the first). folder: where checkpoints go; a run found there is continued.
+    uniform assignments are always in the first). map_by: see `mqjax.network.cost.network_cost`. folder: where checkpoints go; a run found there is continued.
     cache: folder of accuracies known from other runs. progress(done, total) counts evaluations.
     """
-    check_options(objectives, population, generations)
+    check_options(objectives, population, generations, map_by)
     if "error" in objectives and accuracy is None:
         raise InputError("the objective 'error' needs an accuracy function")
-    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache)
+    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache, map_by)
     genes = 2 * len(table.layers)
     algorithm = NSGA2(population, np.zeros(genes, np.int32), low=WIDTHS[0], high=WIDTHS[-1])
     params = algorithm.default_params
@@ -111,11 +111,11 @@ def search(
     return run.result(tuple(objectives), evaluator.seconds)
 
 
-def check_options(objectives: Sequence[str], population: int, generations: int) -> None:
+def check_options(objectives: Sequence[str], population: int, generations: int, map_by: str | None = None) -> None:
     """Raise `InputError` for options that `search` cannot serve."""
     for objective in objectives:
-        if objective not in OBJECTIVES:
-            raise InputError(f"unknown objective {objective!r}; it must be one of {', '.join(OBJECTIVES)}")
+        objective_of(objective)
+    mapping_metric(objectives, map_by)
     if len(objectives) < 2 or len(set(objectives)) < len(objectives):
         raise InputError(f"a search needs at least two different objectives, not {','.join(objectives)!r}")
     if population < 8 or population % 2:
@@ -128,8 +128,14 @@ class _Evaluator:
     """Objectives of flat genomes; every accuracy is computed once, also across runs."""
 
     def __init__(
-        self, table: CostTable, accuracy: Accuracy | None, objectives: tuple[str, ...], cache: Path | None
+        self,
+        table: CostTable,
+        accuracy: Accuracy | None,
+        objectives: tuple[str, ...],
+        cache: Path | None,
+        map_by: str | None,
     ) -> None:
+        self.map_by = map_by
         self.table, self.accuracy, self.objectives = table, accuracy, objectives
         self.seconds: dict[str, float] = {"accuracy": 0.0, "hardware": 0.0, "nsga2": 0.0, "checkpoints": 0.0}
         self.progress: Callable[[int], None] = lambda done: None
@@ -149,7 +155,8 @@ class _Evaluator:
         genomes = flat.reshape(len(flat), -1, 2)
         hardware = [name for name in self.objectives if name != "error"]
         with self.timed("hardware"):
-            costs = dict(zip(hardware, network_cost(self.table, genomes, hardware).T, strict=True))
+            found = network_cost(self.table, genomes, hardware, map_by=self.map_by)
+            costs = dict(zip(hardware, found.T, strict=True))
         if "error" in self.objectives:
             with self.timed("accuracy"):
                 costs["error"] = 1.0 - self._accuracies(genomes)

@@ -23,16 +23,14 @@ from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import write_mapping
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapper.table import CostTable, entry_of
 from mqjax.mapspace.mapping import mapped_bounds
 from mqjax.mapspace.padding import padding_of
 from mqjax.network.cost import layer_widths, network_cost
+from mqjax.objectives import OBJECTIVES, mapping_metric
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.pareto import hypervolume
 from mqjax.types import BitWidths
-
-UNITS = {"error": "share of images", "energy": "pJ", "edp": "pJ*cycles", "delay": "cycles", "memory": "bits"}
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -81,15 +79,16 @@ def describe(
     result: SearchResult,
     *,
     test_accuracy: Callable[[np.ndarray], np.ndarray] | None = None,
+    map_by: str | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of front.json: front members, uniform assignments and the native network, with costs by layer and
-    level, each layer on its best mapping by the first hardware objective. test_accuracy maps genomes [N, L, 2] to [N].
+    level, each layer on the mapping that the search priced (`map_by`). test_accuracy maps genomes [N, L, 2] to [N].
     """
     positions = {w: at for w, at in result.uniform().items() if np.isfinite(result.objectives[at]).all()}
     uniform = {width: result.genomes[at] for width, at in positions.items()}
     members = result.genomes[result.front]
-    metric = next((name for name in result.names if name in METRICS), "energy")
+    metric = mapping_metric(result.names, map_by)
     breakdown = _Breakdown(arch, table, metric)
     tests = None
     if test_accuracy is not None:
@@ -103,7 +102,7 @@ def describe(
 
     return {
         "arch": arch.name,
-        "objectives": {name: UNITS[name] for name in result.names},
+        "objectives": {name: OBJECTIVES[name].unit for name in result.names},
         "metric": metric,
         "layers": [layer.name for layer in table.layers],
         "members": [
