@@ -34,10 +34,10 @@ ALLOWED = {
     "data": set(),
     "accuracy": {"data", "io", "models"},
     "network": {"mapper", "objectives"},
-    "study": {"arch", "io", "mapper", "mapspace", "network", "objectives"},
+    "study": {"accuracy", "arch", "data", "hw", "io", "mapper", "mapspace", "models", "network", "objectives"},
     "show": {"accuracy", "io", "objectives", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
-    "commands": {"io", "objectives"},
+    "commands": {"io", "objectives", "study"},
     "cli": {"io"},
 }
 

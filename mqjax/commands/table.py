@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.mapper.decision import nothing_fits
     from mqjax.mapper.hosts import join
     from mqjax.mapper.table import cost_table, entry_of, write_table
-    from mqjax.mapspace.padding import padded, padding_of
+    from mqjax.mapspace.padding import padded_or_itself, padding_of
     from mqjax.mapspace.space import Mapspace
     from mqjax.show.progress import bar, print_table
     from mqjax.types import BitWidths
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             fits = entries.index[0, entry_of(bits)] >= 0
             energies.append(f"{entries.value('energy')[entry_of(bits)]:.5g}" if fits else "none fits")
             if not fits:
-                mapped = layer if pad is None else padded(arch, layer, constraints=args.constraints)
+                mapped = padded_or_itself(arch, layer, constraints=args.constraints, pad=pad)
                 space = Mapspace(arch, mapped, constraints=args.constraints)
                 reasons.append(str(nothing_fits(layer, space, bits, covered=entries.covered)))
         valid = f"{entries.valid[entry_of(columns[1])]:,}" if entries.covered else "not counted"

@@ -27,7 +27,7 @@ from mqjax.mapper.hosts import gather
 from mqjax.mapper.optimum import Decision, Say, Share, decide, quiet
 from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.mapping import mapped_bounds
-from mqjax.mapspace.padding import mapped_as, padded
+from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
@@ -218,7 +218,7 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], say: Say) -> list
     share = Share(jax.process_index(), jax.process_count())
 
     def decided(layer: Layer) -> Decision:
-        mapped = layer if options.pad is None else padded(options.arch, layer, constraints=options.constraints)
+        mapped = padded_or_itself(options.arch, layer, constraints=options.constraints, pad=options.pad)
         space = Mapspace(options.arch, mapped, constraints=options.constraints)
         return decide(space, _BITS, share=share, seconds=options.seconds, say=lambda text: say(f"{layer.name}: {text}"))
 

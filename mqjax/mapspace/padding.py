@@ -24,6 +24,14 @@ def padded(arch: Arch, layer: Layer, *, constraints: str = "paper") -> Layer:
     return dataclasses.replace(layer, **{d: bounds_to_try(arch, layer, constraints, d)[0] for d in DIMS})
 
 
+def padded_or_itself(arch: Arch, layer: Layer, *, constraints: str = "paper", pad: int | None = 0) -> Layer:
+    """`padded` or, where `pad` is `None`, the layer itself. Raises `InputError` where it cannot be mapped so."""
+    if pad is None:
+        Mapspace(arch, layer, constraints=constraints).tables  # noqa: B018 - raises
+        return layer
+    return padded(arch, layer, constraints=constraints)
+
+
 def mapped_as(layer: Layer, mapped: Layer) -> dict[str, int]:
     """The bounds by dimension in which `mapped` exceeds `layer`."""
     return {d: getattr(mapped, d) for d in DIMS if getattr(mapped, d) != getattr(layer, d)}

@@ -33,14 +33,19 @@ from mqjax.study.pareto import hypervolume
 from mqjax.types import BitWidths
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Begin a run in `folder`: write its config.json. Raises `InputError` where the folder holds anything."""
+def check_free(folder: Path) -> None:
+    """Raise `InputError` where `folder` holds anything."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             f"the run folder {folder} is not empty; choose another one, or continue it with --resume {folder}"
         )
-    write_json(folder / "config.json", {"settings": settings, **environment()})
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Begin a run in `folder`: write its config.json. Raises `InputError` where the folder holds anything."""
+    check_free(folder)
+    write_json(Path(folder) / "config.json", {"settings": settings, **environment()})
 
 
 def environment() -> dict[str, Any]:
