@@ -24,6 +24,8 @@ from mqjax.mapper.table import CostTable
 from mqjax.network.cost import HARDWARE_OBJECTIVES, network_cost
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
+from mqjax.study.seeding import first_population
+from mqjax.study.surrogate import Surrogate
 from mqjax.types import WIDTHS
 
 OBJECTIVES = ("error", *HARDWARE_OBJECTIVES)
@@ -72,16 +74,21 @@ def search(
     folder: Path | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    surrogate: Surrogate | None = None,
 ) -> SearchResult:
     """Search bit-widths in 2..8 for the Inputs and Weights of every layer of `table`.
 
     accuracy: needed for the objective "error" (1 - accuracy). population: individuals, even, at least 8 (the seven
     uniform assignments are always in the first). folder: where checkpoints go; a run found there is continued.
     cache: folder of accuracies known from other runs. progress(done, total) counts evaluations.
+    surrogate: measured losses and costs, along whose front the first population lies, which may be larger than
+    `population`; without it the first population are mutations of the uniform assignments. Needs the objective "error".
     """
     check_options(objectives, population, generations)
     if "error" in objectives and accuracy is None:
         raise InputError("the objective 'error' needs an accuracy function")
+    if surrogate is not None and "error" not in objectives:
+        raise InputError("a surrogate of the loss serves only searches with the objective 'error'")
     evaluator = _Evaluator(table, accuracy, tuple(objectives), cache)
     genes = 2 * len(table.layers)
     algorithm = NSGA2(population, np.zeros(genes, np.int32), low=WIDTHS[0], high=WIDTHS[-1])
@@ -98,6 +105,9 @@ def search(
                 evaluator.progress = lambda more, done=done: progress(done + more, total)
             if state is None:
                 children = uniform_population(key_ask, population, genes, low=WIDTHS[0], high=WIDTHS[-1])
+                if surrogate is not None:
+                    seeds, _ = first_population(surrogate, evaluator.errors)
+                    children = np.concatenate([seeds, children[len(WIDTHS) :][: max(0, population - len(seeds))]])
                 fitness = evaluator(children)
                 state = algorithm.init(key_tell, children, fitness, params)
             else:
@@ -154,6 +164,11 @@ class _Evaluator:
             with self.timed("accuracy"):
                 costs["error"] = 1.0 - self._accuracies(genomes)
         return np.stack([costs[name] for name in self.objectives], axis=1)
+
+    def errors(self, flat: np.ndarray) -> np.ndarray:
+        """Error float64 [N] of genomes int [N, 2 L]."""
+        with self.timed("accuracy"):
+            return 1.0 - self._accuracies(flat.reshape(len(flat), -1, 2))
 
     def _accuracies(self, genomes: np.ndarray) -> np.ndarray:
         assert self.accuracy is not None

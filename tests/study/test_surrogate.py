@@ -80,7 +80,9 @@ def random_surrogate(wiring: Wiring, seed: int, objectives: int, kept: int) -> t
         outside = np.ones((count,) * 3, bool)
         outside[np.ix_(*axes)] = False
         costs[:, layer, outside] = np.inf
-    everything = np.array(list(itertools.product(*allowed)), np.int8) + WIDTHS[0]
+    everything = np.zeros((0, wiring.genes), np.int8)
+    if kept**wiring.genes < 10**5:
+        everything = np.array(list(itertools.product(*allowed)), np.int8) + WIDTHS[0]
     return Surrogate(wiring, kernels, tensors, costs), everything
 
 
