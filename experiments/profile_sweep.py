@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from mqjax.cost.fast import terms
 from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapper.best import sweep
+from mqjax.mapper import sweep
 from mqjax.mapper.screen import Screen
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.space import Mapspace
