@@ -12,16 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mqjax.errors import InputError, unknown
+from mqjax.projection import DIMS, PROJECTIONS, TENSORS, Projection, Rank
 
-DIMS = ("C", "M", "R", "S", "N", "P", "Q")
-TENSORS = ("Weights", "Inputs", "Outputs")
-SHAPES = ("cnn", "depthwise")
-
-# RELEVANT[shape][tensor] lists the dimensions that index the tensor.
-RELEVANT = {
-    "cnn": ("CMRS", "CRSNPQ", "MNPQ"),
-    "depthwise": ("CRS", "CRSNPQ", "CNPQ"),
-}
+SHAPES = tuple(PROJECTIONS)
 
 
 def _require_positive_int(value: Any, what: str) -> None:
@@ -57,8 +50,12 @@ class Layer:
             _require_positive_int(getattr(self, key), f"layer {self.name!r}: {key}")
         if self.shape not in SHAPES:
             raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r}")
-        if self.shape == "depthwise" and self.M != 1:
-            raise InputError(f"layer {self.name!r}: a depthwise layer has M=1 (C counts its channels), not M={self.M}")
+        for dim in self.projection.unit:
+            if getattr(self, dim) != 1:
+                raise InputError(
+                    f"layer {self.name!r}: a {self.shape} layer has {dim}=1 (C counts its channels), "
+                    f"not {dim}={getattr(self, dim)}"
+                )
 
     @classmethod
     def from_dims(cls, dims: Mapping[str, Any], *, shape: str = "cnn", name: str = "layer") -> Layer:
@@ -75,8 +72,22 @@ class Layer:
 
     @property
     def bounds(self) -> tuple[int, ...]:
-        """Loop bounds in the order of `DIMS`."""
-        return tuple(getattr(self, d) for d in DIMS)
+        """Loop bounds in the order of `loops`."""
+        return tuple(getattr(self, d) for d in self.loops)
+
+    @property
+    def projection(self) -> Projection:
+        """Which dimensions index which tensor."""
+        return PROJECTIONS[self.shape]
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The dimensions of the loops that make up the layer, in the order that arrays have."""
+        return self.projection.loops
+
+    def coefficients(self, rank: Rank) -> dict[str, int]:
+        """The coefficient of every dimension in a rank."""
+        return {dim: 1 if key is None else getattr(self, key) for dim, key in rank}
 
     @property
     def macs(self) -> int:
@@ -88,13 +99,11 @@ class Layer:
 
     def elements(self, tensor: str) -> int:
         """Elements of a whole tensor ("Weights", "Inputs" or "Outputs"); Inputs is its bounding box, without padding."""
-        if tensor == "Weights":
-            return self.C * self.M * self.R * self.S
-        if tensor == "Outputs":
-            return self.N * self.P * self.Q * (self.C if self.shape == "depthwise" else self.M)
-        width = (self.P - 1) * self.Wstride + (self.R - 1) * self.Wdilation + 1
-        height = (self.Q - 1) * self.Hstride + (self.S - 1) * self.Hdilation + 1
-        return self.N * self.C * width * height
+        elements = 1
+        for rank in self.projection.ranks[TENSORS.index(tensor)]:
+            steps = self.coefficients(rank).items()
+            elements *= 1 + sum(coefficient * (getattr(self, dim) - 1) for dim, coefficient in steps)
+        return elements
 
 
 LAYER_KEYS = (*DIMS, "Wstride", "Hstride", "Wdilation", "Hdilation")

@@ -28,16 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, C, M, N, Numbers, P, Plan, Q, R, S
-from mqjax.types import DIMS, TENSORS
+from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, Ranks
+from mqjax.projection import TENSORS
 
 LARGEST_COUNT = 2.0**48
 """Counts below this are exact here, their ceilings included (`_ceil`)."""
-
-
-_RANKS = ((P, R), (Q, S))
-"""Dimensions along the width and the height of Inputs."""
-
 
 LEAST_PJ = 1e-200
 """Energies of 0 count as this much."""
@@ -57,6 +52,7 @@ class Loop(NamedTuple):
 class Nest(NamedTuple):
     """A chunk of mappings, unrolled."""
 
+    ranks: Ranks
     loops: list[Loop]  # temporal, inner to outer
     suffix: list[Any]  # S_j: product of the bounds of loops j, j+1, ...; one longer than loops
     extents: list[dict[int, Any]]  # per level: extent of each dimension
@@ -72,32 +68,33 @@ def _product(factors: Any) -> Any:
 def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> Nest:
     """Loops, extents and instances from the bounds of all slots. picks: per free level, which of its free dimensions
     stands at each position, int32 [positions] or, if that differs among the mappings, [positions, N]."""
-    extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
+    extent: dict[int, Any] = {d: 1.0 for d in range(n.bounds.shape[0])}
     loops: list[Loop] = []
     extents: list[dict[int, Any]] = []
     spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
     reach: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(plan.keep)
-    step = {P: n.stride[0], Q: n.stride[1], R: n.dilation[0], S: n.dilation[1]}
+    pairs = plan.ranks.pairs
+    step = {d: n.step[d] for pair in pairs for d in pair}
     for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
         if is_spatial:
             for d in (*fixed, *free):
                 spatial[level][d] = bound[d, t]
             width, height = (
-                sum((bound[d, t] - 1) * step[d] * extent[d] for d in rank if d in spatial[level]) for rank in _RANKS
+                sum((bound[d, t] - 1) * step[d] * extent[d] for d in pair if d in spatial[level]) for pair in pairs
             )
             reach[level] = width, height
         else:
             shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
             for d in fixed:
-                loops.append(Loop(bound[d, t], level, (d,), (None,), *_shifts((d,), (None,), shift)))
+                loops.append(Loop(bound[d, t], level, (d,), (None,), *_shifts(pairs, (d,), (None,), shift)))
             if len(free) == 1:
-                loops.append(Loop(bound[free[0], t], level, free, (None,), *_shifts(free, (None,), shift)))
+                loops.append(Loop(bound[free[0], t], level, free, (None,), *_shifts(pairs, free, (None,), shift)))
             elif free:
                 order = picks[plan.free_levels.index(t)]
                 for position in range(len(free)):
                     is_dim = tuple(order[position] == i for i in range(len(free)))
                     size = _select(is_dim, [bound[d, t] for d in free])
-                    loops.append(Loop(size, level, free, is_dim, *_shifts(free, is_dim, shift)))
+                    loops.append(Loop(size, level, free, is_dim, *_shifts(pairs, free, is_dim, shift)))
         for d in (*fixed, *free):
             extent[d] = extent[d] * bound[d, t]
         if not is_spatial:
@@ -108,7 +105,7 @@ def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tup
     inside: list[Any] = [1.0] * len(plan.keep)
     for level in range(len(plan.keep) - 2, -1, -1):
         inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
-    return Nest(loops, suffix[::-1], extents, spatial, inside, reach)
+    return Nest(plan.ranks, loops, suffix[::-1], extents, spatial, inside, reach)
 
 
 def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
@@ -118,16 +115,18 @@ def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
     return result
 
 
-def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
+def _shifts(
+    pairs: tuple[tuple[int, ...], ...], dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]
+) -> tuple[Any, Any]:
     """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
     result = []
-    for rank in _RANKS:
-        if not any(d in rank for d in dims):
+    for pair in pairs:
+        if not any(d in pair for d in dims):
             result.append(None)
         elif len(dims) == 1:
             result.append(shift[dims[0]])
         else:
-            result.append(_select(picks, [shift[d] if d in rank else 0.0 for d in dims]))
+            result.append(_select(picks, [shift[d] if d in pair else 0.0 for d in dims]))
     return tuple(result)
 
 
@@ -140,15 +139,13 @@ def _is_one_of(loop: Loop, dims: tuple[int, ...]) -> Any:
     return functools.reduce(operator.or_, flags)
 
 
-def _relevant(tensor: int, loop: Loop, n: Numbers) -> Any:
-    """Whether Weights or Outputs depend on the loop; M has bound 1 in depthwise layers, so it may count either way."""
-    if tensor == WEIGHTS:
-        return _is_one_of(loop, (C, M, R, S))
-    dense = _is_one_of(loop, (M, N, P, Q))
-    channel = _is_one_of(loop, (C,))
-    if dense is True or channel is False:
-        return dense
-    return (channel & n.depthwise) | dense
+def _relevant(tensor: int, loop: Loop, nest: Nest, n: Numbers) -> Any:
+    """Whether Weights or Outputs depend on the loop."""
+    own = nest.ranks.own[tensor]
+    sure = _is_one_of(loop, tuple(d for d, always in own if always))
+    perhaps = [(d, _is_one_of(loop, (d,))) for d, always in own if not always]
+    flags = [is_dim & n.indexes[tensor, d] for d, is_dim in perhaps if is_dim is not False]
+    return sure if sure is True or not flags else functools.reduce(operator.or_, flags) | sure
 
 
 def _deliveries(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
@@ -156,37 +153,41 @@ def _deliveries(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     first = next(j for j in range(len(nest.loops) + 1) if j == len(nest.loops) or nest.loops[j].level > level)
     factor: Any = 1.0
     for j in range(len(nest.loops) - 1, first - 1, -1):
-        relevant = _relevant(tensor, nest.loops[j], n)
+        relevant = _relevant(tensor, nest.loops[j], nest, n)
         if relevant is not False:
             counts = nest.loops[j].bound > 1
             factor = jnp.where(counts if relevant is True else counts & relevant, nest.suffix[j], factor)
     return _tile(tensor, level, nest, n) * factor
 
 
-def _input_lengths(level: int, nest: Nest, n: Numbers) -> tuple[Any, Any]:
+def _input_lengths(level: int, nest: Nest, n: Numbers) -> list[Any]:
+    """Width and height of the tile of Inputs."""
     e = nest.extents[level]
-    width = n.stride[0] * (e[P] - 1) + n.dilation[0] * (e[R] - 1) + 1
-    height = n.stride[1] * (e[Q] - 1) + n.dilation[1] * (e[S] - 1) + 1
-    return width, height
+    return [1 + sum(n.step[d] * (e[d] - 1) for d in pair) for pair in nest.ranks.pairs]
+
+
+def _own(tensor: int, extents: dict[int, Any], nest: Nest, n: Numbers) -> Any:
+    """Product of the extents along the ranks of a tensor that have one dimension."""
+    return _product(
+        extents[d] if always else jnp.where(n.indexes[tensor, d], extents[d], 1.0)
+        for d, always in nest.ranks.own[tensor]
+        if d in extents
+    )
 
 
 def _tile(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
-    e = nest.extents[level]
-    if tensor == WEIGHTS:
-        return e[C] * e[M] * e[R] * e[S]
-    if tensor == OUTPUTS:
-        return e[N] * e[P] * e[Q] * e[M] * jnp.where(n.depthwise, e[C], 1.0)
-    width, height = _input_lengths(level, nest, n)
-    return e[N] * e[C] * width * height
+    lengths = _input_lengths(level, nest, n) if tensor == INPUTS else []
+    return _product([_own(tensor, nest.extents[level], nest, n), *lengths])
 
 
 def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
     """Delta of the tile of Inputs at `level`, with halos and coincidences.
 
     `at_w`, `at_h` is v_0 plus the sum of all shifts so far: loop j repeats the first move where its own shift equals
-    that. A loop over C or N gets a shift of its own, larger than any sum of real ones, so that it never matches.
+    that. A loop along another rank gets a shift of its own, larger than any sum of real ones, so that it never matches.
     """
+    alone = tuple(d for d, _ in nest.ranks.own[INPUTS])
     at_w: Any = 0.0
     at_h: Any = 0.0
     first_w: Any = 0.0
@@ -197,7 +198,7 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
         if loop.level <= level:
             continue
         moves = loop.bound > 1
-        far = _is_one_of(loop, (C, N))
+        far = _is_one_of(loop, alone)
         w, h = loop.w, loop.h
         if far is not False:
             huge = 2.0 ** (200 + 4 * j)
@@ -217,10 +218,10 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
             at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
         started = moves if started is False else moves | started
     width, height = _input_lengths(level, nest, n)
-    e = nest.extents[level]
-    overlap = e[N] * e[C] * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
+    own = _own(INPUTS, nest.extents[level], nest, n)
+    overlap = own * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
     first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
-    return e[N] * e[C] * width * height * nest.suffix[first] - overlap * repeated
+    return own * width * height * nest.suffix[first] - overlap * repeated
 
 
 def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
@@ -229,7 +230,7 @@ def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
         return None
     found: Any = jnp.zeros((), bool)
     for level, spatial in enumerate(nest.spatial):
-        for first, second in _RANKS:
+        for first, second in plan.ranks.pairs:
             if first in spatial and second in spatial:
                 found |= (spatial[first] > 1) & (spatial[second] > 1)
         if spatial and level > 0:
@@ -243,6 +244,7 @@ def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
     Such a step is the first of its kind nowhere, and follows one of the same shape: either all of them deliver whole
     tiles, as tiles of loop 0 do not overlap, or some outer loop repeats the move of loop 0 (MODEL.md section 6).
     """
+    alone = tuple(d for d, _ in nest.ranks.own[INPUTS])
     inside_w: Any = 0.0  # sum of the shifts of the loops further in
     inside_h: Any = 0.0
     first_w: Any = 0.0
@@ -256,7 +258,7 @@ def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
             continue
         moves = loop.bound > 1
         w, h = (0.0 if shift is None else shift for shift in (loop.w, loop.h))
-        far = _is_one_of(loop, (C, N))
+        far = _is_one_of(loop, alone)
         if far is not False:
             w = jnp.where(far, 2.0 ** (200 + 4 * j), w)
         starts = moves & ~jnp.asarray(started)
@@ -281,11 +283,9 @@ class _Traffic(NamedTuple):
 
 def _groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Number of multicast groups at a level: the product of its relevant spatial bounds."""
-    relevant = {WEIGHTS: (C, M, R, S), INPUTS: (N, C, P, Q, R, S), OUTPUTS: (M, N, P, Q)}[tensor]
-    factor = _product(b for d, b in nest.spatial[level].items() if d in relevant)
-    if tensor == OUTPUTS and C in nest.spatial[level]:
-        factor = factor * jnp.where(n.depthwise, nest.spatial[level][C], 1.0)
-    return factor
+    spatial = nest.spatial[level]
+    sliding = [d for pair in nest.ranks.pairs for d in pair] if tensor == INPUTS else []
+    return _product([_own(tensor, spatial, nest, n), *(spatial[d] for d in sliding if d in spatial)])
 
 
 def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dict[int, _Traffic]:
