@@ -293,7 +293,7 @@ def _terms(plan: Any, n: Any, tables: Any, picks: Any, boxes: Any, size: int):
 def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
     """The fast path's terms of some mappings, float64 [N] by name, and their energies and cycles in each box (of one
     triple)."""
-    packed = tuple(box.per_tensor for box in sweeper.boxes)
+    packed = tuple(box.packed for box in sweeper.boxes)
     parts = []
     for start in range(0, len(rows), sweeper.chosen_size):
         some = rows.take(slice(start, start + sweeper.chosen_size))
@@ -312,11 +312,8 @@ def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], lis
                 for kind, value in zip(("tile", "reads", "fills", "updates"), entry, strict=True):
                     found[f"{tensor} {kind} of level {s}"] = whole(0.0 if value is None else value)
         for k, cost in enumerate(costs):
-            cycles = np.maximum(np.asarray(cost.weights_cycles)[0], np.asarray(cost.shared_cycles)[0])
-            if cost.coupled_cycles is not None:
-                cycles = np.maximum(cycles, np.asarray(cost.coupled_cycles)[0, 0])
-            found[f"cycles {k}"] = whole(cycles)
-            found[f"energy {k}"] = whole(np.asarray(cost.weights_pj)[0] + np.asarray(cost.shared_pj)[0])
+            of_pair = cost.pair(tuple(None if x is None else x[0] for x in cost.of_pairs))
+            found[f"energy {k}"], found[f"cycles {k}"] = map(whole, of_pair.triple(0))
         parts.append(found)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     costs_of = [(joined.pop(f"energy {k}"), joined.pop(f"cycles {k}")) for k in range(len(packed))]

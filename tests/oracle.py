@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 DIMS = "CMRSNPQ"
@@ -226,8 +227,9 @@ class Analysis:
         if too_small:
             return failed("pre_evaluation", too_small)
 
-        steps = self.steps
-        energy = steps * self.macs * arch.mac.energy_pj
+        mac_pj, pace = macs_at(arch, bits)
+        energy = self.steps * self.macs * mac_pj
+        steps = math.ceil(self.steps * pace)
         cycles, levels = steps, {}
         for s, level in enumerate(arch.levels):
             total, read_demand, write_demand, tensors = 0.0, 0.0, 0.0, {}
@@ -257,7 +259,34 @@ class Analysis:
             taken = math.ceil(steps / slowdown)
             cycles = max(cycles, taken)
             levels[level.name] = {"energy_total_pJ": total, "cycles": taken, "tensors": tensors}
-        return {"valid": True, "energy_pJ": energy, "cycles": cycles, "computes": steps * self.macs, "levels": levels}
+        return {
+            "valid": True,
+            "energy_pJ": energy,
+            "cycles": cycles,
+            "computes": self.steps * self.macs,
+            "levels": levels,
+        }
+
+
+def macs_at(arch: Any, bits: dict[str, int | None]) -> tuple[float, Fraction]:
+    """Energy of an operation in pJ, and cycles that it takes, at these widths (MODEL.md section 16)."""
+    widths = {}
+    for t, tensor in enumerate(TENSORS):
+        innermost = [level for level in arch.levels if level.keep[t]][0]
+        widths[tensor] = bits.get(tensor) or innermost.word_bits
+    i, w = widths["Inputs"], widths["Weights"]
+
+    def at(number: Any) -> Fraction:
+        if hasattr(number, "values"):
+            row = sum(mode < i for mode in number.inputs)
+            return Fraction(str(number.values[row][sum(mode < w for mode in number.weights)]))
+        if hasattr(number, "constant"):
+            a, b, c, d = (Fraction(str(x)) for x in (number.constant, number.inputs, number.weights, number.product))
+            return a + b * i + c * w + d * i * w
+        return Fraction(str(number))
+
+    slow = arch.mac.cycles_per_operation
+    return float(at(arch.mac.energy_pj)), 1 / at(arch.mac.operations_per_cycle) if slow is None else at(slow)
 
 
 def evaluate(arch: Any, record: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
-from mqjax.arch import FULL, Arch, Constraint, Level, Mac, repeated_rules
+from mqjax.arch import (
+    FULL,
+    Arch,
+    ByWidth,
+    Constraint,
+    Level,
+    Mac,
+    WidthFormula,
+    WidthTable,
+    repeated_rules,
+    short_tables,
+)
 from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
 from mqjax.types import DIMS, TENSORS
@@ -25,6 +36,9 @@ INSTANCES_MOST = 2**24
 
 AMOUNT_MOST = 1e30
 """Energies, areas and bandwidths at most, so that no sum or product of them overflows float64 (areas: float32)."""
+
+PACE_LEAST = 1e-6
+"""Operations per cycle, or cycles per operation, at least."""
 
 BANDWIDTH_LEAST = 1e-6
 """Words per cycle at least; far below any hardware, and it bounds the cycles that a bandwidth can ask for."""
@@ -64,6 +78,55 @@ def _bandwidth(value: Any) -> float | None:
         return _amount(value, BANDWIDTH_LEAST)
     except ValueError as error:
         raise ValueError(f"{error}; leave it out, or write 'unlimited', where nothing limits it") from None
+
+
+def _modes(value: Any) -> list[int]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"must list the widths of the modes in bits, not {shown(value)}")
+    modes = [_count(mode) for mode in value]
+    if sorted(set(modes)) != modes:
+        raise ValueError(f"must ascend, not {shown(value)}")
+    return modes
+
+
+def _by_width(value: Any, least: float = 0.0) -> ByWidth:
+    """A number, a table or a formula; raises `ValueError`."""
+    if not isinstance(value, dict):
+        try:
+            return _amount(value, least)
+        except ValueError as error:
+            raise ValueError(f"{error}; or a table or a formula by width") from None
+    keys = _TABLE_KEYS if "table" in value else WidthFormula._fields
+    odd = [key for key in value if key not in keys]
+    if odd or not value:
+        what = f"the key {shown(odd[0])} is unknown" if odd else "this is empty"
+        raise ValueError(
+            f"{what}; a table by width has the keys {', '.join(_TABLE_KEYS)}, a formula some of "
+            f"{', '.join(WidthFormula._fields)}"
+        )
+    if "table" not in value:
+        formula = WidthFormula(**{key: _amount(number) for key, number in value.items()})
+        if sum(formula) < least:
+            raise ValueError(f"must give a positive number, not {shown(value)}")
+        return formula
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise ValueError(f"the table lacks the key {missing[0]}")
+    inputs, weights = _modes(value["inputs"]), _modes(value["weights"])
+    rows = value["table"]
+    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(weights) for row in rows):
+        raise ValueError(f"the table must be a list of rows, each with a number for each of the {len(weights)} weights")
+    if len(rows) != len(inputs):
+        raise ValueError(f"the table must have a row for each of the {len(inputs)} inputs, not {len(rows)}")
+    values = tuple(tuple(_amount(number, least) for number in row) for row in rows)
+    return WidthTable(tuple(inputs), tuple(weights), values)
+
+
+def _pace(value: Any) -> ByWidth:
+    return _by_width(value, PACE_LEAST)
+
+
+_TABLE_KEYS = ("inputs", "weights", "table")
 
 
 def _mesh(value: Any) -> tuple[int, int]:
@@ -130,6 +193,8 @@ Factor = Annotated[int | str, PlainValidator(_count_or("full"))]
 Amount = Annotated[float, PlainValidator(_amount)]
 Rate = Annotated[float | None, PlainValidator(_bandwidth)]
 Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
+AmountByWidth = Annotated[Any, PlainValidator(_by_width)]
+Pace = Annotated[Any, PlainValidator(_pace)]
 Dim = Literal["C", "M", "R", "S", "N", "P", "Q"]
 
 
@@ -140,8 +205,10 @@ class _Model(BaseModel):
 class _Mac(_Model):
     name: Name
     mesh: Mesh
-    energy_pj: Amount
+    energy_pj: AmountByWidth
     area_um2: Amount = 0.0
+    operations_per_cycle: Pace = 1.0
+    cycles_per_operation: Pace = None
 
 
 class _Energy(_Model):
@@ -281,6 +348,8 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
     last = len(names) - 1
     if set(model.levels[last].keep) != set(TENSORS):
         yield document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
+    else:
+        yield from _mac_errors(document, model)
     meshes = [model.mac.mesh, *(level.mesh for level in model.levels)]
     flat = {level.name for level, a, b in zip(model.levels, meshes, meshes[1:], strict=False) if a == b}
     rules = [(group, i, r) for group in ("arch", "paper") for i, r in enumerate(getattr(model.constraints, group))]
@@ -289,6 +358,15 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
     for repeat in repeated_rules([_to_constraint(rule) for _, _, rule in rules]):
         group, i, _ = rules[repeat.number]
         yield document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
+
+
+def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]:
+    if {"operations_per_cycle", "cycles_per_operation"} <= model.mac.model_fields_set:
+        problem = "give operations_per_cycle or cycles_per_operation, not both"
+        yield document.error(("mac", "cycles_per_operation"), problem)
+    words = [next(level.word_bits for level in model.levels if tensor in level.keep) for tensor in TENSORS]
+    for name, side, problem in short_tables(_to_mac(model.mac), words):
+        yield document.error(("mac", name, side), problem)
 
 
 def _rule_errors(
@@ -307,6 +385,10 @@ def _rule_errors(
 def _to_constraint(rule: _Constraint) -> Constraint:
     factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
     return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split)
+
+
+def _to_mac(mac: _Mac) -> Mac:
+    return Mac(mac.name, mac.mesh, mac.energy_pj, mac.area_um2, mac.operations_per_cycle, mac.cycles_per_operation)
 
 
 def _to_arch(model: _Accelerator, dialect: str) -> Arch:
@@ -330,7 +412,7 @@ def _to_arch(model: _Accelerator, dialect: str) -> Arch:
     )
     return Arch(
         name=model.name,
-        mac=Mac(model.mac.name, model.mac.mesh, model.mac.energy_pj, model.mac.area_um2),
+        mac=_to_mac(model.mac),
         levels=levels,
         arch_constraints=tuple(_to_constraint(rule) for rule in model.constraints.arch),
         paper_constraints=tuple(_to_constraint(rule) for rule in model.constraints.paper),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import judge
 import oracle
 from mqjax.arch import Arch, Level, Mac
+from mqjax.cost.packing import mac_cost
 from mqjax.io.accelerator import read_accelerator
 from mqjax.types import BitWidths, Layer
 from random_accelerators import Case, draw, simpler, to_yaml
@@ -36,6 +37,8 @@ FEATURES = {
         x.read_bandwidth is None and x.write_bandwidth is not None for x in case.arch.levels
     ),
     "zero energy": lambda case: any(0.0 in (x.read_pj, x.fill_pj, x.update_pj) for x in case.arch.levels),
+    "MAC energy by width": lambda case: not isinstance(case.arch.mac.energy_pj, float),
+    "MAC pace by width": lambda case: mac_cost(case.arch, case.bits[-1])[1:] != mac_cost(case.arch, case.bits[0])[1:],
     "2023": lambda case: case.arch.dialect == "2023",
     "no constraints": lambda case: not rules_of(case),
     "all constraints": lambda case: len(rules_of(case)) == len(case.arch.tiling_levels()),

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mqjax.arch import Arch
+from mqjax.cost.packing import INPUTS, by_width, largest_mac_pj, mac_cost
 from mqjax.mapspace.space import Mapspace
 from mqjax.projection import SLIDING, TENSORS, alike
-from mqjax.types import Layer
-
-WEIGHTS, INPUTS, OUTPUTS = range(len(TENSORS))
+from mqjax.types import BitWidths, Layer
 
 
 class Ranks(NamedTuple):
@@ -108,7 +107,8 @@ class Numbers(NamedTuple):
     clusters: Any  # [L]
     bandwidth: Any  # [L, 2]
     energy: Any  # [L, 3]
-    mac_energy: Any  # []
+    mac_energy: Any  # [] pJ of an operation; 0 where that depends on the widths (`mqjax.cost.packing.MacTerms`)
+    macs: Any  # [] operations of the layer
     tie: Any  # [] cycles per pJ, small enough never to outweigh one cycle
 
 
@@ -119,7 +119,7 @@ def numbers(arch: Arch, layer: Layer) -> Numbers:
     # No count of a tensor at a level exceeds the MACs times what strides and dilations spread Inputs by; reads, fills and
     # updates are sums of at most three counts.
     spread = max(layer.Wstride, layer.Wdilation) * max(layer.Hstride, layer.Hdilation)
-    most = layer.macs * spread * float(tech.mac_energy + 9 * tech.energy.sum())
+    most = layer.macs * spread * float(largest_mac_pj(arch) + 9 * tech.energy.sum())
     return Numbers(
         bounds=np.array(layer.bounds, np.float64),
         step=np.array([steps.get(dim, 0) for dim in layer.loops], np.float64),
@@ -129,6 +129,7 @@ def numbers(arch: Arch, layer: Layer) -> Numbers:
         clusters=tech.clusters,
         bandwidth=tech.bandwidth,
         energy=tech.energy,
-        mac_energy=tech.mac_energy,
+        mac_energy=np.float64(0 if by_width(arch) else mac_cost(arch, BitWidths()).energy_pj),
+        macs=np.float64(layer.macs),
         tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most + 1))),
     )

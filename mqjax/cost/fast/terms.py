@@ -24,11 +24,13 @@ import math
 import operator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, Ranks
+from mqjax.cost.fast.plan import Numbers, Plan, Ranks
+from mqjax.cost.packing import INPUTS, OUTPUTS, WEIGHTS, Packed
 from mqjax.projection import TENSORS
 
 LARGEST_COUNT = 2.0**48
@@ -335,10 +337,6 @@ class Counts(NamedTuple):
     doubtful: Any  # bool: what is said of Inputs are lower bounds; `None` where that cannot be
 
 
-Packed = tuple[Any, Any, Any]
-"""Per tensor (Weights, Inputs, Outputs) operands per word, float64 [K, L], from few to many."""
-
-
 def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
     """The counts of a chunk."""
     doubt = doubtful(plan, nest, n)
@@ -349,36 +347,86 @@ def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
 
 
 class Costs(NamedTuple):
-    """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
-    cycles are inf where a tile does not fit, and where a mapping is doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing."""
+    """Cost terms of a chunk; `triple` says how they combine. Cycles are inf where a tile does not fit, and where a mapping is
+    doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing. Where MACs differ by width, cycles have an axis KC of
+    their paces, and shared_pj lacks the MACs."""
 
     weights_pj: Array  # [KW, N]
-    weights_cycles: Array  # [KW, N]
+    weights_cycles: Array  # [(KC,) KW, N]
     shared_pj: Array  # [KS, N], MACs included
-    shared_cycles: Array  # [KS, N]
-    coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
+    shared_cycles: Array  # [KS, (KC,) N]
+    coupled_cycles: Array | None  # [KS, (KC,) KW, N], only if some level holds Weights beside another tensor
+    mac_pj: Array | None  # [KS, KW] of the layer's MACs, only where they differ by width
+    pace: Array | None  # int [KS, KW]
+
+    @property
+    def of_pairs(self) -> tuple[Array | None, ...]:
+        """What belongs to the pairs, each with axis KS first."""
+        return self.shared_pj, self.shared_cycles, self.coupled_cycles, self.mac_pj, self.pace
+
+    def pair(self, of_pair: tuple[Array | None, ...]) -> Costs:
+        """The costs of one pair, without axis KS, from its part of `of_pairs`."""
+        return Costs(self.weights_pj, self.weights_cycles, *of_pair)  # type: ignore
+
+    def triple(self, w: Any) -> tuple[Array, Array]:
+        """Energy in pJ and cycles, each [N], of a pair (see `pair`) with packing w of Weights."""
+        energy, weights_cycles, shared_cycles = (
+            self.weights_pj[w] + self.shared_pj,
+            self.weights_cycles,
+            self.shared_cycles,
+        )
+        coupled = self.coupled_cycles
+        if self.mac_pj is not None and self.pace is not None:
+            energy, k = energy + self.mac_pj[w], self.pace[w]
+            weights_cycles, shared_cycles = weights_cycles[k], shared_cycles[k]
+            coupled = None if coupled is None else coupled[k]
+        slowest = shared_cycles if coupled is None else jnp.maximum(shared_cycles, coupled[w])
+        return energy, jnp.maximum(weights_cycles[w], slowest)
+
+
+def compute_cycles(counts: Counts, cycles: Any, operations: Any) -> Any:
+    """What the MACs need at a pace (`mqjax.cost.packing.MacCost`)."""
+    return _ceil(counts.steps * cycles, operations)
 
 
 def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Costs:
     """Cost terms of a chunk of `size` mappings for all packings."""
-    energy = [_energy(n, counts, tensor, packings[tensor], size) for tensor in range(len(TENSORS))]
+    energy = [_energy(n, counts, tensor, packings.tensors[tensor], size) for tensor in range(len(TENSORS))]
     shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + counts.mac_pj
-    cycles = {tensors: _cycles(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
-    shared_cycles = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
-    shared_cycles = jnp.maximum(shared_cycles, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
     fits = fitting(plan, n, counts, packings, size)
+
+    def of_pace(computing: Any) -> tuple[Array, Array, Array | None]:
+        cycles = {t: _cycles(plan, n, counts, computing, _axes(packings, t), size) for t in _SHARERS}
+        shared = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
+        shared = jnp.maximum(shared, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
+        coupled = None
+        if fits.coupled is not None:
+            coupled = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
+            coupled = coupled.reshape(fits.coupled.shape)
+        return cycles[WEIGHTS,], shared, coupled
+
+    mac = packings.mac
+    if mac is None:
+        weights_cycles, shared_cycles, coupled = of_pace(counts.steps)
+    else:
+        paces = compute_cycles(counts, mac.cycles[:, None], mac.operations[:, None])
+        weights_cycles, shared_cycles, coupled = jax.vmap(of_pace)(paces)
     priced = fits.weights if counts.doubtful is None else fits.weights & ~counts.doubtful
-    coupled = None
-    if fits.coupled is not None:
-        slowest = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
-        coupled = jnp.where(fits.coupled, slowest.reshape(fits.coupled.shape), jnp.inf)
+    shared_cycles = jnp.where(fits.shared, shared_cycles, jnp.inf)
+    if coupled is not None and fits.coupled is not None:
+        coupled = jnp.where(fits.coupled, coupled, jnp.inf)
+    if mac is not None:
+        shared_cycles = jnp.moveaxis(shared_cycles, 0, 1)
+        coupled = None if coupled is None else jnp.moveaxis(coupled, 0, 1)
     return Costs(
         weights_pj=energy[WEIGHTS],
-        weights_cycles=jnp.where(priced, cycles[WEIGHTS,], jnp.inf),
+        weights_cycles=jnp.where(priced, weights_cycles, jnp.inf),
         # Nothing is free: with an energy of 0 the EDP of what does not fit would be no number.
         shared_pj=jnp.maximum(shared_pj, LEAST_PJ).reshape(-1, size),
-        shared_cycles=jnp.where(fits.shared, shared_cycles, jnp.inf),
+        shared_cycles=shared_cycles,
         coupled_cycles=coupled,
+        mac_pj=None if mac is None else n.macs * mac.energy_pj,
+        pace=None if mac is None else mac.pace,
     )
 
 
@@ -396,26 +444,26 @@ def fitting(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int)
     shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]
     coupled = None
     if any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
-        cube = (*(len(packings[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
+        cube = (*(len(packings.tensors[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
         together = functools.reduce(operator.and_, (fits[tensors] for tensors in _COUPLED))
         coupled = jnp.broadcast_to(together, cube).reshape(-1, *cube[2:])
     return Fits(fits[WEIGHTS,], shared.reshape(-1, size), coupled)
 
 
-class Bounds(NamedTuple):
-    """Lower bounds of the cost of a chunk's mappings: energy terms in pJ per tensor [K, N], and cycles [N] of the
-    packings with most operands."""
-
-    energy_pj: list[Array]
-    cycles: Array
+def least_energies(n: Numbers, counts: Counts, packings: Packed, size: int) -> list[Array]:
+    """Lower bounds without a division, with fractions of words: energy in pJ per tensor [K, N]."""
+    return [_energy(n, counts, tensor, packings.tensors[tensor], size, whole=False) for tensor in range(len(TENSORS))]
 
 
-def lower_bounds(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Bounds:
-    """Bounds without a division: energy with fractions of words, and cycles where most operands share a word."""
-    energy = [_energy(n, counts, tensor, packings[tensor], size, whole=False) for tensor in range(len(TENSORS))]
-    most = tuple(packing[-1:] for packing in packings)
-    cycles = [_cycles(plan, n, counts, _axes(most, tensors), size).reshape(size) for tensors in _SHARERS]  # type: ignore
-    return Bounds(energy, functools.reduce(jnp.maximum, cycles))
+def least_cycles(
+    plan: Plan, n: Numbers, counts: Counts, packings: Packed, computing: Any, size: int, slack: float
+) -> Array:
+    """Cycles [N] of the packings with most operands, where the MACs need `computing`; times 1 - slack where a level's
+    bandwidth sets them."""
+    weights, inputs, outputs = (packing[-1:] for packing in packings.tensors)
+    most = Packed((weights, inputs, outputs))
+    cycles = [_cycles(plan, n, counts, computing, _axes(most, t), size, slack).reshape(size) for t in _SHARERS]
+    return functools.reduce(jnp.maximum, cycles)
 
 
 def _energy(n: Numbers, counts: Counts, tensor: int, packing: Any, size: int, *, whole: bool = True) -> Array:
@@ -440,7 +488,7 @@ _SHARERS = ((WEIGHTS,), (INPUTS,), (OUTPUTS,), (INPUTS, OUTPUTS), *_COUPLED)
 def _axes(packings: Packed, tensors: tuple[int, ...]) -> dict[int, Array]:
     """Operands per word [..., L] of these tensors, on axes of their own in the order Inputs, Outputs, Weights."""
     axes = (INPUTS, OUTPUTS, WEIGHTS) if tensors in _COUPLED else tensors
-    return {t: jnp.expand_dims(packings[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
+    return {t: jnp.expand_dims(packings.tensors[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
 
 
 def _users(counts: Counts, packings: dict[int, Array], s: int) -> list[tuple[_Traffic, Array]]:
@@ -468,25 +516,28 @@ def _fits(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], si
     return fits
 
 
-def _cycles(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
-    """Cycles [..., N] that the levels need which exactly these tensors share, at least the temporal steps."""
+def _cycles(
+    plan: Plan, n: Numbers, counts: Counts, computing: Any, packings: dict[int, Array], size: int, slack: float = 0.0
+) -> Array:
+    """Cycles [..., N] that the levels need which exactly these tensors share, at least those that the MACs need."""
     shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
-    cycles = jnp.broadcast_to(counts.steps, shape)
+    cycles = jnp.broadcast_to(computing, shape)
     for s in _shared_by(plan, packings):
         if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, counts.steps))
+            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, computing, slack))
     return cycles
 
 
-def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
+def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, computing: Any, slack: float) -> Any:
     """Cycles of a level with limited bandwidth, in the reference's floating-point steps (MODEL.md section 10)."""
     read: Any = 0.0
     write: Any = 0.0
     for entry, operands in users:
-        read = read + _ceil(entry.reads, operands) / steps
+        read = read + _ceil(entry.reads, operands) / computing
         written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
-        write = write + written / steps
+        write = write + written / computing
     limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
     slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
     slowdown = jnp.minimum(slowdown, jnp.where(write > limit_write, limit_write / write, 1.0))
-    return jnp.ceil(steps / slowdown)
+    cycles = computing / slowdown
+    return jnp.ceil(cycles * (1 - slack) if slack else cycles)
