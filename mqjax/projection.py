@@ -14,6 +14,10 @@ TENSORS = ("Weights", "Inputs", "Outputs")
 DIMS = ("C", "M", "R", "S", "N", "P", "Q")
 """The dimensions of a convolution, in Timeloop's canonical order."""
 
+LOOPS = (*DIMS, "G")
+"""All dimensions, in the order that arrays have: G, groups that share nothing, only where a shape has it. Constraints are
+written in these."""
+
 
 class Term(NamedTuple):
     """A dimension in a rank, with the layer's key that is its coefficient (`None`: 1)."""
@@ -35,12 +39,26 @@ class Projection(NamedTuple):
     """How the tensors of a shape of layers are indexed.
 
     loops: its dimensions, in the order in which arrays and constraints have them. ranks: per tensor, in the order of
-    `TENSORS`. unit: dimensions whose bound is always 1.
+    `TENSORS`. unit: dimensions whose bound is always 1. names: what users call the dimensions, in layers and mappings,
+    where not by themselves; those that it leaves out are unit ones, which they never see.
     """
 
     loops: tuple[str, ...]
     ranks: tuple[tuple[Rank, ...], tuple[Rank, ...], tuple[Rank, ...]]
     unit: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()  # (dimension, its name)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The dimension that each name stands for, in the order of `loops`."""
+        return {name: dim for dim, name in self.names} or {dim: dim for dim in self.loops}
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys of a layer of this shape, and what they stand for: dimensions by name, and coefficients."""
+        sliding = [rank for rank in SLIDING if not any(term.dim in self.unit for term in rank)]
+        found = {term.coefficient for rank in sliding for term in rank}
+        return {**self.named, **{key: key for key in COEFFICIENTS if key in found}}
 
     @property
     def relevant(self) -> tuple[str, str, str]:
@@ -54,11 +72,29 @@ def _own(dims: str) -> tuple[Rank, ...]:
     return tuple((Term(dim),) for dim in dims)
 
 
+COEFFICIENTS = ("Wstride", "Hstride", "Wdilation", "Hdilation")
+"""The keys of a layer that are coefficients of its ranks."""
+
+_GROUPED = Projection(LOOPS, (_own("CMRSG"), (*_own("NCG"), *SLIDING), _own("NMQPG")))
+
 PROJECTIONS = {
     "cnn": Projection(DIMS, (_own("CMRS"), (*_own("NC"), *SLIDING), _own("NMQP"))),
     "depthwise": Projection(DIMS, (_own("CRS"), (*_own("NC"), *SLIDING), _own("NCQP")), unit=("M",)),
+    "grouped": _GROUPED,
+    "matmul": _GROUPED._replace(unit=("R", "S", "N", "P"), names=(("C", "K"), ("M", "N"), ("Q", "M"), ("G", "B"))),
 }
-"""By the name of the shape: "cnn" is a dense convolution; in "depthwise" ones C counts the channels, of one filter each."""
+"""By the name of the shape.
+
+cnn: a dense convolution. depthwise: one filter for each channel, which C counts. grouped: G convolutions side by side, each of
+C input and M output channels. matmul: B products Outputs[M, N] = Inputs[M, K] Weights[K, N], which are grouped 1x1
+convolutions of K input and N output channels on a column of M pixels.
+"""
+
+
+def names_of(letters: set[str]) -> tuple[str, ...]:
+    """The dimensions, by name, of the first shape that has all of `letters`; `letters` themselves where none does."""
+    found = (tuple(x.named) for x in PROJECTIONS.values() if letters <= set(x.named))
+    return next(found, tuple(sorted(letters)))
 
 
 def alike(shape: str) -> tuple[Projection, ...]:

@@ -30,7 +30,7 @@ from mqjax.mapper.table import cost_table, entry_of
 from mqjax.mapspace.mapping import decode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, TENSORS, BitWidths, Layer, all_widths
+from mqjax.types import TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import Case
 
 SAMPLED, WILD, TERMS = 48, 48, 2**11
@@ -207,7 +207,9 @@ def wild_mapping(rng: random.Random, trial: Trial, bits: BitWidths) -> list[dict
     """A mapping of the layer that knows no constraints; few loops are spatial where no fan-out is."""
     arch, widths = trial.arch, by_tensor(bits)
     loops: dict[tuple[int, str], dict[str, int]] = {}
-    for d, bound in zip(DIMS, trial.layer.bounds, strict=True):
+    for d, bound in zip(trial.layer.letters, trial.layer.bounds, strict=True):
+        if d is None:
+            continue
         for prime in _primes(bound):
             s = rng.randrange(len(arch.levels))
             x, y = arch.fanout[s]
@@ -281,7 +283,7 @@ def terms(trial: Trial) -> Iterator[str]:
 
 
 def _shown(space: Mapspace, rows: Rows, i: int) -> str:
-    return str(_nest(decode(space.arch, mappings(space, rows.take([i])), 0)))
+    return str(_nest(decode(space.arch, space.layer, mappings(space, rows.take([i])), 0)))
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))

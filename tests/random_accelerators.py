@@ -15,7 +15,8 @@ import yaml
 
 import oracle
 from mqjax.arch import FULL, Arch, ByWidth, Constraint, Level, Mac, WidthFormula, WidthTable
-from mqjax.types import DIMS, TENSORS, WIDTHS, BitWidths, Layer
+from mqjax.projection import LOOPS
+from mqjax.types import TENSORS, WIDTHS, BitWidths, Layer
 
 DEPTHS = (2, 3, 3, 4, 4, 5, 1)
 MESHES = ((1, 1), (1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 4), (2, 2), (4, 1), (2, 3), (3, 2), (5, 3), (4, 7))
@@ -149,8 +150,8 @@ def _rules(rng: Source, arch: Arch) -> list[Constraint]:
     for level in arch.tiling_levels("none"):
         if rng.randint(1, 4) > strictness:
             continue
-        factors = [(d, _factor(rng)) for d in DIMS if rng.randint(1, 5) <= strictness]
-        split = rng.choice((None, None, 7, 0, rng.randint(0, 7))) if level.spatial else None
+        factors = [(d, _factor(rng)) for d in LOOPS if rng.randint(1, 5) <= strictness]
+        split = rng.choice((None, None, 8, 0, rng.randint(0, 8))) if level.spatial else None
         name = arch.levels[level.level].name
         rules.append(Constraint(name, level.spatial, tuple(factors), _permutation(rng, strictness), split))
     return rules
@@ -162,8 +163,8 @@ def _factor(rng: Source) -> int:
 
 
 def _permutation(rng: Source, strictness: int) -> str:
-    length = rng.choice((0, 7, 2, rng.randint(0, 7))) if strictness < 4 else rng.choice((7, 7, 5))
-    rest, order = list(DIMS), ""
+    length = rng.choice((0, 8, 2, rng.randint(0, 8))) if strictness < 4 else rng.choice((8, 8, 5))
+    rest, order = list(LOOPS), ""
     while len(order) < length:
         order += rest.pop(rng.randint(0, len(rest) - 1))
     return order
@@ -175,8 +176,9 @@ def _permutation(rng: Source, strictness: int) -> str:
 def _layer(rng: Source, arch: Arch, constraints: str, size: int) -> Layer:
     """A layer grown from all ones for as long as its space remains small and meets the constraints."""
     steps = {key: rng.choice((1, 1, 1, 2, 3)) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")}
-    layer = Layer(**steps, shape=rng.choice(("cnn", "cnn", "cnn", "depthwise")))
-    dims = [d for d in DIMS if d != "M" or layer.shape == "cnn"]
+    shape = rng.choice(("cnn", "cnn", "cnn", "depthwise", "grouped", "matmul"))
+    layer = Layer(**(steps if shape != "matmul" else {}), shape=shape)
+    dims = [d for d in layer.loops if d not in layer.projection.unit]
     pattern = rng.choice(PATTERNS)
     first = [d for d in pattern if d in dims] if pattern != "any" else []
     for d in [*first, *(rng.choice(dims) for _ in range(6))]:
@@ -225,12 +227,13 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def _simpler_layers(layer: Layer) -> Iterator[Layer]:
+    fields = layer.projection.keys
     for key, n in layer.dims.items():
         for smaller in dict.fromkeys((1, *(m for m in range(2, n) if n % m == 0))):
             if smaller < n:
-                yield dataclasses.replace(layer, **{key: smaller})
+                yield dataclasses.replace(layer, **{fields[key]: smaller})
     if layer.shape != "cnn":
-        yield dataclasses.replace(layer, shape="cnn")
+        yield dataclasses.replace(layer, shape="cnn", G=1)
 
 
 def _simpler_archs(arch: Arch) -> Iterator[Arch]:

@@ -26,7 +26,8 @@ from mqjax.arch import (
 )
 from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.types import DIMS, TENSORS
+from mqjax.projection import LOOPS
+from mqjax.types import TENSORS
 
 COUNT_MOST = 2**53 - 1
 """Capacities, instances and other counts at most: they are exact in float64."""
@@ -151,14 +152,14 @@ def _name(value: Any) -> str:
 def _split(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(DIMS)):
-        raise ValueError(f"must be a whole number from 0 to {len(DIMS)}, not {shown(value)}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(LOOPS)):
+        raise ValueError(f"must be a whole number from 0 to {len(LOOPS)}, not {shown(value)}")
     return value
 
 
 def _permutation(value: Any) -> str:
-    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(DIMS):
-        raise ValueError(f"must list dimensions out of {''.join(DIMS)} as text, each once, not {shown(value)}")
+    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(LOOPS):
+        raise ValueError(f"must list dimensions out of {''.join(LOOPS)} as text, each once, not {shown(value)}")
     return value
 
 
@@ -195,7 +196,7 @@ Rate = Annotated[float | None, PlainValidator(_bandwidth)]
 Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
 AmountByWidth = Annotated[Any, PlainValidator(_by_width)]
 Pace = Annotated[Any, PlainValidator(_pace)]
-Dim = Literal["C", "M", "R", "S", "N", "P", "Q"]
+Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
 
 
 class _Model(BaseModel):

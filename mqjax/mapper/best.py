@@ -17,7 +17,7 @@ from mqjax.mapper.optimum import Say, quiet, solve
 from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, SECONDS, BitWidths, Layer, all_widths
+from mqjax.types import SECONDS, BitWidths, Layer, all_widths
 
 TRIED_MOST = 256
 """Combinations of padded bounds that are all tried; where there are more, see `solve_layer`."""
@@ -86,7 +86,7 @@ def solve_layer(
 
     if pad is None:
         return best_of(layer, [solved(layer)])
-    choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in DIMS]
+    choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in layer.loops]
     if math.prod(map(len, choices)) <= TRIED_MOST:
         return best_of(layer, [solved(candidate) for candidate in _combined(layer, choices)])
     return best_of(layer, _one_by_one(layer, choices, solved))
@@ -94,7 +94,8 @@ def solve_layer(
 
 def _combined(layer: Layer, choices: Sequence[Sequence[int]]) -> list[Layer]:
     return [
-        dataclasses.replace(layer, **dict(zip(DIMS, bounds, strict=True))) for bounds in itertools.product(*choices)
+        dataclasses.replace(layer, **dict(zip(layer.loops, bounds, strict=True)))
+        for bounds in itertools.product(*choices)
     ]
 
 

@@ -13,7 +13,7 @@ from mqjax.cost.packing import Widths, packing_boxes
 from mqjax.errors import InputError
 from mqjax.mapper.reasons import why_nothing_fits
 from mqjax.mapper.sweep import METRICS
-from mqjax.mapspace.mapping import Mappings, decode, mapped_bounds
+from mqjax.mapspace.mapping import Mappings, decode, mapped_layer
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths, Layer
 
@@ -81,7 +81,7 @@ class Solution:
         mapping = self.mappings[self.index[m, i]]
         return Optimum(
             layer=self.layer,
-            mapped=dataclasses.replace(self.layer, **mapped_bounds(mapping)),
+            mapped=mapped_layer(self.layer, mapping),
             bits=self.bits[i],
             metric=metric,
             energy_pj=float(self.energy_pj[m, i]),
@@ -249,7 +249,7 @@ class Decision:
             energy_pj=np.where(too_wide, np.inf, self._energy[:, self._triple]),
             cycles=np.where(too_wide, 0, self._cycles[:, self._triple]),
             index=np.where(too_wide, -1, index[:, self._triple]),
-            mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
+            mappings=[decode(space.arch, space.layer, arrays, i) for i in range(len(unique))],
             nominal_size=space.size,
             pruned_size=space.pruned_size,
             valid=valid if self.complete else None,

@@ -35,7 +35,7 @@ class Mapspace:
     def __init__(self, arch: Arch, layer: Layer, *, constraints: str = "paper") -> None:
         self.arch, self.layer, self.constraints = arch, layer, constraints
         self.dims = range(len(layer.loops))
-        self.tiling: list[TilingLevel] = arch.tiling_levels(constraints)
+        self.tiling = [_of_loops(level, layer.loops) for level in arch.tiling_levels(constraints)]
 
     def __repr__(self) -> str:
         return f"Mapspace({self.arch.name}, {self.layer.name}, constraints={self.constraints!r}, size={self.size})"
@@ -64,7 +64,7 @@ class Mapspace:
         return product == bound or (bound % product == 0 and len(fixed) < len(self.tiling))
 
     def _table(self, d: int) -> np.ndarray:
-        name, bound = self.layer.loops[d], self.layer.bounds[d]
+        name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
         fixed = self._fixed(d, bound)
         product = math.prod(fixed.values())
         free = [t for t in range(len(self.tiling)) if t not in fixed]
@@ -163,7 +163,7 @@ class Mapspace:
 
     def mapping(self, index: int) -> list[dict[str, Any]]:
         """The nominal mapping `index` (see `arrays`) as a record."""
-        return decode(self.arch, self.arrays([index]), 0)
+        return decode(self.arch, self.layer, self.arrays([index]), 0)
 
     def sample(self, key: Any, n: int) -> Mappings:
         """n nominal mappings drawn uniformly with the JAX random key `key`; most will not fit the array."""
@@ -277,6 +277,17 @@ class Mapspace:
     def fanout_valid(self) -> int:
         """Number of mappings of the pruned space that fit the fan-outs."""
         return math.prod(round(float(group.weight.sum())) for group in self.groups)
+
+
+def _of_loops(level: TilingLevel, loops: tuple[str, ...]) -> TilingLevel:
+    """A tiling level without the dimensions that a layer lacks."""
+    kept = [dim for dim in level.permutation if dim in loops]
+    split = level.split
+    if split is not None:
+        split -= sum(dim not in loops for dim in level.permutation[:split])
+        split = min(split, len(loops))
+    factors = {dim: factor for dim, factor in level.factors.items() if dim in loops}
+    return level._replace(factors=factors, permutation="".join(kept), split=split)
 
 
 def _permutation(items: tuple[int, ...], digit: int) -> list[int]:

@@ -249,5 +249,5 @@ def runner_up(
         return None
     best, value = float(costs[0]), float(costs[1])
     loss = value / best - 1 if best else float("inf")
-    record = decode(arch, nests, int(np.flatnonzero(values == costs[1])[0]))
+    record = decode(arch, space.layer, nests, int(np.flatnonzero(values == costs[1])[0]))
     return RunnerUp(metric, best, value, loss, int(counts[0]), record)

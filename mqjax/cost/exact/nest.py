@@ -25,7 +25,8 @@ import numpy as np
 from jax import Array, lax
 
 from mqjax.mapspace.mapping import Mappings
-from mqjax.projection import DIMS, SLIDING, TENSORS, alike
+from mqjax.projection import DIMS, SLIDING, TENSORS
+from mqjax.projection import alike as shapes_alike
 from mqjax.types import Layer
 
 INPUTS = TENSORS.index("Inputs")
@@ -44,7 +45,7 @@ class Problem(NamedTuple):
 
 def problem(layer: Layer) -> Problem:
     """The ranks of the three tensors of `layer` (MODEL.md section 1); those of `SLIDING` come first in Inputs."""
-    ranks = max(len(ranks) for projection in alike(layer.shape) for ranks in projection.ranks)
+    ranks = max(len(ranks) for projection in shapes_alike(layer.shape) for ranks in projection.ranks)
     coefficients = np.zeros((len(TENSORS), ranks, len(layer.loops)), np.int64)
     for tensor, of_tensor in enumerate(layer.projection.ranks):
         own = itertools.count(len(SLIDING) if tensor == INPUTS else 0)
@@ -55,14 +56,26 @@ def problem(layer: Layer) -> Problem:
     return Problem(coefficients, rank_keys(coefficients, layer.bounds))
 
 
+def alike(problems: list[Problem]) -> list[Problem]:
+    """The problems with axes of equal lengths: ranks and dimensions that a layer lacks are empty."""
+    ranks, dims = np.max([problem.coefficients.shape[1:] for problem in problems], axis=0)
+
+    def padded(problem: Problem) -> Problem:
+        more = [(0, 0), (0, ranks - problem.coefficients.shape[1]), (0, dims - problem.coefficients.shape[2])]
+        return Problem(np.pad(problem.coefficients, more), np.pad(problem.keys, [more[0], more[2]]))
+
+    return [padded(problem) for problem in problems]
+
+
 def rank_keys(coefficients: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
     """Weights that turn a vector over ranks into one integer, injectively for every difference that can occur.
 
     Positions and shifts are at most a rank's length in magnitude, so differences of two of them stay below four
-    lengths, the radix used here.
+    lengths, the radix used here. At most five ranks are longer than 1, and their lengths multiply to less than 2^53, so that
+    the radices multiply to less than 2^64: keys that wrap around still differ.
     """
     lengths = 1 + coefficients @ (np.array(bounds, np.int64) - 1)  # [T, R]
-    radix = 4 * lengths + 1
+    radix = np.where(lengths > 1, 4 * lengths + 1, 1)
     place = np.cumprod(np.concatenate([np.ones_like(radix[:, :1]), radix[:, :-1]], axis=1), axis=1)
     return np.einsum("tr,trd->td", place, coefficients)
 
