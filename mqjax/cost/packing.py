@@ -7,7 +7,7 @@ an operand takes a word. The division is applied to whole counts, so operands of
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -125,11 +125,18 @@ def largest_mac_pj(arch: Arch) -> float:
     return mac_cost(arch, BitWidths()).energy_pj
 
 
-@cache
 def slowest_pace(arch: Arch) -> int:
     """What a number of steps is multiplied by, at most, on the way to cycles, at any width that fits the words."""
-    widest = [range(1, arch.native_bits(tensor) + 1) for tensor in (INPUTS, WEIGHTS)]
-    return max(_pace(arch.mac, *widths).numerator for widths in itertools.product(*widest)) if by_width(arch) else 1
+    faster, slower = arch.mac.operations_per_cycle, arch.mac.cycles_per_operation
+    number = faster if slower is None else slower
+    if isinstance(number, WidthTable):
+        values = [_exact(value) for row in number.values for value in row]
+        most = max(values)
+    else:
+        values = [_exact(value) for value in (number if isinstance(number, WidthFormula) else [number])]
+        most = _value(number, arch.native_bits(INPUTS), arch.native_bits(WEIGHTS))
+    whole = math.lcm(*(value.denominator for value in values))
+    return whole if slower is None else math.ceil(most * whole)
 
 
 class Widths(NamedTuple):

@@ -6,7 +6,7 @@ then `constraints` with the lists `arch` (what the hardware demands) and `paper`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,125 +15,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from mqjax.arch import (
     FULL,
     Arch,
-    ByWidth,
     Constraint,
     Level,
     Mac,
-    WidthFormula,
-    WidthTable,
     repeated_rules,
     short_tables,
 )
 from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
+from mqjax.io.numbers import amount, bandwidth, by_width, count, count_or, pace
 from mqjax.projection import LOOPS
 from mqjax.types import TENSORS
 
-COUNT_MOST = 2**53 - 1
-"""Capacities, instances and other counts at most: they are exact in float64."""
-
 INSTANCES_MOST = 2**24
 """Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
-
-AMOUNT_MOST = 1e30
-"""Energies, areas and bandwidths at most, so that no sum or product of them overflows float64 (areas: float32)."""
-
-PACE_LEAST = 1e-6
-"""Operations per cycle, or cycles per operation, at least."""
-
-BANDWIDTH_LEAST = 1e-6
-"""Words per cycle at least; far below any hardware, and it bounds the cycles that a bandwidth can ask for."""
-
-
-def _count(value: Any, most: int = COUNT_MOST) -> int:
-    if isinstance(value, float) and value.is_integer():
-        # 1e3 and 64.0 are whole, whatever their spelling.
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"must be a whole number from 1 to {most}, not {shown(value)}")
-    return value
-
-
-def _count_or(word: str) -> Callable[[Any], int | str]:
-    def check(value: Any) -> int | str:
-        if value == word:
-            return word
-        try:
-            return _count(value)
-        except ValueError as error:
-            raise ValueError(f"{error}; or {word!r}") from None
-
-    return check
-
-
-def _amount(value: Any, least: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= AMOUNT_MOST:
-        raise ValueError(f"must be a number from {least:g} to {AMOUNT_MOST:g}, not {shown(value)}")
-    return float(value)
-
-
-def _bandwidth(value: Any) -> float | None:
-    if value is None or value == "unlimited":
-        return None
-    try:
-        return _amount(value, BANDWIDTH_LEAST)
-    except ValueError as error:
-        raise ValueError(f"{error}; leave it out, or write 'unlimited', where nothing limits it") from None
-
-
-def _modes(value: Any) -> list[int]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"must list the widths of the modes in bits, not {shown(value)}")
-    modes = [_count(mode) for mode in value]
-    if sorted(set(modes)) != modes:
-        raise ValueError(f"must ascend, not {shown(value)}")
-    return modes
-
-
-def _by_width(value: Any, least: float = 0.0) -> ByWidth:
-    """A number, a table or a formula; raises `ValueError`."""
-    if not isinstance(value, dict):
-        try:
-            return _amount(value, least)
-        except ValueError as error:
-            raise ValueError(f"{error}; or a table or a formula by width") from None
-    keys = _TABLE_KEYS if "table" in value else WidthFormula._fields
-    odd = [key for key in value if key not in keys]
-    if odd or not value:
-        what = f"the key {shown(odd[0])} is unknown" if odd else "this is empty"
-        raise ValueError(
-            f"{what}; a table by width has the keys {', '.join(_TABLE_KEYS)}, a formula some of "
-            f"{', '.join(WidthFormula._fields)}"
-        )
-    if "table" not in value:
-        formula = WidthFormula(**{key: _amount(number) for key, number in value.items()})
-        if sum(formula) < least:
-            raise ValueError(f"must give a positive number, not {shown(value)}")
-        return formula
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise ValueError(f"the table lacks the key {missing[0]}")
-    inputs, weights = _modes(value["inputs"]), _modes(value["weights"])
-    rows = value["table"]
-    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(weights) for row in rows):
-        raise ValueError(f"the table must be a list of rows, each with a number for each of the {len(weights)} weights")
-    if len(rows) != len(inputs):
-        raise ValueError(f"the table must have a row for each of the {len(inputs)} inputs, not {len(rows)}")
-    values = tuple(tuple(_amount(number, least) for number in row) for row in rows)
-    return WidthTable(tuple(inputs), tuple(weights), values)
-
-
-def _pace(value: Any) -> ByWidth:
-    return _by_width(value, PACE_LEAST)
-
-
-_TABLE_KEYS = ("inputs", "weights", "table")
 
 
 def _mesh(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
-    x, y = _count(value[0]), _count(value[1])
+    x, y = count(value[0]), count(value[1])
     if x * y > INSTANCES_MOST:
         raise ValueError(f"must have at most {INSTANCES_MOST} instances, not {x * y}")
     return x, y
@@ -188,14 +89,14 @@ def _list(value: Any) -> Any:
 
 
 Name = Annotated[str, PlainValidator(_name)]
-Count = Annotated[int, PlainValidator(_count)]
-Capacity = Annotated[int | str, PlainValidator(_count_or("unlimited"))]
-Factor = Annotated[int | str, PlainValidator(_count_or("full"))]
-Amount = Annotated[float, PlainValidator(_amount)]
-Rate = Annotated[float | None, PlainValidator(_bandwidth)]
+Count = Annotated[int, PlainValidator(count)]
+Capacity = Annotated[int | str, PlainValidator(count_or("unlimited"))]
+Factor = Annotated[int | str, PlainValidator(count_or("full"))]
+Amount = Annotated[float, PlainValidator(amount)]
+Rate = Annotated[float | None, PlainValidator(bandwidth)]
 Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
-AmountByWidth = Annotated[Any, PlainValidator(_by_width)]
-Pace = Annotated[Any, PlainValidator(_pace)]
+AmountByWidth = Annotated[Any, PlainValidator(by_width)]
+Pace = Annotated[Any, PlainValidator(pace)]
 Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
 
 

@@ -14,7 +14,7 @@ import judge
 import oracle
 from mqjax.arch import Arch, Level, Mac, WidthFormula, WidthTable
 from mqjax.cost.exact.evaluator import evaluate
-from mqjax.cost.packing import compute_cycles, mac_cost, packing_boxes, widths_of
+from mqjax.cost.packing import compute_cycles, mac_cost, packing_boxes, slowest_pace, widths_of
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.accelerator import read_accelerator
@@ -187,3 +187,19 @@ def test_too_fine_a_pace_is_refused():
     arch = with_macs(cycles_per_operation=WidthFormula(constant=1e-9, inputs=0.1))
     with pytest.raises(InputError, match="fewer digits"):
         mac_cost(arch, BitWidths(3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slowest"),
+    [
+        ({}, 1),
+        ({"operations_per_cycle": 0.3}, 10),
+        ({"cycles_per_operation": WidthFormula(constant=0.5, weights=0.0625)}, 24),  # 1.5 cycles, in sixteenths
+        ({"operations_per_cycle": MODES}, 10),
+        ({"cycles_per_operation": MODES}, 7),
+    ],
+)
+def test_no_pace_is_slower_than_the_slowest(numbers, slowest):
+    arch = with_macs(**numbers)
+    assert slowest_pace(arch) == slowest
+    assert all(mac_cost(arch, bits).cycles <= slowest for bits in (*all_widths(), BitWidths()))
