@@ -153,7 +153,9 @@ def _rules(rng: Source, arch: Arch) -> list[Constraint]:
         factors = [(d, _factor(rng)) for d in LOOPS if rng.randint(1, 5) <= strictness]
         split = rng.choice((None, None, 8, 0, rng.randint(0, 8))) if level.spatial else None
         name = arch.levels[level.level].name
-        rules.append(Constraint(name, level.spatial, tuple(factors), _permutation(rng, strictness), split))
+        # With a given split loops of bound 1 are ordered, too, so that many free dimensions make any space large.
+        order = _permutation(rng, strictness, least=0 if split is None else 4)
+        rules.append(Constraint(name, level.spatial, tuple(factors), order, split))
     return rules
 
 
@@ -162,10 +164,10 @@ def _factor(rng: Source) -> int:
     return rng.choice((1,) * 12 + (FULL, FULL, 2, 3, 11))
 
 
-def _permutation(rng: Source, strictness: int) -> str:
+def _permutation(rng: Source, strictness: int, least: int) -> str:
     length = rng.choice((0, 8, 2, rng.randint(0, 8))) if strictness < 4 else rng.choice((8, 8, 5))
     rest, order = list(LOOPS), ""
-    while len(order) < length:
+    while len(order) < max(length, least):
         order += rest.pop(rng.randint(0, len(rest) - 1))
     return order
 
