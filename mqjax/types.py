@@ -15,6 +15,8 @@ from mqjax.errors import InputError, unknown
 from mqjax.projection import COEFFICIENTS, DIMS, LOOPS, PROJECTIONS, TENSORS, Projection, Rank
 
 SHAPES = tuple(PROJECTIONS)
+METRICS = ("energy", "edp", "delay")
+"""What a layer's mapping can be optimal by; tables of optima are in this order."""
 
 
 def _require_positive_int(value: Any, what: str) -> None:
