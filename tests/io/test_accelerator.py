@@ -17,7 +17,7 @@ from mqjax.types import BitWidths, Layer
 
 def test_six_accelerators_ship():
     assert shipped() == [
-        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "simba", "simba_8bit_changed", "simba_8bit_same",
+        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "eyeriss_bit_serial", "eyeriss_subword", "simba", "simba_8bit_changed", "simba_8bit_same",
     ]  # fmt: skip
     for name in shipped():
         assert load_arch(name).name == name
