@@ -36,7 +36,9 @@ def add_layer_arguments(
 ) -> None:
     """--network with its sizes or, if `layer`, --layer; --depthwise; if `constraints`, --constraints."""
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--network", help="a network, such as mobilenetv1 or resnet18")
+    group.add_argument(
+        "--network", help="a network, such as mobilenetv1 or resnet18, or a file: ONNX, or layers as YAML or CSV"
+    )
     if layer:
         group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; keys {' '.join(LAYER_KEYS)}, absent ones are 1")
         parser.add_argument("--shape", choices=SHAPES, default="cnn", help="shape of --layer")

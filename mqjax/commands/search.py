@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     option("arch", "shipped accelerator or YAML file")
     option("dialect", "rule for first fills", choices=("2024", "2023"))
-    option("network", "mobilenetv1 or mobilenetv2")
+    option("network", "a network with a shipped checkpoint or one of --checkpoint, or an ONNX file with weights")
     option("depthwise", "how the mapper sees depthwise layers", choices=("native", "dense"))
     option("constraints", CONSTRAINTS, choices=("paper", "arch", "none"))
     option("pad", "also try up to so many larger bounds of every dimension of a layer", type=int, metavar="K")
@@ -101,7 +101,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         settings = {**OPTIONS, **{name: value for name, value in given.items() if name != "out"}}
-        folder = given.get("out") or Path("runs") / f"{settings['network']}-{Path(settings['arch']).stem}-{stamp}"
+        folder = (
+            given.get("out") or Path("runs") / f"{Path(settings['network']).stem}-{Path(settings['arch']).stem}-{stamp}"
+        )
         stored = settings
     prepared = _Prepared(stored)
     if args.resume is None:
@@ -123,6 +125,7 @@ class _Prepared:
         from mqjax.hw import load_arch
         from mqjax.mapspace.padding import padded_or_itself
         from mqjax.models import NETWORKS
+        from mqjax.models.files import is_file
         from mqjax.study.bitsearch import check_options
 
         self.objectives = tuple(settings["objectives"].split(","))
@@ -135,7 +138,7 @@ class _Prepared:
         if settings["retrain"] < 0:
             raise InputError(f"--retrain must be a number of epochs, 0 for none, not {settings['retrain']}")
         pad = checked_padding(settings["pad"], settings["seconds"])
-        if settings["network"] not in NETWORKS:
+        if settings["network"] not in NETWORKS and not is_file(settings["network"]):
             raise InputError(unknown("network", settings["network"], NETWORKS))
         self.arch = load_arch(settings["arch"], dialect=settings["dialect"])
         self.accuracy = default_accuracy(
