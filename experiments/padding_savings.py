@@ -13,8 +13,8 @@ import sys
 
 from mqjax import BitWidths, Layer, load_arch
 from mqjax.mapper.best import solve_layer
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.padding import mapped_as
+from mqjax.types import METRICS
 
 LAYERS = (
     Layer(C=251, M=256, P=14, Q=14, name="C=251"),

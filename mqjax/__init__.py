@@ -20,16 +20,23 @@ if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
     from mqjax.models import network_layers
     from mqjax.network.cost import network_cost
+    from mqjax.objectives import Objective
     from mqjax.show.explain import explain
     from mqjax.study.bitsearch import search
+    from mqjax.study.config import StudyConfig
     from mqjax.study.nsga2 import NSGA2
     from mqjax.study.pareto import hypervolume, pareto_front
+    from mqjax.study.study import Judge, Run, run_study
 
 _HOMES = {
     "Cost": "mqjax.cost.exact.evaluator",
     "CostTable": "mqjax.mapper.table",
+    "Judge": "mqjax.study.study",
     "Mapspace": "mqjax.mapspace.space",
     "NSGA2": "mqjax.study.nsga2",
+    "Objective": "mqjax.objectives",
+    "Run": "mqjax.study.study",
+    "StudyConfig": "mqjax.study.config",
     "best_mappings": "mqjax.mapper.best",
     "cost_table": "mqjax.mapper.table",
     "evaluate": "mqjax.cost.exact.evaluator",
@@ -39,6 +46,7 @@ _HOMES = {
     "network_cost": "mqjax.network.cost",
     "network_layers": "mqjax.models",
     "pareto_front": "mqjax.study.pareto",
+    "run_study": "mqjax.study.study",
     "search": "mqjax.study.bitsearch",
 }
 
@@ -47,9 +55,13 @@ __all__ = [
     "Cost",
     "CostTable",
     "InputError",
+    "Judge",
     "Layer",
     "Mapspace",
     "NSGA2",
+    "Objective",
+    "Run",
+    "StudyConfig",
     "best_mappings",
     "cost_table",
     "evaluate",
@@ -59,6 +71,7 @@ __all__ = [
     "network_cost",
     "network_layers",
     "pareto_front",
+    "run_study",
     "search",
 ]
 

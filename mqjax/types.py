@@ -16,6 +16,8 @@ from mqjax.errors import InputError, unknown
 DIMS = ("C", "M", "R", "S", "N", "P", "Q")
 TENSORS = ("Weights", "Inputs", "Outputs")
 SHAPES = ("cnn", "depthwise")
+METRICS = ("energy", "edp", "delay")
+"""What a layer's mapping can be optimal by; tables of optima are in this order."""
 
 # RELEVANT[shape][tensor] lists the dimensions that index the tensor.
 RELEVANT = {

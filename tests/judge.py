@@ -25,12 +25,12 @@ from mqjax.io.records import evaluate_records
 from mqjax.mapper.best import best_mappings
 from mqjax.mapper.decision import Optimum
 from mqjax.mapper.optimum import solve
-from mqjax.mapper.sweep import METRICS, Sweeper, _chunk
+from mqjax.mapper.sweep import Sweeper, _chunk
 from mqjax.mapper.table import cost_table, entry_of
 from mqjax.mapspace.mapping import decode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, TENSORS, BitWidths, Layer, all_widths
+from mqjax.types import DIMS, METRICS, TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import Case
 
 SAMPLED, WILD, TERMS = 48, 48, 2**11

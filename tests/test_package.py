@@ -24,6 +24,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "arch": set(),
+    "objectives": set(),
     "mapspace": {"arch"},
     "cost": {"arch", "mapspace"},
     "io": {"arch", "cost", "mapspace"},
@@ -32,11 +33,11 @@ ALLOWED = {
     "models": {"io", "network"},
     "data": set(),
     "accuracy": {"data", "io", "models"},
-    "network": {"mapper"},
-    "study": {"arch", "io", "mapper", "mapspace", "network"},
-    "show": {"accuracy", "arch", "cost", "io", "mapspace", "study"},
+    "network": {"mapper", "objectives"},
+    "study": {"accuracy", "arch", "data", "hw", "io", "mapper", "mapspace", "models", "network", "objectives"},
+    "show": {"accuracy", "arch", "cost", "io", "mapspace", "objectives", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
-    "commands": {"io"},
+    "commands": {"io", "objectives", "study"},
     "cli": {"io"},
 }
 

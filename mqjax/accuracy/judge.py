@@ -235,9 +235,7 @@ class QuantizedAccuracy:
 
         progress is called after each genome.
         """
-        genomes = self.architecture.wiring().flat(genomes)
-        if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
-            raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
+        genomes = self.architecture.wiring().checked(genomes)
         values = np.empty(len(genomes))
         # GPUs would multiply float32 with 10 bits of mantissa, which does not hold products of 8-bit integers.
         with jax.enable_x64(False), jax.default_matmul_precision("highest"):

@@ -16,9 +16,6 @@ from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer
 if TYPE_CHECKING:
     from mqjax.arch import Arch
 
-METRIC_NAMES = ("energy", "edp", "delay")
-"""What --metric may be; `mqjax.mapper.sweep.METRICS` without JAX."""
-
 CONSTRAINTS = "paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes"
 """What the option --constraints means."""
 

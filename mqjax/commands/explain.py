@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mqjax.commands._layers import (
-    METRIC_NAMES,
     add_arch_arguments,
     add_figure_arguments,
     add_layer_arguments,
@@ -22,6 +21,7 @@ from mqjax.commands._layers import (
     single_widths,
     write_figures,
 )
+from mqjax.types import METRICS
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number_argument(parser)
     add_space_arguments(parser)
     parser.add_argument("--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, or 'native'")
-    parser.add_argument("--metric", choices=METRIC_NAMES, default="energy", help="what the best mapping minimises")
+    parser.add_argument("--metric", choices=METRICS, default="energy", help="what the best mapping minimises")
     parser.add_argument("--mapping", type=Path, help="explain this mapping, a Timeloop map YAML, not the best one")
     parser.add_argument("--against", type=Path, help="a second mapping, whose differences are listed")
     add_figure_arguments(parser)

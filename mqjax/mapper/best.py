@@ -14,10 +14,9 @@ from mqjax.arch import Arch
 from mqjax.errors import InputError, unknown
 from mqjax.mapper.decision import Optimum, Solution, best_of
 from mqjax.mapper.optimum import Say, quiet, solve
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, SECONDS, BitWidths, Layer, all_widths
+from mqjax.types import DIMS, METRICS, SECONDS, BitWidths, Layer, all_widths
 
 TRIED_MOST = 256
 """Combinations of padded bounds that are all tried; where there are more, see `solve_layer`."""

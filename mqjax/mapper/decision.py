@@ -12,10 +12,9 @@ from mqjax.cost.exact.evaluator import analyse_mappings
 from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
 from mqjax.mapper.reasons import why_nothing_fits
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.mapping import Mappings, decode, mapped_bounds
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import BitWidths, Layer
+from mqjax.types import METRICS, BitWidths, Layer
 
 ROWS_AT_ONCE = 2**13
 """Mappings, each with a packing, that are priced together: enough to amortize the calls, in little memory."""

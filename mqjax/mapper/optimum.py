@@ -28,11 +28,11 @@ from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, Solution, exact_costs
 from mqjax.mapper.localsearch import search_mappings
 from mqjax.mapper.screen import NEAR, Screen
-from mqjax.mapper.sweep import METRICS, Job, Sweeper
+from mqjax.mapper.sweep import Job, Sweeper
 from mqjax.mapspace.mapping import Mappings, encode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import SECONDS, BitWidths
+from mqjax.types import METRICS, SECONDS, BitWidths
 
 SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from mqjax.cost.packing import PackingBox
-from mqjax.mapper.sweep import METRICS, Limits
+from mqjax.mapper.sweep import Limits
+from mqjax.types import METRICS
 
 NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
 """Approximate costs within these factors of the least may be the least."""

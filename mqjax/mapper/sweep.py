@@ -27,6 +27,7 @@ from mqjax.cost.packing import PackingBox
 from mqjax.mapspace.joint import Group
 from mqjax.mapspace.rows import Block, Numbering, Rows, orders, pruned_weights
 from mqjax.mapspace.space import Mapspace
+from mqjax.types import METRICS
 
 BLOCK_ROWS = 2**15
 """Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
@@ -35,8 +36,6 @@ CHUNKS_PER_CALL = 16
 
 ORDERS_MOST = 2**7
 """Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
-
-METRICS = ("energy", "edp", "delay")
 
 
 def _objectives(tie: Any, weights_pj: Any, weights_cycles: Any, shared_pj: Any, shared_cycles: Any):

@@ -25,11 +25,10 @@ from mqjax.mapper.best import solve_layer
 from mqjax.mapper.decision import Solution
 from mqjax.mapper.hosts import gather
 from mqjax.mapper.optimum import Decision, Say, Share, decide, quiet
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapspace.mapping import mapped_bounds
 from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import SECONDS, WIDTHS, BitWidths, Layer, all_widths
+from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
 MODEL_VERSION = 3
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
@@ -58,11 +57,12 @@ class LayerTable:
     covered: bool
     seconds: float | None = None
 
-    def value(self, metric: str) -> np.ndarray:
-        """The optimum itself, float64 [344]: pJ, pJ * cycles or cycles."""
-        m = _metric(metric)
+    def value(self, metric: str, *, by: str | None = None) -> np.ndarray:
+        """The optimum itself or, on the mapping that is optimal `by` another metric, what `metric` is there, float64
+        [344]: pJ, pJ * cycles or cycles."""
+        m = _metric(by or metric)
         energy, cycles = self.energy_pj[m], np.where(self.index[m] < 0, np.inf, self.cycles[m])
-        return {"energy": energy, "edp": energy * cycles, "delay": cycles}[metric]
+        return {"energy": energy, "edp": energy * cycles, "delay": cycles}[METRICS[_metric(metric)]]
 
     def mapped_as(self, layer: Layer, metric: str, bits: BitWidths) -> dict[str, int]:
         """Bounds by dimension in which the optimal mapping exceeds `layer`; see `mqjax.mapspace.padding`."""
@@ -86,8 +86,16 @@ class CostTable:
     index: np.ndarray  # int [L] -> U
     best: dict[str, np.ndarray]
     tables: tuple[LayerTable, ...] = ()
+    area_um2: float | None = None  # of the whole accelerator
 
     widths = WIDTHS
+
+    def costs(self, metric: str, by: str) -> np.ndarray:
+        """What `metric` is on each layer's mapping that is optimal by the metric `by`, float64 [U, I, W, O]; inf where
+        nothing fits."""
+        if metric == by:
+            return self.best[metric]
+        return np.stack([table.value(metric, by=by)[:-1].reshape(_GRID) for table in self.tables])
 
     def mapping(self, metric: str, layer: int, bits: BitWidths) -> list[dict[str, Any]]:
         """The mapping, as a record, that is optimal by `metric` for layer number `layer` of the network."""
@@ -148,7 +156,7 @@ def cost_table(
             progress(layer)
     best = {metric: np.stack([table.value(metric)[:-1].reshape(_GRID) for table in tables]) for metric in METRICS}
     index = np.array([unique.index(layer) for layer in layers])
-    return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables))
+    return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables), arch.area_um2)
 
 
 @dataclasses.dataclass(frozen=True)

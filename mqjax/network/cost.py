@@ -1,4 +1,4 @@
-"""Hardware cost of whole networks: sums of table look-ups over a chain of bit-widths."""
+"""Hardware cost of whole networks: table look-ups by the widths of the tensors that each layer reads and writes."""
 
 from __future__ import annotations
 
@@ -6,59 +6,95 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mqjax.errors import InputError, unknown
-from mqjax.mapper.sweep import METRICS
+from mqjax.errors import InputError
 from mqjax.mapper.table import CostTable
-from mqjax.types import WIDTHS, BitWidths
+from mqjax.network.wiring import Wiring
+from mqjax.objectives import HARDWARE_OBJECTIVES, mapping_metric, objective_of
+from mqjax.types import METRICS, WIDTHS, BitWidths
 
-HARDWARE_OBJECTIVES = (*METRICS, "memory")
 OUTPUT_WIDTH = 8
 """Bit-width of a network's output."""
 
 _BATCH = 2**14  # genomes at a time: what is touched stays in the cache
 
 
-def network_cost(table: CostTable, genomes: np.ndarray, objectives: Sequence[str] = ("energy",)) -> np.ndarray:
-    """Hardware objectives of N genomes, float64 [N, K]; inf where a layer fits nowhere.
+def network_cost(
+    table: CostTable,
+    genomes: np.ndarray,
+    objectives: Sequence[str] = ("energy",),
+    *,
+    wiring: Wiring | None = None,
+    map_by: str | None = None,
+) -> np.ndarray:
+    """Hardware objectives (`mqjax.objectives`) of N genomes, float64 [N, K]; inf where a layer fits nowhere.
 
-    genomes: int [N, L, 2], the width of each layer's Inputs and of its Weights, in 2..8. The width of a layer's Outputs
-    is that of the next layer's Inputs, 8 for the last layer. objectives: of "energy" (pJ), "edp" (pJ * cycles) and
-    "delay" (cycles), each the sum over layers of the optimum *by that metric*, and "memory" (bits of all weights).
-    Sums run over the layers in order, in float64, so results do not depend on N.
+    genomes: widths in 2..8, int [N, T + L] in the order of `wiring` (default: a chain of the table's layers) or, for a
+    chain, [N, L, 2], the width of each layer's Inputs and of its Weights. The network's output has 8 bits.
+    map_by: "energy", "edp" or "delay", by which each layer's mapping is optimal; energy, delay and EDP are those of this
+    one mapping. Default: what serves the first of the objectives, so that an objective asked for alone is the least possible
+    (for "edp", the least layer by layer). Sums run over the layers in order, in float64, so results do not depend on N.
     """
-    genomes = np.asarray(genomes)
-    if genomes.ndim != 3 or genomes.shape[1:] != (len(table.layers), 2):
-        raise InputError(f"genomes must have the shape [N, {len(table.layers)}, 2], not {list(genomes.shape)}")
-    if genomes.size and (genomes.min() < WIDTHS[0] or genomes.max() > WIDTHS[-1]):
-        raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
-    layer_costs = [_layer_costs(table, objective) for objective in objectives]
-    result = np.empty((len(genomes), len(objectives)))
-    for start in range(0, len(genomes), _BATCH):
-        # Layers come first, so that each look-up reads one contiguous row.
-        digits = np.ascontiguousarray(genomes[start : start + _BATCH].transpose(1, 2, 0), np.int64) - WIDTHS[0]
-        inputs, weights = digits[:, 0], digits[:, 1]
-        last = np.full_like(inputs[:1], OUTPUT_WIDTH - WIDTHS[0])
-        entries = (inputs * len(WIDTHS) + weights) * len(WIDTHS) + np.concatenate([inputs[1:], last])
-        for k, costs in enumerate(layer_costs):
-            total = np.zeros(digits.shape[2])
-            for costs_of_layer, entry in zip(costs, entries, strict=True):
-                total += costs_of_layer[entry]
-            result[start : start + _BATCH, k] = total
+    chosen = [objective_of(name, HARDWARE_OBJECTIVES) for name in objectives]
+    wiring = Wiring.chain(table.layers) if wiring is None else wiring
+    if len(wiring.layers) != len(table.layers):
+        raise InputError(f"the wiring has {len(wiring.layers)} layers, but the table has {len(table.layers)}")
+    flat = wiring.checked(genomes)
+    metric = mapping_metric(objectives, map_by)
+    parts = {part: None for objective in chosen for part in objective.parts if part not in ("live_bits", "area")}
+    by_layer = {part: _layer_costs(table, part, metric) for part in parts}
+    live = np.array(wiring.live, np.float64)
+    result = np.empty((len(flat), len(chosen)))
+    for start in range(0, len(flat), _BATCH):
+        # Genes come first, so that each look-up reads one contiguous row.
+        digits = np.ascontiguousarray(flat[start : start + _BATCH].T, np.int64) - WIDTHS[0]
+        entries, tensors = _entries(digits, wiring)
+        sums = {part: _sum(costs, entries) for part, costs in by_layer.items()}
+        for k, objective in enumerate(chosen):
+            if objective.combine == "constant":
+                values = _area(table)
+            elif objective.combine == "maximum":
+                values = (live @ (tensors + WIDTHS[0]).astype(np.float64)).max(axis=0)
+            else:
+                values = np.prod([sums[part] for part in objective.parts], axis=0)
+            result[start : start + _BATCH, k] = values
     return result
 
 
-def _layer_costs(table: CostTable, objective: str) -> np.ndarray:
-    """Costs float64 [L, 343] of every layer by width triple."""
-    if objective in METRICS:
-        return table.best[objective].reshape(len(table.unique), -1)[table.index]
-    if objective != "memory":
-        raise InputError(unknown("objective", objective, HARDWARE_OBJECTIVES))
+def _entries(digits: np.ndarray, wiring: Wiring) -> tuple[np.ndarray, np.ndarray]:
+    """Places [L, N] of the layers' width triples among the 343, and widths above the least [T + 1, N] of stored tensors."""
+    last = np.full((1, digits.shape[1]), OUTPUT_WIDTH - WIDTHS[0])
+    tensors = np.concatenate([digits[wiring.tensor_genes], last])
+    inputs, outputs = tensors[list(wiring.reads)], tensors[list(wiring.writes)]
+    return (inputs * len(WIDTHS) + digits[wiring.kernel_genes]) * len(WIDTHS) + outputs, tensors
+
+
+def _sum(costs: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    total = np.zeros(entries.shape[1])
+    for costs_of_layer, entry in zip(costs, entries, strict=True):
+        total += costs_of_layer[entry]
+    return total
+
+
+def _layer_costs(table: CostTable, part: str, metric: str) -> np.ndarray:
+    """What every layer contributes by width triple, float64 [L, 343], on its mapping that is optimal by `metric`."""
+    if part in METRICS:
+        return table.costs(part, metric).reshape(len(table.unique), -1)[table.index]
     elements = np.array([layer.elements("Weights") for layer in table.layers], np.float64)
     widths = np.tile(np.repeat(np.array(WIDTHS, np.float64), len(WIDTHS)), len(WIDTHS))
     return elements[:, None] * widths
 
 
-def layer_widths(genome: np.ndarray) -> list[BitWidths]:
-    """The width triple of every layer of one genome, int [L, 2]."""
-    outputs = [*genome[1:, 0], OUTPUT_WIDTH]
-    return [BitWidths(int(i), int(w), int(o)) for (i, w), o in zip(genome, outputs, strict=True)]
+def _area(table: CostTable) -> float:
+    if table.area_um2 is None:
+        raise InputError(f"the table of {table.arch!r} knows no area; make it with `cost_table`")
+    return table.area_um2
+
+
+def layer_widths(genome: np.ndarray, wiring: Wiring) -> list[BitWidths]:
+    """The width triple of every layer of one genome, int [T + L] or, where layers have one input gene each, [L, 2]."""
+    flat = wiring.checked(np.asarray(genome)[None])[0]
+    tensors, kernels = [*flat[wiring.tensor_genes], OUTPUT_WIDTH], flat[wiring.kernel_genes]
+    return [
+        BitWidths(int(tensors[read]), int(kernel), int(tensors[written]))
+        for read, kernel, written in zip(wiring.reads, kernels, wiring.writes, strict=True)
+    ]

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mqjax.errors import InputError
-from mqjax.types import Layer
+from mqjax.types import WIDTHS, Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +80,6 @@ class Wiring:
         """Whether every layer is the first to read one tensor, so that a genome is L pairs (input, weight)."""
         return self.first == tuple(range(len(self.layers)))
 
-    @property
-    def is_chain(self) -> bool:
-        """Whether each layer reads what the one before it wrote, as `mqjax.network.cost.network_cost` takes it."""
-        count = len(self.layers)
-        return self.pairs and self.reads == tuple(range(count)) and self.writes == tuple(range(1, count + 1))
-
     def flat(self, genomes: np.ndarray) -> np.ndarray:
         """Genomes int [N, T + L], from these or, where they are pairs, from [N, L, 2]. Raises `InputError` for others."""
         genomes = np.asarray(genomes)
@@ -95,3 +89,14 @@ class Wiring:
             or_pairs = f" or [N, {len(self.layers)}, 2]" if self.pairs else ""
             raise InputError(f"genomes must have the shape [N, {self.genes}]{or_pairs}, not {list(genomes.shape)}")
         return genomes
+
+    def checked(self, genomes: np.ndarray) -> np.ndarray:
+        """`flat` genomes whose widths lie in 2..8. Raises `InputError` for others."""
+        genomes = self.flat(genomes)
+        if genomes.size and not (genomes.min() >= WIDTHS[0] and genomes.max() <= WIDTHS[-1]):
+            raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}")
+        return genomes
+
+    def shaped(self, genomes: np.ndarray) -> np.ndarray:
+        """Flat genomes as people read them: [N, L, 2], input and weight width, where `pairs`; else as they are."""
+        return genomes.reshape(len(genomes), len(self.layers), 2) if self.pairs else genomes

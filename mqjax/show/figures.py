@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from mqjax.accuracy.training import EpochResult
-from mqjax.study.runs import UNITS
+from mqjax.objectives import OBJECTIVES
 
 BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
@@ -98,8 +98,8 @@ def _axis(name: str, values: Any) -> tuple[float, str]:
         divisor, unit = _pj_axis(values)
         return divisor, f"energy ({unit})"
     steps = _thousands(values)
-    label = {"edp": "EDP", "delay": "delay", "memory": "weight memory"}[name]
-    return 1000.0**steps, f"{label} ({('', 'k', 'M', 'G', 'T')[steps]}{UNITS[name]})"
+    objective = OBJECTIVES[name]
+    return 1000.0**steps, f"{objective.label} ({('', 'k', 'M', 'G', 'T')[steps]}{objective.unit})"
 
 
 def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str) -> Figure:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mqjax.io.files import write_atomically
 from mqjax.show import figures
-from mqjax.study.runs import UNITS, read_evaluated, read_json
+from mqjax.study.runs import read_evaluated, read_json
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2430; background: #f5f6f8; margin: 0; }
@@ -180,8 +180,21 @@ def _members(document: dict[str, Any]) -> str:
     headings = {"test_accuracy": "test accuracy", "retrained_accuracy": "retrained"}
     tested = [name for name in headings if any(name in member for member in document["members"])]
     pick = figures.highlighted(document)
-    head = ["member", *(f"{name} ({UNITS[name]})" for name in names), *(headings[name] for name in tested)]
-    head += ["energy (pJ)", "cycles", "weights (KiB)", "mean width I / W"]
+    head = [
+        "member",
+        *(f"{name} ({unit})" for name, unit in document["objectives"].items()),
+        *(headings[name] for name in tested),
+    ]
+    # What is an objective already has a column.
+    totals = {
+        "energy": ("energy (pJ)", lambda entry: f"{entry['energy_pj']:.4g}"),
+        "delay": ("cycles", lambda entry: f"{entry['cycles']:,}"),
+        "memory": ("weights (KiB)", lambda entry: f"{entry['memory_bits'] / 8192:.1f}"),
+    }
+    shown = [column for name, column in totals.items() if name not in names]
+    if "weight_memory" in names and "memory" not in names:
+        shown = shown[:-1]
+    head += [*(heading for heading, _ in shown), "mean width I / W"]
     rows = []
     entries = [(f"uniform {entry['width']}", entry) for entry in document["uniform"]]
     entries += [(str(entry["id"]), entry) for entry in document["members"]]
@@ -190,7 +203,7 @@ def _members(document: dict[str, Any]) -> str:
         mean = " / ".join(f"{sum(w[axis] for w in widths) / len(widths):.1f}" for axis in (0, 1))
         cells = [label, *(f"{entry['objectives'][name]:.5g}" for name in names)]
         cells += [f"{entry[name]:.2%}" if name in entry else "" for name in tested]
-        cells += [f"{entry['energy_pj']:.4g}", f"{entry['cycles']:,}", f"{entry['memory_bits'] / 8192:.1f}", mean]
+        cells += [*(text(entry) for _, text in shown), mean]
         picked = ' class="pick"' if pick is not None and entry is pick else ""
         rows.append(f"<tr{picked}>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
     header = "".join(f"<th>{_text(cell)}</th>" for cell in head)

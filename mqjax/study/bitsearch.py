@@ -17,16 +17,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mqjax.errors import InputError, unknown
+from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import AppendedTable
 from mqjax.mapper.table import CostTable
-from mqjax.network.cost import HARDWARE_OBJECTIVES, network_cost
+from mqjax.network.cost import network_cost
+from mqjax.network.wiring import Wiring
+from mqjax.objectives import mapping_metric, objective_of
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
 from mqjax.types import WIDTHS
-
-OBJECTIVES = ("error", *HARDWARE_OBJECTIVES)
 
 
 class Accuracy(Protocol):
@@ -37,7 +37,7 @@ class Accuracy(Protocol):
     given together."""
 
     def __call__(self, genomes: np.ndarray) -> np.ndarray:
-        """Accuracy float64 [N] of genomes int [N, L, 2]."""
+        """Accuracy float64 [N] of genomes int [N, L, 2] or, of a network that is no chain, [N, T + L] (`Wiring`)."""
         ...
 
 
@@ -45,7 +45,7 @@ class Accuracy(Protocol):
 class SearchResult:
     """All assignments that a search evaluated, in order.
 
-    genomes: int8 [E, L, 2]; objectives: float64 [E, K], minimised; generation: int32 [E]; front: int64 [F], positions of
+    genomes: int8 [E, L, 2], or [E, T + L] as `Wiring` orders them where the network is no chain; objectives: float64 [E, K], minimised; generation: int32 [E]; front: int64 [F], positions of
     the non-dominated ones that fit the accelerator, by the first objective. seconds: where the time went.
     """
 
@@ -58,7 +58,10 @@ class SearchResult:
 
     def uniform(self) -> dict[int, int]:
         """Position of each uniform assignment, by its width."""
-        return {width: int(np.flatnonzero((self.genomes == width).all(axis=(1, 2)))[0]) for width in WIDTHS}
+        return {
+            width: int(np.flatnonzero((self.genomes.reshape(len(self.genomes), -1) == width).all(axis=1))[0])
+            for width in WIDTHS
+        }
 
 
 def search(
@@ -69,21 +72,25 @@ def search(
     population: int = 48,
     generations: int = 20,
     seed: int = 0,
+    wiring: Wiring | None = None,
+    map_by: str | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
-    """Search bit-widths in 2..8 for the Inputs and Weights of every layer of `table`.
+    """Search bit-widths in 2..8 for every kernel and every stored tensor of the network whose layers `table` prices.
 
     accuracy: needed for the objective "error" (1 - accuracy). population: individuals, even, at least 8 (the seven
-    uniform assignments are always in the first). folder: where checkpoints go; a run found there is continued.
+    uniform assignments are always in the first). wiring: which layer reads and writes which tensor, default a chain.
+    map_by: see `mqjax.network.cost.network_cost`. folder: where checkpoints go; a run found there is continued.
     cache: folder of accuracies known from other runs. progress(done, total) counts evaluations.
     """
-    check_options(objectives, population, generations)
+    check_options(objectives, population, generations, map_by)
     if "error" in objectives and accuracy is None:
         raise InputError("the objective 'error' needs an accuracy function")
-    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache)
-    genes = 2 * len(table.layers)
+    wiring = Wiring.chain(table.layers) if wiring is None else wiring
+    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache, wiring, map_by)
+    genes = wiring.genes
     algorithm = NSGA2(population, np.zeros(genes, np.int32), low=WIDTHS[0], high=WIDTHS[-1])
     params = algorithm.default_params
     run = _Run(folder, genes, len(objectives))
@@ -108,14 +115,14 @@ def search(
                     state, _ = algorithm.tell(key_tell, children, fitness, state, params)
             with evaluator.timed("checkpoints"):
                 run.record(generation, children, fitness, state, evaluator.seconds)
-    return run.result(tuple(objectives), evaluator.seconds)
+    return run.result(tuple(objectives), wiring, evaluator.seconds)
 
 
-def check_options(objectives: Sequence[str], population: int, generations: int) -> None:
+def check_options(objectives: Sequence[str], population: int, generations: int, map_by: str | None = None) -> None:
     """Raise `InputError` for options that `search` cannot serve."""
     for objective in objectives:
-        if objective not in OBJECTIVES:
-            raise InputError(unknown("objective", objective, OBJECTIVES))
+        objective_of(objective)
+    mapping_metric(objectives, map_by)
     if len(objectives) < 2 or len(set(objectives)) < len(objectives):
         raise InputError(f"a search needs at least two different objectives, not {','.join(objectives)!r}")
     if population < 8 or population % 2:
@@ -128,8 +135,15 @@ class _Evaluator:
     """Objectives of flat genomes; every accuracy is computed once, also across runs."""
 
     def __init__(
-        self, table: CostTable, accuracy: Accuracy | None, objectives: tuple[str, ...], cache: Path | None
+        self,
+        table: CostTable,
+        accuracy: Accuracy | None,
+        objectives: tuple[str, ...],
+        cache: Path | None,
+        wiring: Wiring,
+        map_by: str | None,
     ) -> None:
+        self.wiring, self.map_by = wiring, map_by
         self.table, self.accuracy, self.objectives = table, accuracy, objectives
         self.seconds: dict[str, float] = {"accuracy": 0.0, "hardware": 0.0, "nsga2": 0.0, "checkpoints": 0.0}
         self.progress: Callable[[int], None] = lambda done: None
@@ -145,14 +159,14 @@ class _Evaluator:
         self.seconds[what] += time.perf_counter() - start
 
     def __call__(self, flat: np.ndarray) -> np.ndarray:
-        """Fitness float64 [N, K] of genomes int [N, 2 L]."""
-        genomes = flat.reshape(len(flat), -1, 2)
+        """Fitness float64 [N, K] of genomes int [N, T + L]."""
         hardware = [name for name in self.objectives if name != "error"]
         with self.timed("hardware"):
-            costs = dict(zip(hardware, network_cost(self.table, genomes, hardware).T, strict=True))
+            found = network_cost(self.table, flat, hardware, wiring=self.wiring, map_by=self.map_by)
+            costs = dict(zip(hardware, found.T, strict=True))
         if "error" in self.objectives:
             with self.timed("accuracy"):
-                costs["error"] = 1.0 - self._accuracies(genomes)
+                costs["error"] = 1.0 - self._accuracies(self.wiring.shaped(flat))
         return np.stack([costs[name] for name in self.objectives], axis=1)
 
     def _accuracies(self, genomes: np.ndarray) -> np.ndarray:
@@ -218,7 +232,7 @@ class _Run:
         }
         self._manager.save(generation, args=ocp.args.PyTreeSave(arrays))
 
-    def result(self, names: tuple[str, ...], seconds: dict[str, float]) -> SearchResult:
+    def result(self, names: tuple[str, ...], wiring: Wiring, seconds: dict[str, float]) -> SearchResult:
         """Everything evaluated, with the front over all of it."""
         first = np.unique(self.genomes, axis=0, return_index=True)[1]
         kept = first[np.isfinite(self.objectives[first]).all(axis=1)]
@@ -227,7 +241,7 @@ class _Run:
         front = np.sort(front)
         front = front[np.sort(np.unique(self.objectives[front], axis=0, return_index=True)[1])]
         front = front[np.lexsort(self.objectives[front].T[::-1])]
-        shape = (len(self.genomes), -1, 2)
         if not len(front):
             raise InputError("no assignment that was evaluated fits the accelerator: some layer has no valid mapping")
-        return SearchResult(names, self.genomes.reshape(shape), self.objectives, self.generation, front, dict(seconds))
+        genomes = wiring.shaped(self.genomes)
+        return SearchResult(names, genomes, self.objectives, self.generation, front, dict(seconds))

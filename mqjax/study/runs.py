@@ -23,26 +23,30 @@ from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import write_mapping
-from mqjax.mapper.sweep import METRICS
 from mqjax.mapper.table import CostTable, entry_of
 from mqjax.mapspace.mapping import mapped_bounds
 from mqjax.mapspace.padding import padding_of
 from mqjax.network.cost import layer_widths, network_cost
+from mqjax.network.wiring import Wiring
+from mqjax.objectives import OBJECTIVES, mapping_metric
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.pareto import hypervolume
 from mqjax.types import BitWidths
 
-UNITS = {"error": "share of images", "energy": "pJ", "edp": "pJ*cycles", "delay": "cycles", "memory": "bits"}
 
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Begin a run in `folder`: write its config.json. Raises `InputError` where the folder holds anything."""
+def check_free(folder: Path) -> None:
+    """Raise `InputError` where `folder` holds anything."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             f"the run folder {folder} is not empty; choose another one, or continue it with --resume {folder}"
         )
-    write_json(folder / "config.json", {"settings": settings, **environment()})
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Begin a run in `folder`: write its config.json. Raises `InputError` where the folder holds anything."""
+    check_free(folder)
+    write_json(Path(folder) / "config.json", {"settings": settings, **environment()})
 
 
 def environment() -> dict[str, Any]:
@@ -80,16 +84,20 @@ def describe(
     table: CostTable,
     result: SearchResult,
     *,
+    wiring: Wiring | None = None,
     test_accuracy: Callable[[np.ndarray], np.ndarray] | None = None,
+    map_by: str | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of front.json: front members, uniform assignments and the native network, with costs by layer and
-    level, each layer on its best mapping by the first hardware objective. test_accuracy maps genomes [N, L, 2] to [N].
+    level, each layer on the mapping that the search priced (`map_by`). test_accuracy maps genomes, as
+    those of `result`, to [N]. wiring: as for `search`.
     """
+    wiring = Wiring.chain(table.layers) if wiring is None else wiring
     positions = {w: at for w, at in result.uniform().items() if np.isfinite(result.objectives[at]).all()}
     uniform = {width: result.genomes[at] for width, at in positions.items()}
     members = result.genomes[result.front]
-    metric = next((name for name in result.names if name in METRICS), "energy")
+    metric = mapping_metric(result.names, map_by)
     breakdown = _Breakdown(arch, table, metric)
     tests = None
     if test_accuracy is not None:
@@ -98,12 +106,18 @@ def describe(
     def entry(tag: dict[str, Any], genome: np.ndarray, values: np.ndarray, number: int) -> dict[str, Any]:
         test = {} if tests is None else {"test_accuracy": float(tests[number])}
         objectives = dict(zip(result.names, map(float, values), strict=True))
-        memory = float(network_cost(table, genome[None], ["memory"])[0, 0])
-        return {**tag, "objectives": objectives, **test, "memory_bits": memory, **breakdown.of(layer_widths(genome))}
+        memory = float(network_cost(table, genome[None], ["memory"], wiring=wiring)[0, 0])
+        return {
+            **tag,
+            "objectives": objectives,
+            **test,
+            "memory_bits": memory,
+            **breakdown.of(layer_widths(genome, wiring)),
+        }
 
     return {
         "arch": arch.name,
-        "objectives": {name: UNITS[name] for name in result.names},
+        "objectives": {name: OBJECTIVES[name].unit for name in result.names},
         "metric": metric,
         "layers": [layer.name for layer in table.layers],
         "members": [
@@ -231,7 +245,7 @@ def _front_csv(document: dict[str, Any]) -> str:
 def _evaluated_csv(result: SearchResult) -> str:
     rows: list[list[Any]] = [["generation", *result.names, "genome"]]
     for generation, values, genome in zip(result.generation, result.objectives, result.genomes, strict=True):
-        # Widths are single digits: input and weight width of every layer in turn.
+        # Widths are single digits: in a chain, input and weight width of every layer in turn.
         rows.append([int(generation), *map(float, values), "".join(map(str, genome.ravel()))])
     return _csv(rows)
 

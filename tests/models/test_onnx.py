@@ -12,7 +12,6 @@ import pytest
 from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx_models import CONSTANTS, CONV, TAIL, between, model, some
 
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -25,6 +24,7 @@ from mqjax.models.onnx.reader import Imported, read_network
 from mqjax.models.onnx.writer import float_model
 from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, GlobalAvgPool, MaxPool
 from mqjax.types import BitWidths
+from onnx_models import CONSTANTS, CONV, TAIL, between, model, some
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "onnx"
 

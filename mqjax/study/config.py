@@ -1,0 +1,67 @@
+"""Settings of a study, with their defaults: the only home of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
+
+from mqjax.errors import InputError
+from mqjax.types import SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What a study is about; `mqjax search --help` explains every field under the same name."""
+
+    arch: str = "eyeriss"
+    dialect: str = "2024"
+    network: str = "mobilenetv1"
+    depthwise: str = "native"
+    constraints: str = "paper"
+    pad: int | None = 0
+    seconds: float = SECONDS
+    dataset: str = "fashion_mnist"
+    data_dir: str | None = None
+    checkpoint: str | None = None
+    accuracy: str = "ptq"
+    judge: str | None = None
+    objectives: tuple[str, ...] = ("error", "energy")
+    map_by: str | None = None
+    population: int = 64
+    generations: int = 24
+    images: int = 2000
+    test_images: int = 10_000
+    retrain: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad is not None and self.pad < 0:
+            raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {self.pad}")
+        if not 0 < self.seconds < float("inf"):
+            raise InputError(f"--seconds must be a positive number of seconds, not {self.seconds}")
+
+    def settings(self) -> dict[str, Any]:
+        """As config.json holds them."""
+        return {**dataclasses.asdict(self), "objectives": ",".join(self.objectives)}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], path: Path) -> StudyConfig:
+        """From the content of the file `path`, or of an older run's. Raises `InputError` for a missing setting."""
+        settings = {**NEWER, **settings}
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in settings]:
+            raise InputError(f"{path}: the setting {missing[0]!r} is missing")
+        return cls(
+            **{**{name: settings[name] for name in names}, "objectives": tuple(settings["objectives"].split(","))}
+        )
+
+    def default_folder(self) -> Path:
+        """A folder of its own for a run that begins now."""
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        return Path("runs") / f"{Path(self.network).stem}-{Path(self.arch).stem}-{stamp}"
+
+
+NEWER = {"constraints": "paper", "pad": 0, "seconds": SECONDS, "map_by": None, "judge": None}
+"""What runs were made with whose config.json lacks these settings."""
