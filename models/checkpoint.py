@@ -85,8 +85,8 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
             if difference := dict(_shapes(stored) ^ _shapes(jax.tree.leaves_with_path(template))):
                 raise ValueError(f"{min(difference)} has another shape or is on one side only")
             restored = checkpointer.restore(path / "weights", template)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"the checkpoint in {path}: {error}") from None
     except Exception as error:  # orbax and tensorstore raise many kinds for a torn checkpoint
         raise _torn(path, error) from None
     # As plain arrays: programs compiled for freshly made networks then serve loaded ones, too.

@@ -28,7 +28,7 @@ RELEVANT = {
 
 def _require_positive_int(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{what} must be a positive integer, not {value!r}")
+        raise InputError(f"{what} must be a positive integer, not {value!r:.60}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Layer:
         for key in LAYER_KEYS:
             _require_positive_int(getattr(self, key), f"layer {self.name!r}: {key}")
         if self.shape not in SHAPES:
-            raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r}")
+            raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r:.60}")
         if self.shape == "depthwise" and self.M != 1:
             raise InputError(f"layer {self.name!r}: a depthwise layer has M=1 (C counts its channels), not M={self.M}")
 

@@ -140,6 +140,12 @@ def _check(path: Path, model: Any) -> None:
         raise InputError(
             f"{path}: sparse tensors are not supported; store {graph.sparse_initializer[0].values.name!r} densely"
         )
+    names = [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+    names += [attribute.name for node in graph.node for attribute in node.attribute]
+    names += [entry.name for entries in (graph.initializer, graph.input, graph.output) for entry in entries]
+    names += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    if not all(isinstance(name, str) for name in names):  # protobuf's bytes where a text is not in UTF-8
+        raise InputError(f"{path} is a damaged ONNX file: a name in it is no text in UTF-8")
     for tensor in graph.initializer:
         _check_tensor(path, tensor)
     try:

@@ -22,6 +22,10 @@ from mqjax.models.ops import Activation, Flatten, Image, Linear, MaxPool, Op, Sh
 from mqjax.types import BitWidths
 
 
+PIXELS_MOST = 2**31
+"""Values of one image."""
+
+
 class Skipped(NamedTuple):
     """A node of the file that is no node of the graph, and why."""
 
@@ -201,6 +205,8 @@ class Reader:
         last = all(node.op_type == "Transpose" and attributes(node).get("perm") == [0, 3, 1, 2] for node in readers)
         layout = "NHWC" if readers and last else "NCHW"
         height, width, channels = shape[1:] if layout == "NHWC" else (*shape[2:], shape[1])
+        if height * width * channels > PIXELS_MOST:
+            raise InputError(f"{path}: its images of {height}x{width}x{channels} have more than {PIXELS_MOST} values")
         if height != width or min(height, channels) < 1:
             raise InputError(f"{path}: its images must be square, not {height}x{width}x{channels}")
         self.batch = shape[0]
