@@ -10,6 +10,7 @@ from mqjax.errors import InputError, meant
 from mqjax.io.layers import read_layers
 from mqjax.models.graph import Graph
 from mqjax.models.networks import NETWORKS, architecture
+from mqjax.models.onnx import called
 from mqjax.network.wiring import Wiring
 from mqjax.types import Layer
 
@@ -54,6 +55,15 @@ def is_file(network: str) -> bool:
     return Path(network).suffix.lower() in SUFFIXES
 
 
+def network_name(network: str) -> str:
+    """What a network is called, by which its layers are: its name, or one made of its file's."""
+    if not is_file(network):
+        return network
+    if Path(network).suffix.lower() == ".onnx":
+        return called(Path(network))
+    return Path(network).name.split(".")[0]
+
+
 def load_network(network: str, **sizes: float) -> NetworkSource:
     """A network by its name and sizes (those of `architecture`), or from a file. Raises `InputError` for unknown names, for
     files that cannot be read or used, and for sizes that are given with a file."""
@@ -72,7 +82,7 @@ def load_network(network: str, **sizes: float) -> NetworkSource:
 
         found = read_network(network)
         return NetworkSource(found.graph.name, found.graph, imported=found)
-    return NetworkSource(Path(network).name.split(".")[0], listed=tuple(read_layers(network)))
+    return NetworkSource(network_name(network), listed=tuple(read_layers(network)))
 
 
 def with_weights(found: Imported) -> Network:

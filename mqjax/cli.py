@@ -30,6 +30,7 @@ EXAMPLES = {
     "data": "mqjax data prepare photos --name photos --data-dir prepared",
     "train": "mqjax train --network mobilenetv1 --dataset fashion_mnist \\\n    --epochs 40 --out runs/trained",
     "report": "mqjax report runs/mine",
+    "export": "mqjax export runs/mine --member 3 --format qonnx --out mine.onnx",
     "bench": "mqjax bench --parts pricing,nsga2 --out bench.json",
 }
 
@@ -45,6 +46,7 @@ COMMANDS = {
     "data": "prepare folders of images",
     "train": "train a network, in float or quantization-aware",
     "report": "make tables, figures and an HTML page of a search run",
+    "export": "write a member of a front for the next tool: widths, QONNX, settings",
     "bench": "measure throughput on this machine",
 }
 

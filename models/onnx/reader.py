@@ -16,11 +16,10 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.models.graph import Graph, Node
-from mqjax.models.networks import NETWORKS
+from mqjax.models.onnx import called
 from mqjax.models.onnx.file import FOLDABLE, QUANT_DOMAINS, OnnxFile, attributes, constant_of, label, read_file
-from mqjax.models.ops import Activation, Flatten, Image, Linear, MaxPool, Op, Shape, output_shape
+from mqjax.models.ops import Activation, Flatten, Image, Kernel, Linear, MaxPool, Op, Shape, output_shape
 from mqjax.types import BitWidths
-
 
 PIXELS_MOST = 2**31
 """Values of one image."""
@@ -48,6 +47,9 @@ class Imported:
 
     widths: tuple[BitWidths, ...]
     """Of every layer, as far as the file's quantizers tell."""
+
+    origins: dict[str, str]
+    """The file's name of the node that each layer was, where it has one."""
 
     inexact: str | None
     """Why the graph computes something else than the file, where it does: it then serves the mapper alone."""
@@ -91,6 +93,7 @@ class Reader:
         self.constant_bits: dict[str, int] = {}
         self.stored_bits: dict[str, int] = {}
         self.skipped: list[Skipped] = []
+        self.origins: dict[str, str] = {}
         self.inexact: str | None = None
         self.batch = 1
         self.readers: dict[str, int] = {}
@@ -150,6 +153,8 @@ class Reader:
         except InputError as error:
             raise InputError(f"{self.file.path}: {error}") from None
         self.nodes.append(Node(name, op, tuple(x.node for x in inputs)))
+        if isinstance(op, Kernel):
+            self.origins[name] = node.name
         return name
 
     def skip(self, node: Any, reason: str) -> None:
@@ -324,9 +329,8 @@ class Reader:
         if len(self.shape(out)) != 1 or out.mixed is not None or out.gate or out.padding is not None:
             self.inexact = self.inexact or f"its output {name!r} is no list of logits"
         nodes = _activations_first(self._used(out.node))
-        named = re.sub(r"[^A-Za-z0-9]+", "_", path.stem).strip("_")[:40] or "network"
         try:
-            found = Graph(f"{named}_onnx" if named in NETWORKS else named, tuple(nodes))
+            found = Graph(called(path), tuple(nodes))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         weights = {}
@@ -335,7 +339,7 @@ class Reader:
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
                 self.inexact = self.inexact or f"the weights of node {node.name!r} are not all finite numbers"
             weights[node.name] = kernel, bias
-        return Imported(path, found, weights, tuple(self.skipped), self._widths(found), self.inexact)
+        return Imported(path, found, weights, tuple(self.skipped), self._widths(found), self.origins, self.inexact)
 
     def _used(self, last: str) -> list[Node]:
         """The nodes that the output depends on."""

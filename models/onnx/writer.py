@@ -116,9 +116,13 @@ def turned(kernel: np.ndarray, op: Kernel) -> np.ndarray:
     return weights if isinstance(op, Conv) else weights[:, :, 0, 0]
 
 
-def float_model(network: Network) -> Any:
-    """A network in float as an ONNX model, with its batch norms."""
+def float_model(network: Network, *, folded: bool = False) -> Any:
+    """A network in float as an ONNX model, with its batch norms, or with these folded in: then every tensor has the name of
+    the graph's node that gives it."""
     onnx_package()
+    from mqjax.models.calibration import fold
+
+    gains, biases = fold(network) if folded else ({}, {})
     writer = _Writer(network.architecture)
     for node in network.architecture.nodes:
         if isinstance(node.op, Image):
@@ -126,7 +130,10 @@ def float_model(network: Network) -> Any:
         elif isinstance(node.op, Kernel):
             block = network.blocks[node.name]
             kernel = np.asarray(block.kernel[...])
-            if not block.normed:
+            if folded:
+                scaled = kernel * np.asarray(gains[node.name])
+                found = writer.layer(node, scaled, np.asarray(biases[node.name]))
+            elif not block.normed:
                 found = writer.layer(node, kernel, np.asarray(block.bias[...]))
             else:
                 norm, name = block.norm, f"{node.name}_norm"

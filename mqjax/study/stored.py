@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mqjax.errors import InputError
 from mqjax.io.documents import key_path
-from mqjax.mapspace.mapping import Record
 
 
 def _finite(value: float) -> float:
@@ -150,11 +149,6 @@ def member_of(folder: str | Path, document: dict[str, Any], member: int) -> dict
         listed = ", ".join(map(str, members)) or "none"
         raise InputError(f"{Path(folder) / 'front.json'} has no member {member}; its members are {listed}")
     return members[member]
-
-
-def mappings_of(entry: dict[str, Any]) -> list[tuple[str, Record]]:
-    """Names and mappings of a member's layers."""
-    return [(layer["name"], layer["mapping"]) for layer in entry["layers"]]
 
 
 def _checked(path: Path, model: type[pydantic.BaseModel]) -> dict[str, Any]:
