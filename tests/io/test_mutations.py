@@ -344,10 +344,10 @@ def test_checkpoints(tmp_path):
     about = json.loads((source / "model.json").read_text())
     keys = ("network", "width_multiplier", "resolution", "classes", "channels", "dataset")
     count = 0
-    for _, changed in mutated({key: about[key] for key in keys}, 30, seed=7):
+    for _, changed in mutated({key: about[key] for key in keys}, 16, seed=7):
         (folder / "model.json").write_text(json.dumps(changed))
         count += refused(lambda: load_checkpoint(folder), str(folder))
-    assert count > 12
+    assert count > 6
 
 
 def test_graphs_of_checkpoints(tmp_path):
