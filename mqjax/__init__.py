@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from mqjax.show.explain import explain
     from mqjax.study.bitsearch import search
     from mqjax.study.config import StudyConfig
+    from mqjax.study.judges import Judge
     from mqjax.study.nsga2 import NSGA2
     from mqjax.study.pareto import hypervolume, pareto_front
-    from mqjax.study.study import Judge, Run, run_study
+    from mqjax.study.study import Run, run_study
 
 _HOMES = {
     "Cost": "mqjax.cost.exact.evaluator",
     "CostTable": "mqjax.mapper.table",
-    "Judge": "mqjax.study.study",
+    "Judge": "mqjax.study.judges",
     "Mapspace": "mqjax.mapspace.space",
     "NSGA2": "mqjax.study.nsga2",
     "Objective": "mqjax.objectives",

@@ -8,7 +8,7 @@ from typing import Any
 
 from mqjax.commands._layers import CONSTRAINTS
 from mqjax.objectives import METRICS, OBJECTIVES
-from mqjax.study.config import StudyConfig
+from mqjax.study.config import GENERATIONS, StudyConfig
 
 OPTIONS = StudyConfig().settings()
 """Settings of a run with the library's defaults; a resumed run takes them from its config.json."""
@@ -58,7 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METRICS,
     )
     option("population", "individuals per generation, even, at least 8", type=int)
-    option("generations", "generations after the first population", type=int)
+    option(
+        "generations",
+        f"generations after the first population (default: {GENERATIONS[True]} after the surrogate's, else {GENERATIONS[False]})",
+        type=int,
+    )
+    parser.add_argument(
+        "--no-surrogate",
+        dest="surrogate",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="begin with mutations of the uniform assignments, as the paper does, and not along the exact front of summed "
+        "sensitivities",
+    )
     option("images", "validation images that accuracy is measured on", type=int)
     option("test_images", "test images that the final front is judged on", type=int)
     option("retrain", "epochs of quantization-aware training for every member of the final front", type=int)

@@ -41,7 +41,7 @@ def network_cost(
     flat = wiring.checked(genomes)
     metric = mapping_metric(objectives, map_by)
     parts = {part: None for objective in chosen for part in objective.parts if part not in ("live_bits", "area")}
-    by_layer = {part: _layer_costs(table, part, metric) for part in parts}
+    by_layer = {part: layer_costs(table, part, metric) for part in parts}
     live = np.array(wiring.live, np.float64)
     result = np.empty((len(flat), len(chosen)))
     for start in range(0, len(flat), _BATCH):
@@ -75,7 +75,7 @@ def _sum(costs: np.ndarray, entries: np.ndarray) -> np.ndarray:
     return total
 
 
-def _layer_costs(table: CostTable, part: str, metric: str) -> np.ndarray:
+def layer_costs(table: CostTable, part: str, metric: str) -> np.ndarray:
     """What every layer contributes by width triple, float64 [L, 343], on its mapping that is optimal by `metric`."""
     if part in METRICS:
         return table.costs(part, metric).reshape(len(table.unique), -1)[table.index]

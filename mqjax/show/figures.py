@@ -8,11 +8,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 from mqjax.accuracy.training import EpochResult
 from mqjax.objectives import OBJECTIVES
+from mqjax.types import WIDTHS
 
 BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
@@ -51,6 +53,8 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray]) -> dict[str
         drawn["levels"] = _levels(document)
         drawn["layers"] = _layers(document)
         drawn["convergence"] = _convergence(document)
+        if "surrogate" in document:
+            drawn["sensitivities"] = _sensitivities(document["surrogate"]["losses"])
     return {name: _png(figure) for name, figure in drawn.items()}
 
 
@@ -231,6 +235,23 @@ def _convergence(document: dict[str, Any]) -> Figure:
     )
     axes.set(xlabel="assignments evaluated", ylabel="hypervolume")
     axes.grid(color="#eceff3")
+    return figure
+
+
+def _sensitivities(losses: dict[str, dict[str, list[float]]]) -> Figure:
+    """losses: of kernels and of stored tensors, by name, at widths 2 to 8; drawn down to a thousandth of the largest."""
+    count = max(len(rows) for rows in losses.values())
+    figure = Figure(figsize=(max(6.5, 0.24 * count + 2), 5.6), layout="constrained")
+    panels = figure.subplots(len(losses), 1)
+    largest = max(np.max(list(rows.values())) for rows in losses.values()) or 1.0
+    scale = LogNorm(largest / 1000, largest)
+    for axes, (part, rows) in zip(panels, losses.items(), strict=True):
+        values = np.array(list(rows.values())).T[:-1]
+        image = axes.imshow(np.maximum(values, scale.vmin), norm=scale, cmap="viridis", aspect="auto", origin="lower")
+        axes.set_xticks(range(len(rows)), list(rows), rotation=90, fontsize=7)
+        axes.set_yticks(range(len(values)), [str(width) for width in WIDTHS[:-1]])
+        axes.set_ylabel(f"{'kernel' if part == 'kernels' else 'stored tensor'}: width (bits)")
+    figure.colorbar(image, ax=panels, label="loss beyond 8 bits")
     return figure
 
 

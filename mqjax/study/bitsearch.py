@@ -26,6 +26,8 @@ from mqjax.network.wiring import Wiring
 from mqjax.objectives import mapping_metric, objective_of
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
+from mqjax.study.seeding import ROUNDS, first_population
+from mqjax.study.surrogate import Surrogate
 from mqjax.types import WIDTHS
 
 
@@ -77,6 +79,8 @@ def search(
     folder: Path | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    surrogate: Surrogate | None = None,
+    rounds: Sequence[int] = ROUNDS,
 ) -> SearchResult:
     """Search bit-widths in 2..8 for every kernel and every stored tensor of the network whose layers `table` prices.
 
@@ -84,10 +88,15 @@ def search(
     uniform assignments are always in the first). wiring: which layer reads and writes which tensor, default a chain.
     map_by: see `mqjax.network.cost.network_cost`. folder: where checkpoints go; a run found there is continued.
     cache: folder of accuracies known from other runs. progress(done, total) counts evaluations.
+    surrogate: measured losses and costs, along whose front the first population lies, which may be larger than
+    `population`; without it the first population are mutations of the uniform assignments. Needs the objective "error".
+    rounds: see `mqjax.study.seeding.first_population`.
     """
     check_options(objectives, population, generations, map_by)
     if "error" in objectives and accuracy is None:
         raise InputError("the objective 'error' needs an accuracy function")
+    if surrogate is not None and "error" not in objectives:
+        raise InputError("a surrogate of the loss serves only searches with the objective 'error'")
     wiring = Wiring.chain(table.layers) if wiring is None else wiring
     evaluator = _Evaluator(table, accuracy, tuple(objectives), cache, wiring, map_by)
     genes = wiring.genes
@@ -97,14 +106,18 @@ def search(
     root = jax.random.key(seed)
     with run:
         state, start = run.restore(evaluator.seconds)
-        total = population * (generations + 1)
+        total = evaluations(population, generations, surrogate, rounds)
+        begin = total - population * generations
         for generation in range(start, generations + 1):
             key_ask, key_tell = jax.random.split(jax.random.fold_in(root, generation))
             if progress is not None:
-                done = population * generation
+                done = begin + population * (generation - 1) if generation else 0
                 evaluator.progress = lambda more, done=done: progress(done + more, total)
             if state is None:
                 children = uniform_population(key_ask, population, genes, low=WIDTHS[0], high=WIDTHS[-1])
+                if surrogate is not None:
+                    seeds, _ = first_population(surrogate, evaluator.errors, evaluator.hardware, rounds=rounds)
+                    children = np.concatenate([seeds, children[len(WIDTHS) :][: max(0, population - len(seeds))]])
                 fitness = evaluator(children)
                 state = algorithm.init(key_tell, children, fitness, params)
             else:
@@ -116,6 +129,14 @@ def search(
             with evaluator.timed("checkpoints"):
                 run.record(generation, children, fitness, state, evaluator.seconds)
     return run.result(tuple(objectives), wiring, evaluator.seconds)
+
+
+def evaluations(
+    population: int, generations: int, surrogate: Surrogate | None = None, rounds: Sequence[int] = ROUNDS
+) -> int:
+    """How many assignments `search` evaluates at most."""
+    begin = population if surrogate is None else max(population, len(WIDTHS) + sum(rounds))
+    return begin + population * generations
 
 
 def check_options(objectives: Sequence[str], population: int, generations: int, map_by: str | None = None) -> None:
@@ -160,14 +181,19 @@ class _Evaluator:
 
     def __call__(self, flat: np.ndarray) -> np.ndarray:
         """Fitness float64 [N, K] of genomes int [N, T + L]."""
-        hardware = [name for name in self.objectives if name != "error"]
+        costs = iter(self.hardware(flat).T)
+        return np.stack([self.errors(flat) if name == "error" else next(costs) for name in self.objectives], axis=1)
+
+    def hardware(self, flat: np.ndarray) -> np.ndarray:
+        """The objectives other than the error, in their order, float64 [N, K - 1] of genomes int [N, T + L]."""
+        names = [name for name in self.objectives if name != "error"]
         with self.timed("hardware"):
-            found = network_cost(self.table, flat, hardware, wiring=self.wiring, map_by=self.map_by)
-            costs = dict(zip(hardware, found.T, strict=True))
-        if "error" in self.objectives:
-            with self.timed("accuracy"):
-                costs["error"] = 1.0 - self._accuracies(self.wiring.shaped(flat))
-        return np.stack([costs[name] for name in self.objectives], axis=1)
+            return network_cost(self.table, flat, names, wiring=self.wiring, map_by=self.map_by)
+
+    def errors(self, flat: np.ndarray) -> np.ndarray:
+        """Error float64 [N] of genomes int [N, T + L]."""
+        with self.timed("accuracy"):
+            return 1.0 - self._accuracies(self.wiring.shaped(flat))
 
     def _accuracies(self, genomes: np.ndarray) -> np.ndarray:
         assert self.accuracy is not None

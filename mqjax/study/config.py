@@ -30,7 +30,8 @@ class StudyConfig:
     objectives: tuple[str, ...] = ("error", "energy")
     map_by: str | None = None
     population: int = 64
-    generations: int = 24
+    surrogate: bool = True
+    generations: int | None = None
     images: int = 2000
     test_images: int = 10_000
     retrain: int = 0
@@ -41,6 +42,14 @@ class StudyConfig:
             raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {self.pad}")
         if not 0 < self.seconds < float("inf"):
             raise InputError(f"--seconds must be a positive number of seconds, not {self.seconds}")
+
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, but is {self.seed}")
+        for name in ("images", "test_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.retrain < 0:
+            raise InputError(f"--retrain must be a number of epochs, 0 for none, not {self.retrain}")
 
     def settings(self) -> dict[str, Any]:
         """As config.json holds them."""
@@ -75,6 +84,7 @@ KINDS = {
     "int": "a whole number",
     "int | None": "a whole number or null",
     "float": "a number",
+    "bool": "true or false",
     "tuple[str, ...]": "names with commas between them",
 }
 """What a setting's type is called in config.json."""
@@ -84,6 +94,8 @@ def _fits(kind: str, value: Any) -> bool:
     """Whether a value of config.json is of the kind that a setting's type asks for."""
     if value is None:
         return "None" in kind
+    if kind == "bool":
+        return isinstance(value, bool)
     if kind.startswith("int"):
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if kind == "float":
@@ -91,5 +103,8 @@ def _fits(kind: str, value: Any) -> bool:
     return isinstance(value, str)
 
 
-NEWER = {"constraints": "paper", "pad": 0, "seconds": SECONDS, "map_by": None, "judge": None}
+GENERATIONS = {True: 4, False: 24}
+"""Default number of generations with and without a surrogate."""
+
+NEWER = {"constraints": "paper", "pad": 0, "seconds": SECONDS, "map_by": None, "judge": None, "surrogate": False}
 """What runs were made with whose config.json lacks these settings."""

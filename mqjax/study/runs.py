@@ -32,6 +32,8 @@ from mqjax.objectives import OBJECTIVES, mapping_metric
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.pareto import hypervolume
 from mqjax.study.stored import read_config
+from mqjax.study.surrogate import Surrogate
+from mqjax.study.worth import worth
 from mqjax.types import BitWidths
 
 
@@ -78,11 +80,12 @@ def describe(
     wiring: Wiring | None = None,
     test_accuracy: Callable[[np.ndarray], np.ndarray] | None = None,
     map_by: str | None = None,
+    surrogate: Surrogate | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of front.json: front members, uniform assignments and the native network, with costs by layer and
     level, each layer on the mapping that the search priced (`map_by`). test_accuracy maps genomes, as
-    those of `result`, to [N]. wiring: as for `search`.
+    those of `result`, to [N]. wiring, surrogate: as for `search`.
     """
     wiring = Wiring.chain(table.layers) if wiring is None else wiring
     positions = {w: at for w, at in result.uniform().items() if np.isfinite(result.objectives[at]).all()}
@@ -121,6 +124,7 @@ def describe(
         ],
         "native": breakdown.of([BitWidths()] * len(table.layers)) if breakdown.fits(BitWidths()) else None,
         "history": _history(result),
+        **({} if surrogate is None else {"surrogate": worth(surrogate, result)}),
         "evaluations": len(result.genomes),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "mapspace": _mapspace(table),

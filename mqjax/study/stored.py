@@ -87,6 +87,19 @@ class _Images(_Strict):
     float: Share
 
 
+class _Losses(_Strict):
+    kernels: Annotated[dict[str, list[Number]], Field(min_length=1)]
+    tensors: Annotated[dict[str, list[Number]], Field(min_length=1)]
+
+
+class _Surrogate(_Strict):
+    rank_correlation: float  # NaN where all errors are equal
+    gap: Number | None
+    slack: Number
+    first_population: Count
+    losses: _Losses
+
+
 class _Front(_Strict):
     arch: Name
     objectives: Annotated[dict[str, str], Field(min_length=1)]
@@ -100,6 +113,7 @@ class _Front(_Strict):
     seconds: dict[str, Number]
     mapspace: _Mapspace
     test: _Images | None = None
+    surrogate: _Surrogate | None = None
 
 
 class _Device(_Strict):

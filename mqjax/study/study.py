@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mqjax.accuracy.judge import default_accuracy
+from mqjax.accuracy.sensitivity import Sensitivities, sensitivities, write_sensitivities
 from mqjax.errors import InputError, unknown
 from mqjax.hw import load_arch
 from mqjax.io.files import cache_folder
@@ -25,32 +25,13 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.models import NETWORKS
 from mqjax.models.files import is_file
 from mqjax.network.wiring import Wiring
-from mqjax.study.bitsearch import SearchResult, check_options, search
-from mqjax.study.config import StudyConfig
+from mqjax.study.bitsearch import SearchResult, check_options, evaluations, search
+from mqjax.study.config import GENERATIONS, StudyConfig
+from mqjax.study.judges import Judge, load_judge
+from mqjax.study.retraining import retrain
 from mqjax.study.runs import check_free, claim, describe, read_settings, write_run
-from mqjax.types import BitWidths, Layer
-
-
-class Judge(Protocol):
-    """Accuracy of assignments, genomes int [N, L, 2]: input and weight width of each of `layers`.
-
-    For a network that is no chain of its layers, an attribute `wiring` (`mqjax.network.wiring.Wiring`) says which layer reads
-    and writes which tensor; where layers do not have one input gene each, genomes are then int [N, T + L] in its order.
-    """
-
-    layers: Sequence[Layer]
-    """The network as the mapper sees it."""
-
-    cache_key: Any
-    """A text; equal keys mean equal accuracies."""
-
-    def __call__(self, genomes: np.ndarray) -> np.ndarray:
-        """Accuracy float64 [N] in 0..1 by which the search goes."""
-        ...
-
-    def test(self, genomes: np.ndarray) -> np.ndarray:
-        """Accuracy float64 [N] on data that the search never sees."""
-        ...
+from mqjax.study.surrogate import Surrogate, summed_costs, summed_parts
+from mqjax.types import WIDTHS, BitWidths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,28 +76,6 @@ def silent(title: str, total: int, unit: str) -> contextlib.AbstractContextManag
     return contextlib.nullcontext(Silent())
 
 
-def load_judge(name: str) -> Judge:
-    """The judge that "module:function" returns; modules are also looked for in the current directory."""
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise InputError(f"--judge must be module:function, such as my_judge:make, not {name!r}")
-    sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"--judge {name}: the module {module!r} cannot be imported: {error}") from None
-    finally:
-        sys.path.remove("")
-    make = getattr(found, function, None)
-    if not callable(make):
-        raise InputError(f"--judge {name}: {module!r} has no function {function!r}")
-    judge: Any = make()
-    for part in ("layers", "cache_key", "test", "__call__"):
-        if not hasattr(judge, part):
-            raise InputError(f"--judge {name}: what {function!r} returns is no judge: it has no {part!r}")
-    return judge
-
-
 def run_study(
     config: StudyConfig | None = None,
     *,
@@ -146,23 +105,15 @@ def run_study(
         prepared.check(folder, stored)
     else:
         check_free(folder)
-    return _study(prepared, config, folder, started, resume, progress)
+    return _study(prepared, folder, started, resume, progress)
 
 
 class _Prepared:
     """Everything that a run needs and that can be wrong, loaded before the run folder is touched."""
 
     def __init__(self, config: StudyConfig, judge: Judge | None) -> None:
-        settings = config.settings()
-        self.objectives = tuple(settings["objectives"].split(","))
-        check_options(self.objectives, settings["population"], settings["generations"], settings["map_by"])
-        if settings["seed"] < 0:
-            raise InputError(f"--seed must not be negative, but is {settings['seed']}")
-        for name in ("images", "test_images"):
-            if settings[name] < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {settings[name]}")
-        if settings["retrain"] < 0:
-            raise InputError(f"--retrain must be a number of epochs, 0 for none, not {settings['retrain']}")
+        generations = 0 if config.generations is None else config.generations
+        check_options(config.objectives, config.population, generations, config.map_by)
         if judge is None and config.judge is not None:
             judge = load_judge(config.judge)
         if judge is None and config.network not in NETWORKS and not is_file(config.network):
@@ -185,7 +136,14 @@ class _Prepared:
         else:
             self.layers = self.accuracy.architecture.layers(depthwise=config.depthwise)
             self.wiring = self.accuracy.architecture.wiring()
-        self.constraints = config.constraints
+        measures = judge is None or hasattr(judge, "sensitivities")
+        begins = (
+            config.surrogate and measures and "error" in config.objectives and bool(summed_parts(config.objectives))
+        )
+        if config.generations is None:
+            generations = GENERATIONS[begins]
+        self.config = dataclasses.replace(config, surrogate=begins, generations=generations)
+        self.generations = generations
         self.mapped = {
             layer: padded_or_itself(self.arch, layer, constraints=config.constraints, pad=config.pad)
             for layer in dict.fromkeys(self.layers)
@@ -203,62 +161,59 @@ class _Prepared:
                 raise InputError(f"{folder} cannot be resumed: {what} is not what the run began with")
 
 
-def _study(prepared: _Prepared, config: StudyConfig, folder: Path, started: float, resume: bool, bar: Bars) -> Run:
-    settings = config.settings()
-
-    arch, accuracy = prepared.arch, prepared.accuracy
+def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar: Bars) -> Run:
+    config = prepared.config
     seconds = {"start": time.perf_counter() - started}
-    clock = time.perf_counter()
-    with bar("tabulating", len(set(prepared.layers)), "layers") as progress:
-        table = cost_table(
-            arch,
-            prepared.layers,
-            constraints=settings["constraints"],
-            pad=settings["pad"],
-            seconds=settings["seconds"],
-            cache=cache_folder(),
-            progress=lambda layer: progress.advance(),
-            say=progress.say,
-        )
-    _check_fit(prepared, table)
+
+    @contextlib.contextmanager
+    def timed(what: str) -> Iterator[None]:
+        clock = time.perf_counter()
+        yield
+        seconds[what] = time.perf_counter() - clock
+
+    with timed("table"):
+        table = _table(prepared, bar)
     if not resume:
-        claim(folder, {**settings, **prepared.digests})
+        claim(folder, {**config.settings(), **prepared.digests})
     print(f"run folder: {folder}", file=sys.stderr)
-    seconds["table"] = time.perf_counter() - clock
-    total = settings["population"] * (settings["generations"] + 1)
-    with bar("searching", total, "assignments") as progress:
+    with timed("sensitivities"):
+        surrogate = _surrogate(prepared, table, folder, bar)
+    with bar("searching", evaluations(config.population, prepared.generations, surrogate), "assignments") as progress:
         result = search(
             table,
-            accuracy,
-            objectives=prepared.objectives,
-            population=settings["population"],
-            generations=settings["generations"],
-            seed=settings["seed"],
+            prepared.accuracy,
+            objectives=config.objectives,
+            population=config.population,
+            generations=prepared.generations,
+            seed=config.seed,
             wiring=prepared.wiring,
-            map_by=settings["map_by"],
+            map_by=config.map_by,
             folder=folder / "population",
             cache=cache_folder(),
             progress=lambda done, _: progress.update(done),
+            surrogate=surrogate,
         )
-    clock = time.perf_counter()
-    images, test, about = _test(prepared, config)
-    with bar("testing", len(result.front) + 7, "assignments") as progress:
-        document = describe(
-            arch,
-            table,
-            result,
-            wiring=prepared.wiring,
-            test_accuracy=lambda genomes: test(genomes, progress.advance),
-            map_by=settings["map_by"],
-            about=about,
-        )
-    seconds["test"] = time.perf_counter() - clock
-    if settings["retrain"]:
+    with timed("test"):
+        images, test, about = _test(prepared)
+        with bar("testing", len(result.front) + len(WIDTHS), "assignments") as progress:
+            document = describe(
+                prepared.arch,
+                table,
+                result,
+                wiring=prepared.wiring,
+                test_accuracy=lambda genomes: test(genomes, progress.advance),
+                map_by=config.map_by,
+                surrogate=surrogate,
+                about=about,
+            )
+    if config.retrain:
         # The front is worth hours; it is kept should the training be interrupted.
         write_run(folder, {**document, "seconds": {**seconds, **document["seconds"]}}, result)
-        clock = time.perf_counter()
-        _retrain(prepared, settings, folder, result, document, images, bar)
-        seconds["retrain"] = time.perf_counter() - clock
+        with timed("retrain"):
+            genomes, epochs = result.genomes[result.front], config.retrain
+            retrain(
+                prepared.accuracy.trained, genomes, document, images, folder, epochs=epochs, seed=config.seed, bar=bar
+            )
     document["seconds"] = {**{k: round(v, 3) for k, v in seconds.items()}, **document["seconds"]}
     write_run(folder, document, result)
     members = tuple(
@@ -274,9 +229,47 @@ def _study(prepared: _Prepared, config: StudyConfig, folder: Path, started: floa
     return Run(folder, config, table, result, members, document)
 
 
-def _test(prepared: _Prepared, config: StudyConfig) -> tuple[Any, Callable[..., np.ndarray], dict[str, Any]]:
+def _table(prepared: _Prepared, bar: Bars) -> CostTable:
+    """Optimal costs of all layers, saying which of them are padded. Raises `InputError` where one fits at no widths."""
+    config = prepared.config
+    with bar("tabulating", len(set(prepared.layers)), "layers") as progress:
+        table = cost_table(
+            prepared.arch,
+            prepared.layers,
+            constraints=config.constraints,
+            pad=config.pad,
+            seconds=config.seconds,
+            cache=cache_folder(),
+            progress=lambda layer: progress.advance(),
+            say=progress.say,
+        )
+    for layer, entries in zip(table.unique, table.tables, strict=True):
+        if (entries.index[0, :-1] < 0).all():
+            space = Mapspace(prepared.arch, prepared.mapped[layer], constraints=config.constraints)
+            raise nothing_fits(layer, space, BitWidths(2, 2, 2), covered=entries.covered)
+        if larger := padding_of(layer, entries.mappings):
+            print(f"{layer.name}: {larger}", file=sys.stderr)
+    return table
+
+
+def _surrogate(prepared: _Prepared, table: CostTable, folder: Path, bar: Bars) -> Surrogate | None:
+    """What the search begins from: measured losses (kept in the run folder) and summed costs."""
+    config, wiring = prepared.config, prepared.wiring
+    if not config.surrogate:
+        return None
+    if prepared.own:
+        losses = Sensitivities(*(np.asarray(part, np.float64) for part in prepared.accuracy.sensitivities()))
+    else:
+        with bar("measuring", wiring.genes * (len(WIDTHS) - 1) + 1, "sensitivities") as progress:
+            losses = sensitivities(prepared.accuracy, cache=cache_folder(), progress=progress.advance)
+    write_sensitivities(folder / "sensitivities.json", losses)
+    costs = summed_costs(table, config.objectives, config.map_by)
+    return Surrogate(wiring, losses.kernels, losses.tensors, costs)
+
+
+def _test(prepared: _Prepared) -> tuple[Any, Callable[..., np.ndarray], dict[str, Any]]:
     """Test images (none of a user's judge), accuracy of genomes on them, and words about both for front.json."""
-    accuracy = prepared.accuracy
+    accuracy, config = prepared.accuracy, prepared.config
     if prepared.own:
 
         def judged(genomes: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
@@ -295,54 +288,3 @@ def _test(prepared: _Prepared, config: StudyConfig) -> tuple[Any, Callable[..., 
         "test": {"split": split, "images": limit, "float": test.float_accuracy},
     }
     return images, lambda genomes, advance: test(genomes, progress=advance), about
-
-
-def _check_fit(prepared: _Prepared, table: Any) -> None:
-    """Say which layers are padded. Raises `InputError` where one fits at no widths."""
-
-    for layer, entries in zip(table.unique, table.tables, strict=True):
-        if (entries.index[0, :-1] < 0).all():
-            space = Mapspace(prepared.arch, prepared.mapped[layer], constraints=prepared.constraints)
-            raise nothing_fits(layer, space, BitWidths(2, 2, 2), covered=entries.covered)
-        if larger := padding_of(layer, entries.mappings):
-            print(f"{layer.name}: {larger}", file=sys.stderr)
-
-
-def _retrain(
-    prepared: _Prepared,
-    settings: dict[str, Any],
-    folder: Path,
-    result: Any,
-    document: dict[str, Any],
-    test: Any,
-    bar: Bars,
-) -> None:
-    """Train every member of the front at its widths, and note its accuracy on the test images beside the one without."""
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from mqjax.accuracy.training import QUANTIZED, accuracy, train
-    from mqjax.data import training_images
-    from mqjax.models.qat import QuantizedNetwork
-
-    trained = prepared.accuracy.trained
-    data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
-    config = dataclasses.replace(
-        QUANTIZED, epochs=settings["retrain"], batch=min(QUANTIZED.batch, len(data)), seed=settings["seed"]
-    )
-    steps = len(data) // config.batch * config.epochs
-    members = list(zip(document["members"], result.genomes[result.front], strict=True))
-    with bar("retraining", steps * len(members), "steps") as progress, jax.enable_x64(False):
-        for number, (member, genome) in enumerate(members):
-            model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome, jnp.int32))
-            train(
-                model,
-                data,
-                validation,
-                folder / "retrained" / f"member_{member['id']:03d}",
-                config=config,
-                progress=lambda step, _, loss, done=steps * number: progress.update(done + step, f"loss {loss:.3f}"),
-            )
-            member["retrained_accuracy"] = accuracy(model, test)
-    document["retrained"] = {"epochs": config.epochs, "training_images": len(data)}

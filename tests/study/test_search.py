@@ -360,9 +360,9 @@ def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, caps
     import mqjax.data
 
     few = mqjax.data.load_dataset("fashion_mnist").sized("validation", 32, limit=128)
-    monkeypatch.setattr(mqjax.data, "training_images", lambda *_: (few, few))
+    monkeypatch.setattr("mqjax.study.retraining.training_images", lambda *_: (few, few))
     monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
-    options = ["--population", "8", "--generations", "0", "--images", "64", "--test-images", "100"]
+    options = ["--population", "8", "--generations", "0", "--images", "64", "--test-images", "100", "--no-surrogate"]
     options += ["--finetune-steps", "0", "--retrain", "1", "--out", str(tmp_path / "run")]
     assert main(["search", *options]) == 0
     assert "retrained" in capsys.readouterr().out
@@ -380,37 +380,49 @@ def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, caps
 
 
 def test_killed_command_resumes_to_the_identical_front(tmp_path):
-    """SIGKILL at an arbitrary moment of the search, then --resume; another run is left alone."""
+    """SIGKILL among the first population, then after it, with --resume each time; another run is left alone."""
     command = [sys.executable, "-m", "mqjax.cli", "search", *SMALL]
     environment = {**os.environ, "MQJAX_CACHE": str(tmp_path / "cache")}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], env=environment, check=True, capture_output=True)
     # The second run must compute its accuracies itself, or it would be over before it is killed.
     shutil.rmtree(tmp_path / "cache" / "accuracy")
-    process = subprocess.Popen(
-        [*command, "--out", str(killed)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not list(killed.glob("population/0*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (killed / "front.json").exists()
     resume = [sys.executable, "-m", "mqjax.cli", "search", "--resume", str(killed)]
+    begun = ((tmp_path / "cache", "accuracy/*.csv"), (killed, "population/0*"))
+    for run, (folder, pattern) in zip(([*command, "--out", str(killed)], resume), begun, strict=True):
+        process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL and not (killed / "front.json").exists()
     subprocess.run(resume, env=environment, check=True, capture_output=True)
     for name in ("front.csv", "evaluated.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_networks_that_are_no_chains_are_not_priced_as_chains(tmp_path, capsys):
-    """A projection and the layer beside it read one tensor: two pairs of widths would not say so."""
+def test_a_network_that_is_no_chain_is_searched_and_priced_by_its_wiring(tmp_path, archs):
+    """A projection and the layer beside it read one tensor, at one width."""
     from flax import nnx
 
-    from mqjax.models import Network, architecture
+    from mqjax.models import Network
     from mqjax.models.checkpoint import save_checkpoint
 
     sizes = {"width_multiplier": 0.1, "resolution": 32, "classes": 10, "channels": 1}
     network = Network(architecture("resnet18_narrow", **sizes), rngs=nnx.Rngs(0))
     save_checkpoint(tmp_path / "net", network, {"width_multiplier": 0.1, "dataset": "fashion_mnist"})
-    command = ["search", "--network", "resnet18_narrow", "--checkpoint", str(tmp_path / "net")]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 2
-    assert "no chain" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    command = ["search", "--network", "resnet18_narrow", "--checkpoint", str(tmp_path / "net"), *SMALL]
+    assert main([*command, "--no-surrogate", "--out", str(tmp_path / "run")]) == 0
+    document = json.loads((tmp_path / "run" / "front.json").read_text())
+    wiring, layers = network.architecture.wiring(), network.architecture.layers()
+    table = cost_table(archs["eyeriss"], layers, cache=tmp_path.parent / "cache")
+    for member in document["members"]:
+        widths = [tuple(map(int, layer["bits"].split("/"))) for layer in member["layers"]]
+        stored = {}
+        for (i, _, o), read, written in zip(widths, wiring.reads, wiring.writes, strict=True):
+            assert stored.setdefault(read, i) == i and stored.setdefault(written, o) == o
+        energy = sum(table.best["energy"][table.index[n]][i - 2, w - 2, o - 2] for n, (i, w, o) in enumerate(widths))
+        assert member["objectives"]["energy"] == pytest.approx(energy, rel=1e-12)
+        genome = parse_assignment(f"{tmp_path / 'run'}:{member['id']}", wiring)
+        assert [(b.inputs, b.weights, b.outputs) for b in layer_widths(genome, wiring)] == widths
+    assert len(wiring.reads) > len(set(wiring.reads)), "some tensor is read twice"

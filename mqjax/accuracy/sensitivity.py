@@ -1,0 +1,124 @@
+"""What a network loses when one kernel or one stored tensor is narrowed and all else stays at 8 bits.
+
+The loss is the mean Kullback-Leibler divergence (nats per image) of the quantized network's classes from those of the
+float network, or the classification error, on training images, with the judge's grids after calibration, without training.
+It is given in excess of the loss of 8 bits everywhere, and never below zero: narrower is not taken for better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mqjax.accuracy.judge import QuantizedAccuracy
+from mqjax.data import normalize
+from mqjax.errors import InputError
+from mqjax.io.files import write_atomically
+from mqjax.models.quantization import forward, round_kernels
+from mqjax.types import WIDTHS
+
+LOSSES = ("divergence", "error")
+IMAGES = 256
+
+_REVISION = 1
+
+
+class Sensitivities(NamedTuple):
+    """Losses by width (axis 7: `WIDTHS`) beyond that of 8 bits everywhere."""
+
+    kernels: np.ndarray  # float64 [L, 7]
+    tensors: np.ndarray  # float64 [T, 7]
+
+
+def sensitivities(
+    judge: QuantizedAccuracy,
+    *,
+    loss: str = "divergence",
+    images: int = IMAGES,
+    cache: Path | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Sensitivities:
+    """Measure the losses of every gene at every width. images: training images, the first ones. cache: a folder where
+    results are kept by content. progress is called after each network. Raises `InputError` for bad options."""
+    if loss not in LOSSES:
+        raise InputError(f"the loss of a sensitivity must be one of {', '.join(LOSSES)}, not {loss!r}")
+    if images < 1:
+        raise InputError(f"sensitivities need at least 1 training image, not {images}")
+    path = None if cache is None else Path(cache) / "sensitivities" / f"{_key(judge, loss, images)}.json"
+    if path is not None and path.exists():
+        return read_sensitivities(path)
+    wiring = judge.architecture.wiring()
+    narrower = [(gene, width) for gene in range(wiring.genes) for width in WIDTHS[:-1]]
+    genomes = np.full((1 + len(narrower), wiring.genes), WIDTHS[-1], np.int32)
+    for row, (gene, width) in enumerate(narrower, start=1):
+        genomes[row, gene] = width
+    losses = _losses(judge, genomes, loss, images, progress)
+    excess = np.zeros((wiring.genes, len(WIDTHS)))
+    excess[:, :-1] = np.maximum(losses[1:] - losses[0], 0.0).reshape(wiring.genes, -1)
+    found = Sensitivities(kernels=excess[wiring.kernel_genes], tensors=excess[wiring.tensor_genes])
+    if path is not None:
+        write_sensitivities(path, found)
+    return found
+
+
+def write_sensitivities(path: Path, found: Sensitivities) -> None:
+    """Write losses as JSON; numbers are kept to the last digit."""
+    write_atomically(path, json.dumps({name: part.tolist() for name, part in found._asdict().items()}) + "\n")
+
+
+def read_sensitivities(path: Path) -> Sensitivities:
+    """What `write_sensitivities` wrote. Raises `InputError` for a file that is something else."""
+    try:
+        content = json.loads(Path(path).read_text())
+        return Sensitivities(*(np.array(content[name], np.float64) for name in Sensitivities._fields))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no sensitivities: {error}; delete it to have them measured again") from None
+
+
+def _key(judge: QuantizedAccuracy, loss: str, images: int) -> str:
+    """A digest of the calibrated network, the images and the kind of loss."""
+    shown = judge.trained.images
+    digest = hashlib.sha256(repr((_REVISION, judge.architecture, loss)).encode())
+    leaves = [*jax.tree.leaves(judge.trained.quantizer), shown.images[:images], shown.labels[:images]]
+    for leaf in leaves:
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _losses(
+    judge: QuantizedAccuracy, genomes: np.ndarray, loss: str, images: int, progress: Callable[[], None]
+) -> np.ndarray:
+    """Loss float64 [N] of genomes int32 [N, T + L]: one compiled program, in which widths are traced."""
+    shown, architecture = judge.trained.images, judge.architecture
+    quantizer = judge.trained.quantizer
+    labels = np.asarray(shown.labels[:images])
+    # As in the judge, kernels are rounded in a program of their own, and products are those of integers.
+    rounded = jax.jit(partial(round_kernels, architecture))
+    run: Any = jax.jit(lambda network, kernels, x: forward(architecture, network, x, kernels=kernels))
+    at = jax.jit(type(quantizer).at)
+    values = np.empty(len(genomes))
+    with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+        x = jnp.asarray(normalize(shown.images[:images]))
+        target = _log_softmax(np.asarray(judge.trained.model(x), np.float64))
+        for number, widths in enumerate(genomes):
+            network = at(quantizer, jnp.asarray(widths))
+            logits = np.asarray(run(network, rounded(network), x), np.float64)
+            if loss == "error":
+                values[number] = np.mean(logits.argmax(axis=1) != labels)
+            else:
+                values[number] = np.mean(np.sum(np.exp(target) * (target - _log_softmax(logits)), axis=1))
+            progress()
+    return values
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,59 @@
+"""Judges of accuracy: what the main job asks of one, and how a user's own is found."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mqjax.errors import InputError
+from mqjax.types import Layer
+
+
+class Judge(Protocol):
+    """Accuracy of assignments, genomes int [N, L, 2]: input and weight width of each of `layers`.
+
+    For a network that is no chain of its layers, an attribute `wiring` (`mqjax.network.wiring.Wiring`) says which layer reads
+    and writes which tensor; where layers do not have one input gene each, genomes are then int [N, T + L] in its order.
+    A method `sensitivities()` may give the loss of every kernel, [L, 7], and of every stored tensor, [T, 7], at widths 2 to 8;
+    the search then begins along the exact front of their sums (`mqjax.study.surrogate`).
+    """
+
+    layers: Sequence[Layer]
+    """The network as the mapper sees it."""
+
+    cache_key: Any
+    """A text; equal keys mean equal accuracies."""
+
+    def __call__(self, genomes: np.ndarray) -> np.ndarray:
+        """Accuracy float64 [N] in 0..1 by which the search goes."""
+        ...
+
+    def test(self, genomes: np.ndarray) -> np.ndarray:
+        """Accuracy float64 [N] on data that the search never sees."""
+        ...
+
+
+def load_judge(name: str) -> Judge:
+    """The judge that "module:function" returns; modules are also looked for in the current directory."""
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise InputError(f"--judge must be module:function, such as my_judge:make, not {name!r}")
+    sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"--judge {name}: the module {module!r} cannot be imported: {error}") from None
+    finally:
+        sys.path.remove("")
+    make = getattr(found, function, None)
+    if not callable(make):
+        raise InputError(f"--judge {name}: {module!r} has no function {function!r}")
+    judge: Any = make()
+    for part in ("layers", "cache_key", "test", "__call__"):
+        if not hasattr(judge, part):
+            raise InputError(f"--judge {name}: what {function!r} returns is no judge: it has no {part!r}")
+    return judge

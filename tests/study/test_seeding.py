@@ -1,0 +1,82 @@
+"""The first population along the front of the surrogate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mqjax.errors import InputError
+from mqjax.mapper.table import cost_table
+from mqjax.network.wiring import Wiring
+from mqjax.study.bitsearch import search
+from mqjax.study.seeding import first_population, refitted
+from mqjax.study.surrogate import Surrogate
+from mqjax.types import WIDTHS, Layer
+
+SCALES = np.array([0.1, 3.0, 1.0, 0.3, 2.0, 0.5])
+
+
+@pytest.fixture(scope="module")
+def surrogate():
+    """Losses that fall with the width, alike in all genes; costs that grow with it."""
+    wiring = Wiring.chain([Layer(C=2, M=2, name=name) for name in "abc"])
+    losses = np.tile(0.01 * 4.0 ** (8 - np.array(WIDTHS)) - 0.01, (3, 1))
+    widths = np.array(WIDTHS, float)
+    costs = widths[:, None, None] + 2 * widths[:, None] + widths
+    return Surrogate(wiring, losses, losses, np.broadcast_to(costs, (1, 3, 7, 7, 7)))
+
+
+def true_errors(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
+    """Errors that follow the sum of losses, but scaled by gene."""
+    losses = surrogate.kernels[0][np.asarray(genomes) - WIDTHS[0]]
+    return 0.05 + 0.01 * (losses * SCALES).sum(axis=1)
+
+
+def test_population_holds_uniform_assignments_and_no_repetitions(surrogate):
+    judged = []
+
+    def judge(genomes):
+        judged.extend(map(tuple, genomes.tolist()))
+        return true_errors(surrogate, genomes)
+
+    genomes, errors = first_population(surrogate, judge, surrogate.cost, rounds=(10, 12))
+    np.testing.assert_array_equal(genomes[: len(WIDTHS)], np.repeat(np.array(WIDTHS)[:, None], 6, axis=1))
+    np.testing.assert_array_equal(errors, true_errors(surrogate, genomes))
+    assert len(judged) == len(set(judged)) == len(genomes) and 7 < len(genomes) <= 7 + 10 + 12
+    again, _ = first_population(surrogate, judge, surrogate.cost, rounds=(10, 12))
+    np.testing.assert_array_equal(genomes, again)
+
+
+def test_refit_moves_losses_towards_the_true_ones(surrogate):
+    genomes = np.random.default_rng(0).integers(2, 9, (200, 6))
+    errors = true_errors(surrogate, genomes)
+    fitted = refitted(surrogate, genomes, errors)
+    fresh = np.random.default_rng(1).integers(2, 9, (200, 6))
+
+    def correlation(of: Surrogate) -> float:
+        return float(np.corrcoef(np.log(of.loss(fresh)), np.log(true_errors(surrogate, fresh) - 0.05))[0, 1])
+
+    assert correlation(fitted) > correlation(surrogate) + 0.05
+    np.testing.assert_array_equal(refitted(surrogate, genomes[:2], errors[:2]).kernels, surrogate.kernels)
+
+
+def test_search_begins_from_the_surrogate(archs, surrogate):
+    layers = [Layer(C=4, M=8, P=4, Q=4, name="a"), Layer(C=8, M=8, P=4, Q=4, name="b"), Layer(C=8, M=4, P=4, Q=4)]
+    table = cost_table(archs["eyeriss"], layers)
+    costs = table.best["energy"][table.index][None]
+    seeded = Surrogate(Wiring.chain(layers), surrogate.kernels, surrogate.tensors, costs)
+
+    class Accuracy:
+        cache_key = "toy"
+
+        def __call__(self, genomes):
+            return 1.0 - true_errors(surrogate, genomes.reshape(len(genomes), -1))
+
+    result = search(table, Accuracy(), population=8, generations=2, surrogate=seeded)
+    assert set(result.uniform()) == set(WIDTHS)
+    first = result.genomes[result.generation == 0].reshape(-1, 6)
+    assert len(first) > 8 and (result.generation == 1).sum() == 8
+    again = search(table, Accuracy(), population=8, generations=2, surrogate=seeded)
+    np.testing.assert_array_equal(result.genomes, again.genomes)
+    with pytest.raises(InputError, match="error"):
+        search(table, objectives=("energy", "delay"), surrogate=seeded)
