@@ -54,7 +54,7 @@ def _node(number: int, entry: Any) -> Node:
             "float | None": value is None or isinstance(value, int | float),
         }[kind]
         least = 0 if key == "padding" else 1
-        if not fits or (kind == "int" and value < least):
+        if not fits or (isinstance(value, int) and value < least and kind == "int"):
             raise InputError(f"{where}: {key} must be of the kind {kind}, not {value!r:.60}")
     missing = [
         field.name for field in fields.values() if field.default is dataclasses.MISSING and field.name not in given

@@ -351,8 +351,8 @@ def _asked(before: tuple[int, ...], shape: list[int]) -> tuple[int, ...] | None:
 @_handles("Transpose")
 def _transpose(r: Reader, node: Any) -> Value:
     x, order = r.value(node), attributes(node).get("perm")
-    turned = {("NCHW", (0, 2, 3, 1)): "NHWC", ("NHWC", (0, 3, 1, 2)): "NCHW"}
-    layout = turned.get((x.layout, tuple(order or ())))
+    turned = {("NCHW", "0231"): "NHWC", ("NHWC", "0312"): "NCHW"}
+    layout = turned.get((x.layout, "".join(map(str, order or ()))))
     if x.layout == "features" and order is not None and len(order) == 4 and order[0] == 0 or order == [0, 1]:
         layout = "features"
     if layout is None:

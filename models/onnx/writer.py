@@ -37,10 +37,11 @@ class _Writer:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
         return name
 
-    def op(self, kind: str, name: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def op(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """A node, whose output is called as it is itself; "domain" among the attributes is the op's."""
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, domain=domain, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def quantize(self, name: str, x: str, step: Any, zero: float, width: int, *, signed: bool) -> str:
@@ -53,6 +54,7 @@ class _Writer:
     def layer(self, node: Node, kernel: np.ndarray, bias: np.ndarray | None, *, weights: str | None = None) -> str:
         """A layer's linear part; `weights` is a tensor that takes the place of the kernel's constant."""
         x, op = self.current[node.inputs[0]], node.op
+        assert isinstance(op, Kernel)
         weights = weights or self.constant(f"{node.name}.weight", turned(kernel, op))
         operands = [x, weights, *([] if bias is None else [self.constant(f"{node.name}.bias", bias)])]
         if not isinstance(op, Conv):
@@ -176,7 +178,7 @@ def quantized_model(graph: Graph, network: Quantized) -> Any:
         else:
             found = writer.plain(node)
         if (number := numbers.get(node.name)) is not None and not isinstance(node.op, MaxPool | Concat | Flatten):
-            grid = network.steps[number], network.zeros[number], int(network.tensor_widths[number])
-            found = writer.quantize(f"{node.name}_quant", found, *grid, signed=signed)
+            step, zero, width = network.steps[number], float(network.zeros[number]), int(network.tensor_widths[number])
+            found = writer.quantize(f"{node.name}_quant", found, step, zero, width, signed=signed)
         writer.current[node.name] = found
     return writer.model()

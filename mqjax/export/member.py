@@ -69,9 +69,11 @@ class Member:
 
         if not self.own:
             raise InputError(f"{self.run}: its accuracy came from a judge of its own, so there is no network to export")
-        named = {name: self.settings.get(name) for name in ("network", "dataset", "checkpoint", "data_dir")}
         found = trained_network(
-            named["network"], named["dataset"], checkpoint=named["checkpoint"], data_dir=named["data_dir"]
+            self.settings["network"],
+            self.settings["dataset"],
+            checkpoint=self.settings.get("checkpoint"),
+            data_dir=self.settings.get("data_dir"),
         )
         genome = parse_assignment(f"{self.run}:{self.number}", found.model.architecture.wiring())
         with jax.enable_x64(False):
@@ -95,7 +97,7 @@ def read_member(run: str | Path, number: int) -> Member:
             modules = _modules(settings["network"])
     layers = []
     for layer in entry["layers"]:
-        name = layer["name"].removeprefix(prefix)
+        name: str = layer["name"].removeprefix(prefix)
         layers.append(LayerWidths(name, modules.get(name, name), *map(int, layer["bits"].split("/"))))
     return Member(run, number, tuple(layers), entry, document["arch"], settings)
 

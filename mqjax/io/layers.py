@@ -80,7 +80,7 @@ def _row(document: Document, loc: tuple[str | int, ...], row: list[Any], name: s
         least = 0 if key.endswith("pad") else 1
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= BOUND_MOST:
             raise document.error((*loc, number), f"{key} must be a whole number from {least}, not {shown(value)}")
-    of = dict(zip(ROW, row, strict=True))
+    of: dict[str, int] = dict(zip(ROW, row, strict=True))
     dims = {key: of[key] for key in ("C", "N", "M", "S", "R", "Wstride", "Hstride")}
     for extent, kernel, side in (("W", "R", "W"), ("H", "S", "H")):
         reach = of[extent] + 2 * of[f"{side}pad"] - of[kernel]
