@@ -1,14 +1,15 @@
 """What the paper's mapspace constraints cost: best mappings under them against those that the hardware alone allows.
 
-    python experiments/constraint_cost.py > benchmarks/constraint_cost.json
+    python experiments/constraint_cost.py [--quick] > benchmarks/constraint_cost.json
 
 Pointwise layers of MobileNetV1 (224x224) on both accelerators at two width triples. Where the wider
 space is too large to cover ("proven": false) its optimum is that of a seeded search, so the true cost of the constraints
-may be higher. Expected: about ten minutes on two CPU cores.
+may be higher. Expected: about ten minutes on two CPU cores; --quick: one small layer on Eyeriss.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -16,17 +17,20 @@ from mqjax.hw import load_arch
 from mqjax.mapper.optimum import solve
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
-from mqjax.types import BitWidths
+from mqjax.types import BitWidths, Layer
 
 BITS = (BitWidths(8, 8, 8), BitWidths(4, 4, 4))
 LAYERS = [layer for layer in dict.fromkeys(network_layers("mobilenetv1")) if layer.R == 1 and layer.P > 1]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
     rows, total = [], {}
-    for name in ("eyeriss", "simba"):
+    for name in ("eyeriss",) if quick else ("eyeriss", "simba"):
         arch = load_arch(name)
-        for layer in LAYERS:
+        for layer in (Layer(C=8, M=8, P=4, Q=4, name="small"),) if quick else LAYERS:
             paper, hardware = (solve(Mapspace(arch, layer, constraints=c), BITS) for c in ("paper", "arch"))
             for i, bits in enumerate(BITS):
                 row = {"arch": name, "layer": layer.name, "bits": str(bits), "proven": hardware.covered}

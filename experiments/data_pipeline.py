@@ -1,9 +1,10 @@
 """Whether images are decoded and augmented fast enough to keep the training step busy.
 
-    python experiments/data_pipeline.py [--out benchmarks/data_pipeline.json]
+    python experiments/data_pipeline.py [--quick] [--out benchmarks/data_pipeline.json]
 
 Made-up JPEG pictures of 500x375, as in ImageNet, prepared as tensorflow-datasets would, are turned into training views of
-224x224; the step is that of a MobileNetV1 of 1000 classes on the same device. Expected: two minutes on 2 cores.
+224x224; the step is that of a MobileNetV1 of 1000 classes on the same device. Expected: two minutes on 2 cores;
+--quick: a few images, and steps at 32x32.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def rate(make, count: int) -> float:
     return images / (time.perf_counter() - start)
 
 
-def step_rate(resolution: int = 224, steps: int = 3) -> float:
+def step_rate(resolution: int, steps: int = 3) -> float:
     """Training images per second of the compiled step."""
     graph, *state = nnx.split(MobileNetV1(classes=1000, resolution=resolution), nnx.Param, ...)
     optimizer = make_optimizer(CONFIG, 100)
@@ -69,13 +70,15 @@ def step_rate(resolution: int = 224, steps: int = 3) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("benchmarks/data_pipeline.json"))
-    out = parser.parse_args().out
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    out, count, resolution = args.out, 2 if args.quick else 18, 32 if args.quick else 224
     with tempfile.TemporaryDirectory() as folder:
-        items = [(picture(i), i % 10) for i in range(640)]
+        items = [(picture(i), i % 10) for i in range(96 if args.quick else 640)]
         write_prepared("pictures", {"train": items, "validation": items[:10]}, [str(i) for i in range(10)], folder)
         encoded, _ = training_images(load_dataset("pictures", data_dir=folder), 224)
         assert isinstance(encoded, EncodedImages)
-        decoded = rate(lambda: batches(encoded, CONFIG, 0), 18)
+        decoded = rate(lambda: batches(encoded, CONFIG, 0), count)
     small, _ = training_images(load_dataset("fashion_mnist"), 32)
     document = {
         "command": "python experiments/data_pipeline.py",
@@ -83,10 +86,12 @@ def main() -> None:
         "cores": os.cpu_count(),
         "jpeg_bytes": sum(len(image) for image, _ in items) // len(items),
         "views_224_per_s": round(decoded),
-        "step_224_images_per_s": round(step_rate(), 1),
+        f"step_{resolution}_images_per_s": round(step_rate(resolution), 1),
         "fashion_mnist_views_per_s": round(rate(lambda: batches(small, dataclasses.replace(CONFIG, batch=128), 0), 14)),
     }
-    document["views_per_step_image"] = round(document["views_224_per_s"] / document["step_224_images_per_s"], 1)
+    document["views_per_step_image"] = round(
+        document["views_224_per_s"] / document[f"step_{resolution}_images_per_s"], 1
+    )
     write_atomically(out, json.dumps(document, indent=1) + "\n")
     print(json.dumps(document, indent=1))
 

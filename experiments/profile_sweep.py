@@ -1,13 +1,15 @@
 """Where the time of a sweep goes: nanoseconds per mapping on one core, up to and including each stage.
 
-    taskset -c 0 python experiments/profile_sweep.py > benchmarks/profile_cpu_1_core.json
+    taskset -c 0 python experiments/profile_sweep.py [--quick] > benchmarks/profile_cpu_1_core.json
 
 Each stage is a program of its own whose results are summed, so stages include those before them; differences show what a
-stage adds. A pointwise layer of MobileNetV1, all 343 width triples and native. Expected: a minute on one CPU core.
+stage adds. A pointwise layer of MobileNetV1, all 343 width triples and native. Expected: a minute on one CPU core;
+--quick: Eyeriss and a small layer.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -88,10 +90,14 @@ def best_of(call: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    result: dict[str, Any] = {"command": "python experiments/profile_sweep.py", **environment(), "layer": LAYER.name}
-    for name in ("eyeriss", "simba"):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    layer = Layer(C=8, M=8, P=4, Q=4, name="small") if quick else LAYER
+    result: dict[str, Any] = {"command": "python experiments/profile_sweep.py", **environment(), "layer": layer.name}
+    for name in ("eyeriss",) if quick else ("eyeriss", "simba"):
         sweeper = Sweeper(
-            Mapspace(load_arch(name), LAYER), packing_boxes(load_arch(name), [*all_widths(), BitWidths()])
+            Mapspace(load_arch(name), layer), packing_boxes(load_arch(name), [*all_widths(), BitWidths()])
         )
         found = [sweeper.least(sweeper.sample(2000).take(slice(0, 2000)))]
         limits = tuple(

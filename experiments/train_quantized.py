@@ -1,11 +1,12 @@
 """Training curves and accuracies of the shipped networks, in float and at several widths.
 
-    python experiments/train_quantized.py [--only v1_4 v2_4 ...] [--runs runs/training] [--out benchmarks/training]
+    python experiments/train_quantized.py [--only v1_4 v2_4 ...] [--quick] [--runs runs/training] [--out benchmarks/training]
 
 Runs the `mqjax train` commands of RUNS one after the other; leaves metrics.csv of each as NAME.csv, the accuracies on
 all test images with the commands in accuracies.json, and curves of the runs in float.png and quantized.png. A killed run
 is continued, a finished one is only read.
-Expected on 2 cores: 2 minutes an epoch of MobileNetV2, 1 of MobileNetV1; three hours for all.
+Expected on 2 cores: 2 minutes an epoch of MobileNetV2, 1 of MobileNetV1; three hours for all;
+--quick: v1_8 alone.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--runs", type=Path, default=Path("runs/training"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/training"))
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.quick:
+        args.only = ["v1_8"]
     summary = args.out / "accuracies.json"
     document = json.loads(summary.read_text()) if summary.exists() else {"device": "", "runs": {}}
     document["device"] = jax.devices()[0].device_kind

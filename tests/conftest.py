@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import hypothesis
 import pytest
 
 from mqjax.hw import load_arch
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests compile the same programs, in several processes: the first one compiles for all. Workers inherit this.
+    _compiled = tempfile.TemporaryDirectory(prefix="mqjax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 hypothesis.settings.register_profile("mqjax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("mqjax")

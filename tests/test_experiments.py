@@ -9,15 +9,55 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("script", ["array_rates", "padding_savings"])
-def test_quick_runs(script, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [script, "--quick"])
+def quick(script: str, monkeypatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--quick", *options])
     importlib.import_module(script).main()
+
+
+@pytest.mark.parametrize("script", ["array_rates", "padding_savings"])
+def test_spaces_are_covered(script, capsys, monkeypatch):
+    quick(script, monkeypatch)
     found = json.loads(capsys.readouterr().out)
     rows = found["swept"] if script == "array_rates" else found
     assert rows and all(row["covered"] for row in rows)
     if script == "padding_savings":
         assert all(row["saved"] >= 0 for row in rows) and any(row["saved"] > 0.01 for row in rows)
+
+
+def test_heuristic_constraints_never_help(capsys, monkeypatch):
+    quick("constraint_cost", monkeypatch)
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    assert rows and all(row[f"{metric}_cost_of_constraints"] >= 0 for row in rows for metric in ("energy", "edp"))
+
+
+def test_published_logs_of_alexnet_have_as_many_lines(capsys, monkeypatch):
+    quick("alexnet_counts", monkeypatch)
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 3 and all(row["log_lines"] == row["in_published_log"] for row in rows)
+
+
+def test_every_stage_of_a_sweep_takes_time(capsys, monkeypatch):
+    quick("profile_sweep", monkeypatch)
+    found = json.loads(capsys.readouterr().out)["eyeriss"]
+    assert len(found) == 9 and all(value > 0 for value in found.values())
+
+
+def test_data_pipeline_counts_views(capsys, monkeypatch, tmp_path):
+    quick("data_pipeline", monkeypatch, "--out", str(tmp_path / "found.json"))
+    assert json.loads((tmp_path / "found.json").read_text())["views_224_per_s"] > 0
+
+
+def test_ranking_trains_and_correlates(capsys, monkeypatch, tmp_path):
+    quick("ranking", monkeypatch, "--out", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found["spearman"]) == {"ptq", "finetune:0"} and all(0 <= r["trained"] <= 1 for r in found["assignments"])
+
+
+def test_search_quality_compares_all_methods(capsys, monkeypatch):
+    quick("search_quality", monkeypatch)
+    (pair,) = json.loads(capsys.readouterr().out).values()
+    assert set(pair) == {"surrogate", "paper", "paper_400", "pymoo", "random"}
+    assert all(0 < value < 1 for method in pair.values() for value in method["hypervolumes"])
 
 
 def test_a_judge_of_ones_own(capsys, monkeypatch):
