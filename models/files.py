@@ -16,7 +16,7 @@ from mqjax.types import Layer
 
 if TYPE_CHECKING:
     from mqjax.models.network import Network
-    from mqjax.models.onnx.reader import Imported
+    from mqjax.models.onnx.values import Imported
 
 SUFFIXES = (".onnx", ".yaml", ".yml", ".csv")
 """Of network files."""

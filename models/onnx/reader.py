@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,65 +18,12 @@ from mqjax.errors import InputError
 from mqjax.models.graph import Graph, Node
 from mqjax.models.onnx import called
 from mqjax.models.onnx.file import FOLDABLE, QUANT_DOMAINS, OnnxFile, attributes, constant_of, label, read_file
+from mqjax.models.onnx.values import Imported, Skipped, Value
 from mqjax.models.ops import Activation, Flatten, Image, Kernel, Linear, MaxPool, Op, Shape, output_shape
 from mqjax.types import BitWidths
 
 PIXELS_MOST = 2**31
 """Values of one image."""
-
-
-class Skipped(NamedTuple):
-    """A node of the file that is no node of the graph, and why."""
-
-    node: str
-    op: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """A network from a file."""
-
-    path: Path
-    graph: Graph
-
-    weights: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Kernel float32 [R, S, C, M] (C of one group) and bias float32 [M] of every layer."""
-
-    skipped: tuple[Skipped, ...]
-
-    widths: tuple[BitWidths, ...]
-    """Of every layer, as far as the file's quantizers tell."""
-
-    origins: dict[str, str]
-    """The file's name of the node that each layer was, where it has one."""
-
-    inexact: str | None
-    """Why the graph computes something else than the file, where it does: it then serves the mapper alone."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """What a tensor of the file is in the graph."""
-
-    node: str
-    layout: str = "NCHW"
-    """Of the file's tensor: "NCHW", "NHWC" or "features"; the latter also for [N, C, 1, 1] after a global pool."""
-
-    mixed: tuple[int, int, int] | None = None
-    """Channels, height and width, if the file lists features in this order, while the graph's channels come last."""
-
-    padding: tuple[int, ...] | None = None
-    """Zeros that the next layer pads: top, left, bottom, right."""
-
-    affine: tuple[np.ndarray, np.ndarray] | None = None
-    """Gain and shift [channels] that the next layer applies to the image."""
-
-    gate: bool = False
-    """The node's value through a hard sigmoid, which its own multiplication makes a hard swish."""
-
-    shared: bool = False
-    """Whether others read the value, too, so that nothing can go into the layer before."""
 
 
 class Reader:
