@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mqjax.cli import main
+from mqjax.commands.map import asked_widths
 from mqjax.errors import InputError
 from mqjax.models import network_layers
 from mqjax.models.files import load_network, with_weights
@@ -278,6 +280,17 @@ def test_widths_of_quantizers(tmp_path):
     assert found.widths == (BitWidths(8, 8, 4), BitWidths(4, 3, None))
     assert np.allclose(found.weights["n_c"][0], step * constants["wq"].transpose(2, 3, 1, 0))
     assert {"QuantizeLinear", "Quant"} <= {entry.op for entry in found.skipped}
+
+
+def test_layers_are_mapped_at_the_widths_of_their_file(tmp_path, capsys):
+    quant = ("qonnx.custom_op.general:Quant", "v o o b3", "v3", {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"})
+    nodes = [quant, ("GlobalAveragePool", "x", "g"), ("Flatten", "g", "f"), ("Gemm", "f v3 u", "y")]
+    constants = {"o": np.float32(1), "b3": np.float32(3), "v": some(3, 4), "u": some(4)}
+    path = saved(tmp_path / "net.onnx", model(nodes, constants))
+    asked = asked_widths(argparse.Namespace(bits="file", network=str(path)), network_layers(str(path)))
+    assert [[str(bits) for bits in triples] for triples in asked] == [["native/3/native"]]
+    assert main(["map", "--arch", "eyeriss", "--network", "mobilenetv1", "--bits", "file"]) == 2
+    assert "--bits file needs" in capsys.readouterr().err
 
 
 def test_commands_take_files(tmp_path, capsys):
