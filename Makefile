@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN ?= runs/mobilenetv1-eyeriss
 
-.PHONY: search test lint clean
+.PHONY: search test lint docs clean
 
 search: $(VENV)/installed
 	$(VENV)/bin/mqjax search --arch eyeriss --network mobilenetv1 --dataset fashion_mnist --out $(RUN)
@@ -19,6 +19,12 @@ lint: $(VENV)/tested
 	$(VENV)/bin/pip install --quiet --no-deps --target build/typed .
 	$(VENV)/bin/pyright
 
+# Without network once the packages are there.
+docs: $(VENV)/documented
+	rm -rf build
+	$(VENV)/bin/pip install --quiet --no-deps --target build/typed .
+	$(VENV)/bin/mkdocs build --strict
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade "pip>=25.1"
@@ -29,6 +35,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml setup.py
 
 $(VENV)/tested: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --group dev
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --group docs
 	touch $@
 
 clean:

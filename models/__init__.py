@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mqjax.models.files import NetworkSource, load_network
 from mqjax.models.graph import Graph
 from mqjax.models.networks import NETWORKS, architecture
 from mqjax.types import Layer
@@ -12,7 +13,17 @@ from mqjax.types import Layer
 if TYPE_CHECKING:
     from mqjax.models.network import MobileNetV1, MobileNetV2, Network
 
-__all__ = ["NETWORKS", "Graph", "MobileNetV1", "MobileNetV2", "Network", "architecture", "network_layers"]
+__all__ = [
+    "NETWORKS",
+    "Graph",
+    "MobileNetV1",
+    "MobileNetV2",
+    "Network",
+    "NetworkSource",
+    "architecture",
+    "load_network",
+    "network_layers",
+]
 
 
 def network_layers(
@@ -24,9 +35,9 @@ def network_layers(
     channels: int = 3,
     depthwise: str = "native",
 ) -> list[Layer]:
-    """The layers of a network, named, a `Graph` or a `Network`, as the mapper sees them (see `Graph.layers`)."""
+    """The layers of a network, named, in a file, a `Graph` or a `Network`, as the mapper sees them (see `Graph.layers`)."""
     if isinstance(network, str):
-        network = architecture(
+        network = load_network(
             network, width_multiplier=width_multiplier, resolution=resolution, classes=classes, channels=channels
         )
     return getattr(network, "architecture", network).layers(depthwise=depthwise)

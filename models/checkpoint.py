@@ -15,8 +15,11 @@ from flax import nnx
 
 from mqjax.errors import InputError, meant
 from mqjax.io.files import write_atomically
+from mqjax.models.files import with_weights
+from mqjax.models.graph import Graph
+from mqjax.models.graph_json import graph_from_json, graph_to_json
 from mqjax.models.network import Network
-from mqjax.models.networks import architecture
+from mqjax.models.networks import NETWORKS, architecture
 from mqjax.models.qat import Fixed, QuantizedNetwork, Step, quantize
 from mqjax.models.quantization import Quantized
 
@@ -41,6 +44,8 @@ def save_checkpoint(folder: Path, model: Network | QuantizedNetwork, about: dict
             checkpointer.save(folder / "grids", nnx.to_pure_dict(nnx.state(model, (Step, Fixed))), force=True)
     sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
     content = {"network": arch.name, **sizes, **about}
+    if arch.name not in NETWORKS:
+        content["graph"] = graph_to_json(arch)
     write_atomically(folder / "model.json", json.dumps(content, indent=1) + "\n")
 
 
@@ -48,8 +53,17 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it. Of a quantized
     network this is the one with unrounded weights (see `load_quantized`).
 
+    An ONNX file is a checkpoint, too: its weights come along, and it says nothing of its training.
+
     Raises `InputError` naming the folder where it is missing, torn or of another network.
     """
+    if Path(folder).suffix.lower() == ".onnx":
+        from mqjax.models.onnx.reader import read_network
+
+        model = with_weights(read_network(folder))
+        arch = model.architecture
+        sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
+        return model, {"network": arch.name, "width_multiplier": 1.0, **sizes, "dataset": None}
     path = _resolved(folder)
     if not (path / "model.json").exists():
         shipped = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
@@ -57,8 +71,7 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         raise InputError(f"no checkpoint in {path} (it has no model.json); shipped ones are {', '.join(shipped)}{near}")
     try:
         about = json.loads((path / "model.json").read_text())
-        sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
-        network = architecture(about["network"], **sizes)
+        network = _graph(about)
         # Shapes alone: drawing initial weights only to replace them would cost seconds.
         model = nnx.eval_shape(lambda: Network(network, rngs=nnx.Rngs(0)))
         state = nnx.state(model, (nnx.Param, nnx.BatchStat))
@@ -72,8 +85,8 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
             if difference := dict(_shapes(stored) ^ _shapes(jax.tree.leaves_with_path(template))):
                 raise ValueError(f"{min(difference)} has another shape or is on one side only")
             restored = checkpointer.restore(path / "weights", template)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"the checkpoint in {path}: {error}") from None
     except Exception as error:  # orbax and tensorstore raise many kinds for a torn checkpoint
         raise _torn(path, error) from None
     # As plain arrays: programs compiled for freshly made networks then serve loaded ones, too.
@@ -107,6 +120,14 @@ def _resolved(folder: str | Path) -> Path:
     if not (path / "model.json").exists() and (path / "checkpoint" / "model.json").exists():
         path = path / "checkpoint"
     return path.absolute()
+
+
+def _graph(about: dict[str, Any]) -> Graph:
+    """The graph of a checkpoint: written out, or that of a named network at its sizes."""
+    if "graph" in about:
+        return graph_from_json(about["network"], about["graph"])
+    sizes = {key: about[key] for key in ("width_multiplier", "resolution", "classes", "channels")}
+    return architecture(about["network"], **sizes)
 
 
 def _shapes(leaves: list[tuple[Any, Any]]) -> set[tuple[str, tuple[int, ...]]]:

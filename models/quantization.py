@@ -31,6 +31,9 @@ from mqjax.network.wiring import Wiring
 OUTPUT_WIDTH = 8
 """Bit-width of the network's output."""
 
+SHIFT = 2.0**-10
+"""How far below their values images are read, in steps of their grid."""
+
 
 class Quantized(NamedTuple):
     """A network at one assignment, batch norms folded in; dictionaries are keyed by layer name.
@@ -74,7 +77,7 @@ def round_to(x: Array, step: Array | float, zero: Array | float, width: Array, *
 def load(images: Array, step: Array) -> Array:
     """Images a little below their values. An 8-bit grid over -1..1 has every pixel in the middle between two levels, and
     compiled programs would differ in which one they take; so it is the lower, which is the pixel's own number."""
-    return images - step * 2.0**-10
+    return images - step * SHIFT
 
 
 def round_kernels(architecture: Graph, network: Quantized) -> dict[str, Array]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mqjax.mapper.best import best_mappings
     from mqjax.mapper.table import CostTable, cost_table
     from mqjax.mapspace.space import Mapspace
-    from mqjax.models import network_layers
+    from mqjax.models import load_network, network_layers
     from mqjax.network.cost import network_cost
     from mqjax.objectives import Objective
     from mqjax.show.explain import explain
@@ -44,6 +44,7 @@ _HOMES = {
     "explain": "mqjax.show.explain",
     "hypervolume": "mqjax.study.pareto",
     "load_arch": "mqjax.hw",
+    "load_network": "mqjax.models",
     "network_cost": "mqjax.network.cost",
     "network_layers": "mqjax.models",
     "pareto_front": "mqjax.study.pareto",
@@ -69,6 +70,7 @@ __all__ = [
     "explain",
     "hypervolume",
     "load_arch",
+    "load_network",
     "network_cost",
     "network_layers",
     "pareto_front",

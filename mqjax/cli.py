@@ -25,10 +25,12 @@ EXAMPLES = {
     "evaluate": 'mqjax evaluate --arch eyeriss --mapping map.yaml \\\n    --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8',
     "table": "mqjax table --arch simba --network mobilenetv2 --out table.json.gz",
     "mapspace": 'mqjax mapspace --arch eyeriss --layer "C=64,M=128,P=56,Q=56" \\\n    --out space.png',
+    "network": "mqjax network show model.onnx",
     "arch": "mqjax arch check mine.yaml",
     "data": "mqjax data prepare photos --name photos --data-dir prepared",
     "train": "mqjax train --network mobilenetv1 --dataset fashion_mnist \\\n    --epochs 40 --out runs/trained",
     "report": "mqjax report runs/mine",
+    "export": "mqjax export runs/mine --member 3 --format qonnx --out mine.onnx",
     "bench": "mqjax bench --parts pricing,nsga2 --out bench.json",
 }
 
@@ -39,10 +41,12 @@ COMMANDS = {
     "table": "tabulate the optima of every layer for all bit-widths",
     "mapspace": "show sizes, valid counts and cost distribution of mapspaces",
     "search": "search per-layer bit-widths: accuracy against hardware cost",
+    "network": "show a network as the mapper sees it, and what of its file was skipped",
     "arch": "write, check, show and import accelerator files",
     "data": "prepare folders of images",
     "train": "train a network, in float or quantization-aware",
     "report": "make tables, figures and an HTML page of a search run",
+    "export": "write a member of a front for the next tool: widths, QONNX, settings",
     "bench": "measure throughput on this machine",
 }
 

@@ -21,7 +21,7 @@ METRICS = ("energy", "edp", "delay")
 
 def _require_positive_int(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{what} must be a positive integer, not {value!r}")
+        raise InputError(f"{what} must be a positive integer, not {value!r:.60}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r}")
+            raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r:.60}")
         names = {field: key for key, field in self.projection.keys.items()}
         for field in (*LOOPS, *COEFFICIENTS):
             _require_positive_int(getattr(self, field), f"layer {self.name!r}: {names.get(field, field)}")

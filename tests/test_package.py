@@ -38,6 +38,7 @@ ALLOWED = {
     "network": {"mapper", "objectives"},
     "study": {"accuracy", "arch", "data", "hw", "io", "mapper", "mapspace", "models", "network", "objectives"},
     "show": {"accuracy", "arch", "cost", "io", "mapspace", "objectives", "study"},
+    "export": {"accuracy", "io", "models", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
     "commands": {"io", "objectives", "study"},
     "cli": {"io"},

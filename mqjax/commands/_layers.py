@@ -33,7 +33,9 @@ def add_layer_arguments(
 ) -> None:
     """--network with its sizes or, if `layer`, --layer; --depthwise; if `constraints`, --constraints."""
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--network", help="a network, such as mobilenetv1 or resnet18")
+    group.add_argument(
+        "--network", help="a network, such as mobilenetv1 or resnet18, or a file: ONNX, or layers as YAML or CSV"
+    )
     if layer:
         keys = f"keys {' '.join(LAYER_KEYS)}, for grouped also G, for matmul B M K N; absent ones are 1"
         group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; {keys}")

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layer_arguments(parser)
     add_space_arguments(parser)
     parser.add_argument(
-        "--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, 'native', or 'all'"
+        "--bits",
+        default="native",
+        help="widths I/W/O of Inputs, Weights and Outputs, 'native', 'all', or 'file': those of an ONNX file's quantizers",
     )
     parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
     parser.add_argument("--json", action="store_true", help="print a list with one object per layer and triple")
@@ -32,21 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.timeloop import write_mapping
-    from mqjax.mapper.best import solve_layer, width_triples
+    from mqjax.mapper.best import solve_layer
     from mqjax.mapspace.padding import describe_padding
     from mqjax.show.progress import bar
 
     pad = padding(args)
     arch = load_arch(args.arch, dialect=args.dialect)
     layers = chosen_layers(args)
-    triples = width_triples(args.bits)
-    for bits in triples:
-        arch.check_widths(bits, layers[0])
+    asked = asked_widths(args, layers)
+    for layer, triples in zip(layers, asked, strict=True):
+        for bits in triples:
+            arch.check_widths(bits, layer)
     started = time.perf_counter()
     solutions: dict[Layer, Solution] = {}
     papers: dict[Layer, Solution | None] = {}
     with bar("mapping", len(set(layers)), "layers") as progress:
         for layer in dict.fromkeys(layers):
+            alike = (bits for other, wanted in zip(layers, asked, strict=True) if other == layer for bits in wanted)
+            triples = list(dict.fromkeys(alike))
             solutions[layer] = solve_layer(
                 arch,
                 layer,
@@ -60,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
                 papers[layer] = _paper(arch, layer, triples, pad, args.seconds)
             progress.advance()
     rows: list[dict[str, Any]] = []
-    for number, layer in enumerate(layers, start=1):
-        for i, bits in enumerate(triples):
+    for number, (layer, triples) in enumerate(zip(layers, asked, strict=True), start=1):
+        for bits in triples:
+            i = list(solutions[layer].bits).index(bits)
             row = _row(solutions[layer], layer, args.metric, i, must_fit=args.bits != "all")
             if layer in papers:
                 row |= _against_paper(row, papers[layer], args.metric, i)
@@ -85,6 +91,21 @@ def run(args: argparse.Namespace) -> int:
         f"different layers: {len(solutions)}; nominal mappings: {total:.3e}, {proven}; {seconds:.1f} s", file=sys.stderr
     )
     return 0
+
+
+def asked_widths(args: argparse.Namespace, layers: list[Layer]) -> list[list[BitWidths]]:
+    """The width triples that --bits asks for, of every layer."""
+    from mqjax.errors import InputError
+    from mqjax.mapper.best import width_triples
+    from mqjax.models import load_network
+    from mqjax.types import BitWidths
+
+    if args.bits != "file":
+        return [width_triples(args.bits)] * len(layers)
+    found = None if args.network is None else load_network(args.network).imported
+    if found is None or all(bits == BitWidths() for bits in found.widths):
+        raise InputError("--bits file needs --network FILE.onnx with quantizers (QuantizeLinear, or QONNX's Quant)")
+    return [[bits] for bits in found.widths]
 
 
 def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:

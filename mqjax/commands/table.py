@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layer_arguments(parser, layer=False)
     add_space_arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole table as JSON (.json or .json.gz)")
+    parser.add_argument("--csv", type=Path, help="write one row per layer, metric and width triple as CSV")
+    parser.add_argument("--parquet", type=Path, help="the same as Parquet (needs the extra mqjax[parquet])")
     hosts = parser.add_argument_group(
         "several hosts", "start the same command on every host, with its own --process-id"
     )
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.errors import InputError
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
+    from mqjax.mapper.columns import check_parquet, write_csv, write_parquet
     from mqjax.mapper.decision import nothing_fits
     from mqjax.mapper.hosts import join
     from mqjax.mapper.table import cost_table, entry_of, write_table
@@ -40,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.show.progress import bar, print_table
     from mqjax.types import BitWidths
 
+    if args.parquet is not None:
+        check_parquet()
     pad = padding(args)
     options = (args.coordinator_address, args.num_processes, args.process_id)
     if any(option is not None for option in options):
@@ -66,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is not None:
         write_table(args.out, table)
+    if args.csv is not None:
+        write_csv(args.csv, table)
+    if args.parquet is not None:
+        write_parquet(args.parquet, table)
     columns = [BitWidths(), *(BitWidths(w, w, w) for w in (8, 4, 2))]
     lines = []
     reasons: list[str] = []

@@ -14,7 +14,9 @@ SIZES = {"width_multiplier": 0.25, "resolution": 32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", default="mobilenetv1", help="a network, such as mobilenetv1 or resnet18_narrow")
+    parser.add_argument(
+        "--network", default="mobilenetv1", help="a network, such as mobilenetv1 or resnet18_narrow, or an ONNX file"
+    )
     parser.add_argument(
         "--width-multiplier",
         type=float,
@@ -121,9 +123,24 @@ def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any],
     """A float network with random weights, its sizes, and nothing to say about its start."""
     from flax import nnx
 
-    from mqjax.models import architecture
+    from mqjax.errors import InputError
+    from mqjax.models import architecture, load_network
+    from mqjax.models.files import is_file
     from mqjax.models.network import Network
 
+    if is_file(args.network):
+        graph = load_network(args.network).graph
+        if graph is None or (graph.classes, graph.channels) != (dataset.classes, dataset.channels):
+            fits = f"take images of {dataset.channels} channels to {dataset.classes} classes"
+            raise InputError(
+                f"{args.network} must be an ONNX file whose network would {fits}, to be trained on {dataset.name!r}"
+            )
+        for name in SIZES:
+            if getattr(args, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} cannot be given with {args.network}, whose sizes are its own"
+                )
+        return Network(graph, rngs=nnx.Rngs(args.seed)), {"width_multiplier": 1.0, "resolution": graph.resolution}, {}
     sizes = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in SIZES.items()}
     network = architecture(args.network, **sizes, classes=dataset.classes, channels=dataset.channels)
     return Network(network, rngs=nnx.Rngs(args.seed)), sizes, {}

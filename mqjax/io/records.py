@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from mqjax.errors import InputError, meant
 from mqjax.mapspace.mapping import encode
 from mqjax.types import TENSORS, BitWidths, Layer
 
+LINE_MOST = 2**26
+"""Characters of a record: a line without an end would fill the memory, and compressed it may look small."""
+
 
 def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, record) of each line of a .jsonl or .jsonl.gz file (several gzip members are read through)."""
@@ -31,17 +35,20 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(LINE_MOST), ""), start=1):
+                if len(line) == LINE_MOST:
+                    raise InputError(f"{path}, line {number}: a record has less than {LINE_MOST} characters")
                 if not line.strip():
                     continue
                 try:
                     record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path}, line {number}: not valid JSON: {error.msg}") from None
+                except (ValueError, RecursionError) as error:
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number or too deep"
+                    raise InputError(f"{path}, line {number}: not valid JSON: {reason}") from None
                 if not isinstance(record, dict):
                     raise InputError(f"{path}, line {number}: a record must be a JSON object")
                 yield number, record
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"cannot read records file {path} after line {number}: {error}") from None
 
 
@@ -50,15 +57,18 @@ def parse(record: dict[str, Any]) -> tuple[Layer, BitWidths]:
     for key in ("dims", "mapping"):
         if key not in record:
             raise InputError(f"the record has no key {key!r}")
-    name = str(record.get("layer", "layer"))
+    name = str(record.get("layer", "layer"))[:100]
     if not isinstance(record["dims"], dict):
         raise InputError("dims must be an object with the keys C M R S N P Q and strides and dilations")
     layer = Layer.from_dims(record["dims"], shape=record.get("shape", "cnn"), name=name)
-    given = record.get("bitwidths") or {}
+    given = record.get("bitwidths")
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise InputError(f"bitwidths must be an object with the keys {', '.join(TENSORS)}, not {given!r:.60}")
     unknown = [tensor for tensor in given if tensor not in TENSORS]
     if unknown:
         raise InputError(
-            f"bitwidths has the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
+            f"bitwidths has the unknown tensor {unknown[0]!r:.60}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
         )
     return layer, BitWidths(given.get("Inputs"), given.get("Weights"), given.get("Outputs"))
 

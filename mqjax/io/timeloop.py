@@ -47,8 +47,13 @@ def _loops(names: Sequence[str], loops: Sequence[Sequence[Any]]) -> dict[str, st
 
 def write_mapping(path: Path, mapping: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
     """Write a mapping record as Timeloop map YAML, with a one-line note as a comment above it."""
+    write_atomically(path, mapping_text(mapping, note=note))
+
+
+def mapping_text(mapping: Sequence[Mapping[str, Any]], *, note: str = "") -> str:
+    """A mapping record as Timeloop map YAML, with a one-line note as a comment above it."""
     text = yaml.safe_dump(mapping_document(mapping), sort_keys=False, default_flow_style=None)
-    write_atomically(path, (f"# {note}\n" if note else "") + text)
+    return (f"# {note}\n" if note else "") + text
 
 
 def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = DIMS) -> list[dict[str, Any]]:

@@ -20,6 +20,11 @@ Record = Sequence[Mapping[str, Any]]
 
 _AXES = ("X", "Y")
 
+LOOPS_MOST = 1000
+"""Of one level: more are a mistake, and would make every array of the batch as long."""
+
+BOUND_MOST = 2**53
+
 
 class Mappings(NamedTuple):
     """A batch of mappings. Axes: B mappings, L levels (inner to outer), K loop slots (inner to outer, padded with
@@ -55,6 +60,8 @@ class Mappings(NamedTuple):
 
 def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Mappings:
     """Arrays of `records`, one per layer of `layers`. Raises `InputError` where a mapping does not fit its layer."""
+    for layer, record in zip(layers, records, strict=True):
+        _check_form(layer, record)
     batch, depth = len(records), len(arch.levels)
     slots = max(
         [
@@ -69,6 +76,25 @@ def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Ma
     return arrays
 
 
+def _check_form(layer: Layer, record: Any) -> None:
+    """Raise `InputError` where a record is not made of lists and mappings as the module describes."""
+    where = f"layer {layer.name!r}"
+    if not isinstance(record, (list, tuple)):
+        raise InputError(f"{where}: a mapping must be a list with one object per level, not {record!r:.60}")
+    for entry in record:
+        if not isinstance(entry, Mapping):
+            raise InputError(
+                f"{where}: each level of the mapping must be an object with the key level, not {entry!r:.60}"
+            )
+        for kind in ("temporal", "spatial"):
+            loops = entry.get(kind, ())
+            if not isinstance(loops, (list, tuple)) or len(loops) > LOOPS_MOST:
+                raise InputError(f"{where}: {kind} must be a list of at most {LOOPS_MOST} loops, not {loops!r:.60}")
+        keep = entry.get("keep")
+        if keep is not None and not (isinstance(keep, (list, tuple)) and all(isinstance(t, str) for t in keep)):
+            raise InputError(f"{where}: keep must be a list out of {', '.join(TENSORS)}, not {keep!r:.60}")
+
+
 def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row: int) -> None:
     letters = layer.letters
     products: dict[str | None, int] = dict.fromkeys(letters, 1)
@@ -77,7 +103,7 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
         name = entry.get("level")
         if name not in arch.level_names:
             raise InputError(
-                f"layer {layer.name!r}: the mapping names the unknown level {name!r}; "
+                f"layer {layer.name!r}: the mapping names the unknown level {name!r:.60}; "
                 f"levels of {arch.name!r} are {', '.join(arch.level_names)}{meant(name, arch.level_names)}"
             )
         if name in seen:
@@ -92,7 +118,9 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
         for slot, loop in enumerate(reversed(entry.get("spatial", ()))):
             dim, bound = _check_loop(layer, name, loop, 3)
             if loop[2] not in _AXES:
-                raise InputError(f"layer {layer.name!r}: a spatial loop of {name} lies on X or Y, not on {loop[2]!r}")
+                raise InputError(
+                    f"layer {layer.name!r}: a spatial loop of {name} lies on X or Y, not on {loop[2]!r:.60}"
+                )
             arrays.spatial_dim[row, level, slot] = letters.index(dim)
             arrays.spatial_bound[row, level, slot] = bound
             arrays.spatial_axis[row, level, slot] = _AXES.index(loop[2])
@@ -104,16 +132,16 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
 def _check_loop(layer: Layer, level: str, loop: Any, length: int) -> tuple[str, int]:
     form = "[dimension, bound]" if length == 2 else '[dimension, bound, "X" or "Y"]'
     if not isinstance(loop, (list, tuple)) or len(loop) != length:
-        raise InputError(f"layer {layer.name!r}: a loop of {level} must have the form {form}, not {loop!r}")
+        raise InputError(f"layer {layer.name!r}: a loop of {level} must have the form {form}, not {loop!r:.60}")
     dim, bound = loop[:2]
     names = list(filter(None, layer.letters))
     if dim not in names:
         raise InputError(
-            f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r}; use {' '.join(names)}"
+            f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r:.60}; use {' '.join(names)}"
         )
-    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+    if isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= BOUND_MOST:
         raise InputError(
-            f"layer {layer.name!r}: the {dim} loop of {level} needs a positive integer bound, not {bound!r}"
+            f"layer {layer.name!r}: the {dim} loop of {level} needs a positive integer bound, not {bound!r:.60}"
         )
     return dim, bound
 
@@ -124,7 +152,7 @@ def _keep_flags(layer: Layer, level: str, keep: Any, default: tuple[bool, ...]) 
     unknown = [tensor for tensor in keep if tensor not in TENSORS]
     if unknown:
         raise InputError(
-            f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
+            f"layer {layer.name!r}: {level} keeps the unknown tensor {unknown[0]!r:.60}; use {', '.join(TENSORS)}{meant(unknown[0], TENSORS)}"
         )
     return [tensor in keep for tensor in TENSORS]
 

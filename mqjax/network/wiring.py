@@ -39,7 +39,7 @@ class Wiring:
     """Number of the first layer that reads each of the T tensors, be it only to add it to its own sums; ascending."""
 
     live: tuple[tuple[int, ...], ...]
-    """[L][T + 1]: elements of each tensor (for one image) that memory holds while a layer runs, its Inputs and Outputs
+    """`[L][T + 1]`: elements of each tensor (for one image) that memory holds while a layer runs, its Inputs and Outputs
     included."""
 
     @classmethod

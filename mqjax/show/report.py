@@ -12,7 +12,8 @@ from typing import Any
 
 from mqjax.io.files import write_atomically
 from mqjax.show import figures
-from mqjax.study.runs import read_evaluated, read_json
+from mqjax.study.runs import read_evaluated
+from mqjax.study.stored import read_config, read_front
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2430; background: #f5f6f8; margin: 0; }
@@ -38,8 +39,8 @@ def write_report(folder: Path) -> Path:
     Raises `InputError` where `folder` is not a finished run.
     """
     folder = Path(folder)
-    document = read_json(folder / "front.json")
-    config = read_json(folder / "config.json")
+    document = read_front(folder)
+    config = read_config(folder)
     evaluated = read_evaluated(folder)
     drawn = figures.draw(document, evaluated)
     for name, png in drawn.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.network.wiring import Wiring
-from mqjax.study.runs import read_json
+from mqjax.study.stored import member_of, read_front
 from mqjax.types import WIDTHS
 
 
@@ -27,10 +27,8 @@ def parse_assignment(text: str, wiring: Wiring) -> np.ndarray:
     folder, _, member = text.rpartition(":")
     path = Path(folder) / "front.json"
     if folder and member.isdigit():
-        members = {str(entry["id"]): entry for entry in read_json(path)["members"]}
-        if member not in members:
-            raise InputError(f"{path} has no member {member}; its members are {', '.join(members)}")
-        rows = [[int(width) for width in layer["bits"].split("/")] for layer in members[member]["layers"]]
+        entry = member_of(folder, read_front(folder), int(member))
+        rows = [[int(width) for width in layer["bits"].split("/")] for layer in entry["layers"]]
         layers = len(wiring.layers)
         if len(rows) != layers:
             raise InputError(f"member {member} of {path} has {len(rows)} layers, but the network has {layers}")

@@ -62,6 +62,12 @@ class StudyConfig:
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in settings]:
             raise InputError(f"{path}: the setting {missing[0]!r} is missing")
+        for field in dataclasses.fields(cls):
+            value = settings[field.name]
+            if not _fits(str(field.type), value):
+                raise InputError(
+                    f"{path}: the setting {field.name!r} must be {KINDS[str(field.type)]}, not {value!r:.60}"
+                )
         return cls(
             **{**{name: settings[name] for name in names}, "objectives": tuple(settings["objectives"].split(","))}
         )
@@ -69,7 +75,32 @@ class StudyConfig:
     def default_folder(self) -> Path:
         """A folder of its own for a run that begins now."""
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{self.network}-{Path(self.arch).stem}-{stamp}"
+        return Path("runs") / f"{Path(self.network).stem}-{Path(self.arch).stem}-{stamp}"
+
+
+KINDS = {
+    "str": "text",
+    "str | None": "text or null",
+    "int": "a whole number",
+    "int | None": "a whole number or null",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple[str, ...]": "names with commas between them",
+}
+"""What a setting's type is called in config.json."""
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value of config.json is of the kind that a setting's type asks for."""
+    if value is None:
+        return "None" in kind
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind.startswith("int"):
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, str)
 
 
 GENERATIONS = {True: 4, False: 24}

@@ -31,6 +31,7 @@ from mqjax.network.wiring import Wiring
 from mqjax.objectives import OBJECTIVES, mapping_metric
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.pareto import hypervolume
+from mqjax.study.stored import read_config
 from mqjax.study.surrogate import Surrogate
 from mqjax.study.worth import worth
 from mqjax.types import BitWidths
@@ -63,17 +64,7 @@ def environment() -> dict[str, Any]:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a run. Raises `InputError` where `folder` holds none."""
-    return read_json(Path(folder) / "config.json")["settings"]
-
-
-def read_json(path: Path) -> Any:
-    """Content of a file of a run. Raises `InputError` naming it where it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a finished search run: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    return read_config(folder)["settings"]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -261,7 +252,14 @@ def _csv(rows: list[list[Any]]) -> str:
 
 
 def read_evaluated(folder: Path) -> dict[str, np.ndarray]:
-    """Columns of evaluated.csv but the genomes: "generation" and each objective, float64 [E]."""
-    with open(Path(folder) / "evaluated.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "genome"}
+    """Columns of evaluated.csv but the genomes: "generation" and each objective, float64 [E]. Raises `InputError` naming
+    the file where it is missing or damaged."""
+    path = Path(folder) / "evaluated.csv"
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text()), strict=True))
+        names = [name for name in rows[0] if name != "genome"]
+        return {name: np.array([float(row[name]) for row in rows]) for name in names}
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a finished search run: it has no evaluated.csv") from None
+    except (OSError, ValueError, TypeError, IndexError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200] or 'a line is torn'}") from None

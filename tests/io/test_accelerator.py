@@ -15,9 +15,10 @@ from mqjax.hw import FOLDER, load_arch, shipped
 from mqjax.types import BitWidths, Layer
 
 
-def test_six_accelerators_ship():
+def test_accelerators_ship():
     assert shipped() == [
-        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "eyeriss_bit_serial", "eyeriss_subword", "simba", "simba_8bit_changed", "simba_8bit_same",
+        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "eyeriss_bit_serial", "eyeriss_subword", "nvdla_large",
+        "nvdla_small", "shidiannao", "simba", "simba_8bit_changed", "simba_8bit_same", "tpu",
     ]  # fmt: skip
     for name in shipped():
         assert load_arch(name).name == name

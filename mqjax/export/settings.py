@@ -1,0 +1,100 @@
+"""Widths as settings of quantization tools: each function writes what its tool reads, as far as widths go.
+
+Every tool knows layers by names of its own. Here they are those of the network, with PyTorch's where the network came from
+a file that PyTorch wrote; rename them where yours differ.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mqjax.export.member import LayerWidths, Member
+from mqjax.models.ops import Conv
+
+
+def neutral(member: Member) -> dict[str, Any]:
+    """Our own form, for tools that are none of these; widths.schema.json beside this file describes it."""
+    return {
+        "format": "mqjax-widths-1",
+        "network": member.settings["network"],
+        "arch": member.arch,
+        "member": member.number,
+        "objectives": member.entry["objectives"],
+        "test_accuracy": member.entry.get("test_accuracy"),
+        "layers": {
+            layer.name: {"input": layer.input, "weight": layer.weight, "output": layer.output}
+            for layer in member.layers
+        },
+    }
+
+
+def brevitas(member: Member) -> dict[str, Any]:
+    """Keyword arguments of Brevitas' layers by module: QuantConv2d(..., **settings["conv1"]). They take effect together with
+    quantizers for inputs and outputs (input_quant, output_quant), which Brevitas leaves out by default."""
+    return {
+        layer.module: {
+            "weight_bit_width": layer.weight,
+            "input_bit_width": layer.input,
+            "output_bit_width": layer.output,
+        }
+        for layer in member.layers
+    }
+
+
+def torchao(member: Member) -> dict[str, Any]:
+    """A configuration of torchao: quantize_(model, config_from_dict(settings)). Weights alone, with a step per output
+    channel; torchao has no activations of these widths. IntxWeightOnlyConfig is of version 2 (torchao 0.14 and later)."""
+
+    def of(layer: LayerWidths) -> dict[str, Any]:
+        dtype = {"_type": "torch.dtype", "_data": f"int{layer.weight}"}
+        axis = {"_type": "PerAxis", "_version": 1, "_data": {"axis": 0}}
+        return {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": {"weight_dtype": dtype, "granularity": axis}}
+
+    layers = {layer.module: of(layer) for layer in member.layers}
+    return {"_type": "FqnToConfig", "_version": 1, "_data": {"fqn_to_config": layers}}
+
+
+def qkeras(member: Member) -> dict[str, Any]:
+    """The dictionary quantizer_config of qkeras.utils.model_quantize: quantizers of kernels by layer, and of what each layer's
+    activation gives, called as Keras' applications call theirs (conv1_relu). Integers have a scale per channel (alpha)."""
+    settings: dict[str, Any] = {}
+    for layer in member.layers:
+        settings[layer.name] = {
+            f"{_kernel(member, layer)}_quantizer": f"quantized_bits({layer.weight},0,1,alpha='auto')"
+        }
+        settings[f"{layer.name}_relu"] = f"quantized_relu({layer.output})"
+    return settings
+
+
+def _kernel(member: Member, layer: LayerWidths) -> str:
+    """What Keras calls a layer's weights."""
+    graph = member.graph
+    node = None if graph is None else {node.name: node for node in graph.kernels}.get(layer.name)
+    return "depthwise" if graph is not None and node is not None and graph.depthwise(node) else "kernel"
+
+
+def nncf(member: Member) -> dict[str, Any]:
+    """A configuration of NNCF 2 (NNCFConfig.from_dict), with widths set by hand. Scopes are those of a model whose layers are
+    its own attributes; NNCF prints a model's true scopes when it compresses it, with the classes on the way to each layer."""
+    graph, scopes = member.graph, []
+    name = "Network" if graph is None else graph.name
+    for layer in member.layers:
+        linear = graph is not None and not isinstance({node.name: node for node in graph.kernels}[layer.name].op, Conv)
+        kind, call = ("NNCFLinear", "linear_0") if linear else ("NNCFConv2d", "conv2d_0")
+        scope = f"{name}/{kind}[{layer.module}]/{call}"
+        scopes += [[layer.weight, f"{scope}|WEIGHT"], [layer.output, f"{scope}|OUTPUT"]]
+    settings: dict[str, Any] = {
+        "compression": {
+            "algorithm": "quantization",
+            "initializer": {"precision": {"type": "manual", "bitwidth_per_scope": scopes}},
+        }
+    }
+    if graph is not None:
+        settings["input_info"] = {"sample_size": [1, graph.channels, graph.resolution, graph.resolution]}
+    return settings
+
+
+def as_text(settings: dict[str, Any]) -> str:
+    """Settings as the JSON of a file."""
+    return json.dumps(settings, indent=1, allow_nan=False) + "\n"
