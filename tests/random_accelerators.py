@@ -31,6 +31,9 @@ PACES = (2.0, 0.5, 4.0, 0.0625, 0.75, 3.0, 0.1)
 PATTERNS = ("any", "any", "RP", "SQ", "RPSQ", "CM")
 """What the layer's first bounds above 1 are: a kernel and an output extent of one rank bring halos and forwarding."""
 
+FAMILIES = (("cnn", "cnn", "cnn", "depthwise"),) * 2 + (("grouped", "grouped", "matmul"),)
+"""Shapes of a case's layers, which share compiled programs."""
+
 WIDTHS_TRIED = (*WIDTHS, 1, 16, 12)
 
 
@@ -68,7 +71,8 @@ def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3, dep
     """A case of at most `depth` levels whose layers have at most `size` mappings in the pruned space each."""
     arch = _arch(rng, depth)
     constraints = rng.choice(("paper", "paper", "paper", "arch", "none"))
-    chosen = tuple(_layer(rng, arch, constraints, size) for _ in range(layers))
+    shapes = rng.choice(FAMILIES)
+    chosen = tuple(_layer(rng, arch, constraints, size, shapes) for _ in range(layers))
     bits = dict.fromkeys([BitWidths(), *(_widths(rng, arch) for _ in range(widths))])
     return Case(arch, constraints, chosen, tuple(bits))
 
@@ -175,10 +179,10 @@ def _permutation(rng: Source, strictness: int, least: int) -> str:
 # --- Layers and widths -----------------------------------------------------------------------------------------------
 
 
-def _layer(rng: Source, arch: Arch, constraints: str, size: int) -> Layer:
+def _layer(rng: Source, arch: Arch, constraints: str, size: int, shapes: Sequence[str]) -> Layer:
     """A layer grown from all ones for as long as its space remains small and meets the constraints."""
     steps = {key: rng.choice((1, 1, 1, 2, 3)) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")}
-    shape = rng.choice(("cnn", "cnn", "cnn", "depthwise", "grouped", "matmul"))
+    shape = rng.choice(shapes)
     layer = Layer(**(steps if shape != "matmul" else {}), shape=shape)
     dims = [d for d in layer.loops if d not in layer.projection.unit]
     pattern = rng.choice(PATTERNS)
