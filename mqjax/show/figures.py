@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,7 +17,7 @@ from mqjax.accuracy.training import EpochResult
 from mqjax.objectives import OBJECTIVES
 from mqjax.types import WIDTHS
 
-BLUE, ORANGE, GREY, DARK = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430"
+BLUE, ORANGE, GREY, DARK, PURPLE = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430", "#7a4fa3"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -44,16 +44,24 @@ def highlighted(document: dict[str, Any]) -> dict[str, Any] | None:
     return min(good, key=lambda member: member["energy_pj"], default=None)
 
 
-def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """All figures as PNG, by name; evaluated: columns of evaluated.csv."""
+class Other(NamedTuple):
+    """Another run to compare with: its name and its front.json."""
+
+    name: str
+    document: dict[str, Any]
+
+
+def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray], against: Other | None = None) -> dict[str, bytes]:
+    """All figures as PNG, by name; evaluated: columns of evaluated.csv. against: a run with the same objectives, whose front
+    and course are drawn too."""
     names = list(document["objectives"])
     vertical = "error" if "error" in names else names[0]
     with matplotlib.rc_context(_STYLE):
-        drawn = {f"front_{x}": _front(document, evaluated, x, vertical) for x in names if x != vertical}
+        drawn = {f"front_{x}": _front(document, evaluated, x, vertical, against) for x in names if x != vertical}
         drawn["widths"] = _widths(document)
         drawn["levels"] = _levels(document)
         drawn["layers"] = _layers(document)
-        drawn["convergence"] = _convergence(document)
+        drawn["convergence"] = _convergence(document, against)
         if "surrogate" in document:
             drawn["sensitivities"] = _sensitivities(document["surrogate"]["losses"])
     return {name: _png(figure) for name, figure in drawn.items()}
@@ -107,7 +115,7 @@ def _axis(name: str, values: Any) -> tuple[float, str]:
     return 1000.0**steps, f"{objective.label} ({('', 'k', 'M', 'G', 'T')[steps]}{objective.unit})"
 
 
-def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str) -> Figure:
+def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str, against: Other | None) -> Figure:
     members, same = document["members"], document["uniform"]
 
     def column(entries: list[dict[str, Any]], name: str, divisor: float) -> np.ndarray:
@@ -124,6 +132,18 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
     if len(document["objectives"]) == 2:
         axes.step(front_x[order], front_y[order], where="post", color=BLUE, linewidth=1.4, alpha=0.8)
     axes.scatter(front_x, front_y, s=26, color=BLUE, zorder=3, label="front")
+    if against is not None:
+        other = against.document["members"]
+        found_x, found_y = column(other, x, by_x), column(other, y, by_y)
+        order = np.argsort(found_x, kind="stable")
+        line = {
+            "where": "post",
+            "color": PURPLE,
+            "linewidth": 1.2,
+            "linestyle": "--",
+            "label": f"front of {against.name}",
+        }
+        axes.step(found_x[order], found_y[order], **line)
     axes.scatter(
         column(same, x, by_x), column(same, y, by_y), marker="s", s=40, color=ORANGE, zorder=4, label="uniform"
     )
@@ -227,13 +247,18 @@ def _layers(document: dict[str, Any]) -> Figure:
     return figure
 
 
-def _convergence(document: dict[str, Any]) -> Figure:
-    history = document["history"]
+def _convergence(document: dict[str, Any], against: Other | None) -> Figure:
     figure = Figure(figsize=(8.2, 2.6))
     axes = figure.add_subplot()
-    axes.plot(
-        [h["evaluations"] for h in history], [h["hypervolume"] for h in history], color=BLUE, marker="o", markersize=3
-    )
+    for run, color, label in (
+        (document, BLUE, "this run"),
+        (against and against.document, PURPLE, against and against.name),
+    ):
+        if run is not None:
+            evaluations, volumes = ([h[key] for h in run["history"]] for key in ("evaluations", "hypervolume"))
+            axes.plot(evaluations, volumes, color=color, marker="o", markersize=3, label=label)
+    if against is not None:
+        axes.legend(frameon=False)
     axes.set(xlabel="assignments evaluated", ylabel="hypervolume")
     axes.grid(color="#eceff3")
     return figure
@@ -249,7 +274,7 @@ def _sensitivities(losses: dict[str, dict[str, list[float]]]) -> Figure:
     for axes, (part, rows) in zip(panels, losses.items(), strict=True):
         values = np.maximum(np.array(list(rows.values())).T[:-1], largest / 1000)
         axes.imshow(values, norm=colors.norm, cmap=colors.cmap, aspect="auto", origin="lower")
-        axes.set_xticks(range(len(rows)), list(rows), rotation=90, fontsize=7)
+        axes.set_xticks(range(len(rows)), _short(list(rows)), rotation=90, fontsize=7)
         axes.set_yticks(range(len(values)), [str(width) for width in WIDTHS[:-1]])
         axes.set_ylabel(f"{'kernel' if part == 'kernels' else 'stored tensor'}: width (bits)")
     figure.colorbar(colors, ax=panels, label="loss beyond 8 bits")

@@ -10,6 +10,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.show import figures
 from mqjax.study.runs import read_evaluated
@@ -33,21 +34,30 @@ tr.pick td { background: #e8f3fc; font-weight: 600; } code { background: #e9ecf1
 """
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, against: Path | None = None) -> Path:
     """Write figures/*.png and report.html into a finished run folder; returns the page's path.
 
-    Raises `InputError` where `folder` is not a finished run.
+    against: another finished run, whose front and course are drawn too. Raises `InputError` where one is not a finished run,
+    and where the two have other objectives or another accelerator or network.
     """
     folder = Path(folder)
     document = read_front(folder)
     config = read_config(folder)
     evaluated = read_evaluated(folder)
-    drawn = figures.draw(document, evaluated)
+    drawn = figures.draw(document, evaluated, None if against is None else _other(document, Path(against)))
     for name, png in drawn.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
     path = folder / "report.html"
     write_atomically(path, _page(document, config, drawn))
     return path
+
+
+def _other(document: dict[str, Any], against: Path) -> figures.Other:
+    other = read_front(against)
+    for key in ("objectives", "arch", "layers"):
+        if other[key] != document[key]:
+            raise InputError(f"{against} cannot be compared: its {key} are not those of this run")
+    return figures.Other(against.name, other)
 
 
 def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, bytes]) -> str:
@@ -187,10 +197,13 @@ def _surrogate(worth: dict[str, Any], drawn: dict[str, bytes]) -> list[str]:
             "summed loss costs: that front is exact, the sum is the approximation."
         )
     )
+    ranks = ""
+    if worth["rank_correlation"] is not None:
+        ranks = f" as their errors do with a rank correlation of {worth['rank_correlation']:.3f}"
     return [
         "<h2>What the search began from</h2>",
         f"<p>Each kernel and each stored tensor was narrowed alone, and its loss measured. The sum of these losses ranks "
-        f"assignments as their errors do with a rank correlation of {worth['rank_correlation']:.3f}. The first "
+        f"assignments{ranks}. The first "
         f"{worth['first_population']} assignments lie along the exact front of summed loss and cost, corrected by the errors "
         f"found on the way.{gap}</p>",
         _figure(

@@ -93,7 +93,7 @@ class _Losses(_Strict):
 
 
 class _Surrogate(_Strict):
-    rank_correlation: float  # NaN where all errors are equal
+    rank_correlation: Number | None
     gap: Number | None
     slack: Number
     first_population: Count

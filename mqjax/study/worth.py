@@ -12,7 +12,7 @@ from mqjax.study.surrogate import Surrogate, surrogate_front
 
 
 def worth(surrogate: Surrogate, result: SearchResult) -> dict[str, Any]:
-    """For front.json. rank_correlation: Spearman's, of summed losses with errors over all evaluated assignments. gap: by how
+    """For front.json. rank_correlation: Spearman's, of summed losses with errors over all evaluated assignments, if these differ. gap: by how
     much the cost of the found front's members exceeds, in the median, the least cost with which the surrogate's exact
     front has no higher summed loss (of several costs, the last); slack: by how much that front's losses may be too high. losses: of every
     kernel and stored tensor at widths 2 to 8.
@@ -20,6 +20,7 @@ def worth(surrogate: Surrogate, result: SearchResult) -> dict[str, Any]:
     genomes = result.genomes.reshape(len(result.genomes), -1)
     loss = surrogate.loss(genomes)
     errors = result.objectives[:, result.names.index("error")]
+    correlation = float(np.corrcoef(rankdata(loss), rankdata(errors))[0, 1]) if np.ptp(errors) > 0 else None
     front = surrogate_front(surrogate)
     gaps = []
     for at in result.front:
@@ -28,7 +29,7 @@ def worth(surrogate: Surrogate, result: SearchResult) -> dict[str, Any]:
         if len(possible):
             gaps.append(cost / possible[:, -1].min() - 1)
     return {
-        "rank_correlation": float(np.corrcoef(rankdata(loss), rankdata(errors))[0, 1]),
+        "rank_correlation": correlation,
         "gap": float(np.median(gaps)) if gaps else None,
         "slack": float(front.slack[0]),
         "first_population": int((result.generation == 0).sum()),

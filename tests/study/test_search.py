@@ -305,6 +305,20 @@ def test_report_needs_no_other_file(finished, tmp_path, capsys):
     assert main(["report", str(copy)]) == 0 and (copy / "report.html").read_text() == text
 
 
+def test_report_beside_another_run(finished, tmp_path, capsys):
+    folder, _ = finished
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    shutil.copytree(folder, copy)
+    shutil.copytree(folder, other)
+    alone = (copy / "figures" / "convergence.png").read_bytes()
+    assert main(["report", str(copy), "--against", str(other)]) == 0
+    assert (copy / "figures" / "convergence.png").read_bytes() != alone
+    document = json.loads((other / "front.json").read_text())
+    (other / "front.json").write_text(json.dumps({**document, "arch": "simba"}))
+    assert main(["report", str(copy), "--against", str(other)]) == 2
+    assert "its arch" in capsys.readouterr().err
+
+
 def test_report_of_what_is_no_run(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
