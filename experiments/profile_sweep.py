@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from mqjax.cost.fast import terms
 from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapper import sweep
+from mqjax.mapper import programs
 from mqjax.mapper.screen import Screen
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.space import Mapspace
@@ -43,18 +43,18 @@ def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[...,
     plan, n, size, box = sweeper.plan, sweeper.numbers, sweeper.size, limits[0]
 
     def counts(tables, picks, start):
-        return sweep._chunk(plan, n, tables, picks, start, size)
+        return programs.chunk_counts(plan, n, tables, picks, start, size)
 
     def screened(tables, picks, start, boxes):
         found, weight, beyond = counts(tables, picks, start)
-        return [sweep._screened(plan, n, found, box, weight, ~beyond, size, False) for box in boxes]
+        return [programs.screened(plan, n, found, box, weight, ~beyond, size, False) for box in boxes]
 
     def one_triple(tables, picks, start):
         packings = box.packings._replace(tensors=tuple(table[:1] for table in box.packings.tensors))
         return terms.cost_terms(plan, n, counts(tables, picks, start)[0], packings, size)
 
     return {
-        "read the tables": lambda t, p, s: sweep._unrank(plan, t, s, size),
+        "read the tables": lambda t, p, s: programs.unrank(plan, t, s, size),
         "count accesses": counts,
         "price one triple": one_triple,
         "bound the energy": lambda t, p, s: terms.least_energies(n, counts(t, p, s)[0], box.corners, size),
@@ -75,7 +75,7 @@ def measure(sweeper: Sweeper, program: Callable[..., Any]) -> float:
 
         return jax.lax.fori_loop(0, job.chunks, chunk, jnp.float64(0))
 
-    compiled = jax.jit(loop, compiler_options=sweep._FAST)
+    compiled = jax.jit(loop, compiler_options=programs.FAST)
     return best_of(lambda: compiled(tables, picks).block_until_ready()) / (job.chunks * sweeper.size) * 1e9
 
 

@@ -25,7 +25,8 @@ from mqjax.io.records import evaluate_records
 from mqjax.mapper.best import best_mappings
 from mqjax.mapper.decision import Optimum
 from mqjax.mapper.optimum import solve
-from mqjax.mapper.sweep import Sweeper, _chunk
+from mqjax.mapper.programs import chunk_counts
+from mqjax.mapper.sweep import Sweeper
 from mqjax.mapper.table import cost_table, entry_of
 from mqjax.mapspace.mapping import decode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
@@ -288,7 +289,7 @@ def _shown(space: Mapspace, rows: Rows, i: int) -> str:
 
 @partial(jax.jit, static_argnames=("plan", "size"))
 def _terms(plan: Any, n: Any, tables: Any, picks: Any, boxes: Any, size: int):
-    counts, _, _ = _chunk(plan, n, tables, picks, np.float64(0), size)
+    counts, _, _ = chunk_counts(plan, n, tables, picks, np.float64(0), size)
     return counts, tuple(cost_terms(plan, n, counts, box, size) for box in boxes)
 
 

@@ -163,6 +163,20 @@ class Document:
         named = f"{key_path(names)}: " if names else ""
         return InputError(f"{self.path}, line {line}: {named}{problem}")
 
+    def at(self, loc: Sequence[str | int], kind: type, default: Any = None) -> Any:
+        """The value at `loc`, which must be of the type `kind`; `default`, if given, where its key is missing."""
+        value = self.value
+        for i, part in enumerate(loc):
+            if isinstance(part, str) and (not isinstance(value, dict) or part not in value):
+                if default is not None and isinstance(value, dict) and i == len(loc) - 1:
+                    return default
+                raise self.error(loc[: i + 1], "this key is missing")
+            value = value[part]
+        if not isinstance(value, kind):
+            words = {dict: "a mapping of keys to values", list: "a list", str: "text"}
+            raise self.error(loc, f"must be {words[kind]}, not {shown(value)}")
+        return value
+
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, or in the UTF that its byte-order mark names."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mqjax.errors import InputError
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.projection import LOOPS
-from mqjax.types import TENSORS
+from mqjax.io.timeloop_constraints import V04, kept_tensors, read_constraints
 
-V04 = "this is a Timeloop v0.4 file; only v0.3 files (architecture.version: 0.3 with subtree and local) can be imported"
 V04_TAGS = {f"!{name}": V04 for name in ("Container", "Component", "Parallel", "Pipelined", "Hierarchical", "Nothing")}
 
 # Timeloop looks for these anywhere in the name of a class, and passes over components of other classes.
@@ -89,8 +87,8 @@ def import_accelerator(name: str, tables: Path, rules: Path) -> Imported:
     inner = [*levels[1:], macs[0]]
     fanouts = {level.name: below.instances // level.instances for level, below in zip(levels, inner, strict=True)}
     taken: set[tuple[str, ...]] = set()
-    hardware, kept = _constraints(_read(rules / "arch_constraints.yaml"), fanouts, taken, notes)
-    heuristics, kept_too = _constraints(_read(rules / "map_constraints.yaml"), fanouts, taken, notes)
+    hardware, kept = read_constraints(_read(rules / "arch_constraints.yaml"), fanouts, taken, notes)
+    heuristics, kept_too = read_constraints(_read(rules / "map_constraints.yaml"), fanouts, taken, notes)
     document = {
         "name": name,
         "mac": _mac(arch, macs[0], energies, areas, notes),
@@ -98,7 +96,7 @@ def import_accelerator(name: str, tables: Path, rules: Path) -> Imported:
         "constraints": {"arch": hardware, "paper": heuristics},
     }
     for level in document["levels"]:
-        level["keep"] = _kept(level["name"], [*kept, *kept_too])
+        level["keep"] = kept_tensors(level["name"], [*kept, *kept_too])
     return Imported(document, notes)
 
 
@@ -109,21 +107,6 @@ def _read(path: Path) -> Document:
 # --- The tree of components ------------------------------------------------------------------------------------------
 
 
-def _at(document: Document, loc: Sequence[str | int], kind: type, default: Any = None) -> Any:
-    """The value at `loc`, which must be of the type `kind`; `default`, if given, where its key is missing."""
-    value = document.value
-    for i, part in enumerate(loc):
-        if isinstance(part, str) and (not isinstance(value, dict) or part not in value):
-            if default is not None and isinstance(value, dict) and i == len(loc) - 1:
-                return default
-            raise document.error(loc[: i + 1], "this key is missing")
-        value = value[part]
-    if not isinstance(value, kind):
-        words = {dict: "a mapping of keys to values", list: "a list", str: "text"}
-        raise document.error(loc, f"must be {words[kind]}, not {shown(value)}")
-    return value
-
-
 def _parts(arch: Document, notes: list[str]) -> Iterator[_Part]:
     """Storage and compute components, outermost first."""
     if isinstance(arch.value, dict) and isinstance(arch.value.get("architecture"), dict):
@@ -132,15 +115,15 @@ def _parts(arch: Document, notes: list[str]) -> Iterator[_Part]:
             raise arch.error(("architecture",), V04)
     loc: tuple[str | int, ...] = ("architecture",)
     path, count = "", 1
-    _at(arch, (*loc, "subtree"), list)
-    while "subtree" in _at(arch, loc, dict):
-        trees = _at(arch, (*loc, "subtree"), list)
+    arch.at((*loc, "subtree"), list)
+    while "subtree" in arch.at(loc, dict):
+        trees = arch.at((*loc, "subtree"), list)
         if len(trees) != 1:
             raise arch.error((*loc, "subtree"), f"must hold one subtree (of many instances), not {len(trees)}")
         loc = (*loc, "subtree", 0)
         name, instances = _name(arch, loc)
         path, count = f"{path}.{name}".lstrip("."), count * instances
-        for i in range(len(_at(arch, (*loc, "local"), list, []))):
+        for i in range(len(arch.at((*loc, "local"), list, []))):
             part = _part(arch, (*loc, "local", i), path, count)
             if part.kind:
                 yield part
@@ -150,7 +133,7 @@ def _parts(arch: Document, notes: list[str]) -> Iterator[_Part]:
 
 def _name(arch: Document, loc: tuple[str | int, ...]) -> tuple[str, int]:
     """A component's name without its index range, and how many instances the range counts."""
-    text = _at(arch, (*loc, "name"), str)
+    text = arch.at((*loc, "name"), str)
     found = re.fullmatch(r"([^\[\].]+?)\s*(?:\[(\d{1,9})\.\.(\d{1,9})\]|\[(\d{1,9})\])?", text, re.ASCII)
     if not found or (found[2] and int(found[3]) < int(found[2])):
         raise arch.error(
@@ -162,12 +145,12 @@ def _name(arch: Document, loc: tuple[str | int, ...]) -> tuple[str, int]:
 def _part(arch: Document, loc: tuple[str | int, ...], path: str, count: int) -> _Part:
     name, instances = _name(arch, loc)
     attributes = {}
-    for key, value in _at(arch, (*loc, "attributes"), dict, {}).items():
+    for key, value in arch.at((*loc, "attributes"), dict, {}).items():
         plain = str(key).replace("-", "_")
         if plain in attributes:
             raise arch.error((*loc, "attributes", str(key)), "this attribute is given twice, in two spellings")
         attributes[plain] = value
-    title = _at(arch, (*loc, "class"), str)
+    title = arch.at((*loc, "class"), str)
     kind = "storage" if any(word in title for word in STORAGE_CLASSES) else ""
     if not kind and any(word in title for word in COMPUTE_CLASSES):
         kind = "compute"
@@ -189,7 +172,7 @@ def _number(arch: Document, part: _Part, *keys: str) -> int | None:
 
 
 def _attribute_error(arch: Document, part: _Part, key: str, problem: str) -> InputError:
-    given = _at(arch, part.loc, dict, {})
+    given = arch.at(part.loc, dict, {})
     spelled = next((str(k) for k in given if str(k).replace("-", "_") == key), key)
     return arch.error((*part.loc, spelled), problem)
 
@@ -216,8 +199,8 @@ def _short(full_name: str) -> str:
 def _table(document: Document, key: str, names: list[str]) -> Iterator[tuple[int, str]]:
     """Number and component of each row of an ERT or ART about one of `names`."""
     seen: dict[str, str] = {}
-    for i in range(len(_at(document, (key, "tables"), list))):
-        full_name = re.sub(r"\[.*?\]", "", _at(document, (key, "tables", i, "name"), str))
+    for i in range(len(document.at((key, "tables"), list))):
+        full_name = re.sub(r"\[.*?\]", "", document.at((key, "tables", i, "name"), str))
         short = _short(full_name)
         if short not in names:
             continue
@@ -230,7 +213,7 @@ def _table(document: Document, key: str, names: list[str]) -> Iterator[tuple[int
 
 
 def _amount(document: Document, loc: tuple[str | int, ...]) -> float:
-    value = _at(document, loc, object)
+    value = document.at(loc, object)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise document.error(loc, f"must be a number of at least 0, not {shown(value)}")
     return value
@@ -242,8 +225,8 @@ def _energies(ert: Document, names: list[str]) -> dict[str, dict[str, float]]:
     for i, component in _table(ert, "ERT", names):
         actions = energies.setdefault(component, {})
         loc = ("ERT", "tables", i, "actions")
-        for j in range(len(_at(ert, loc, list))):
-            action = _at(ert, (*loc, j, "name"), str)
+        for j in range(len(ert.at(loc, list))):
+            action = ert.at((*loc, j, "name"), str)
             actions[action] = max(_amount(ert, (*loc, j, "energy")), actions.get(action, 0.0))
     return energies
 
@@ -356,137 +339,3 @@ def _bandwidth(arch: Document, part: _Part) -> dict[str, float]:
 
 
 # --- Constraints -----------------------------------------------------------------------------------------------------
-
-
-class _Keep(NamedTuple):
-    """What a constraint says about the tensors of `level`: those to keep (None: not said) and those to pass by."""
-
-    level: str
-    keep: list[str] | None
-    bypass: list[str]
-
-
-def _kept(level: str, said: Sequence[_Keep]) -> list[str]:
-    """The tensors that a level keeps: those listed; else all that it does not bypass."""
-    here = [entry for entry in said if entry.level == level]
-    listed = [tensor for entry in here for tensor in entry.keep or ()]
-    if any(entry.keep is not None for entry in here):
-        return [tensor for tensor in TENSORS if tensor in listed]
-    return [tensor for tensor in TENSORS if not any(tensor in entry.bypass for entry in here)]
-
-
-def _constraints(
-    file: Document, fanouts: Mapping[str, int], taken: set[tuple[str, ...]], notes: list[str]
-) -> tuple[list[dict], list[_Keep]]:
-    """The rules of a constraint file in our format, and what it says about bypassing.
-
-    `fanouts` has the children of one instance of each level, outermost first. `taken` gathers what was given, over files.
-    """
-    keys = ("architecture_constraints", "mapspace_constraints", "constraints", "mapspace")
-    root = file.value if isinstance(file.value, dict) else {}
-    key = next((key for key in keys if key in root), None)
-    if key is None:
-        raise file.error((), f"a constraint file has one of the keys {', '.join(keys)}")
-    loc: tuple[str | int, ...] = (key,)
-    if not isinstance(root[key], list):
-        if isinstance(root[key], dict) and str(root[key].get("version")) == "0.4":
-            raise file.error(loc, V04)
-        loc = (key, "targets")
-    rules, kept = [], []
-    for i in range(len(_at(file, loc, list))):
-        entry, here = _at(file, (*loc, i), dict), (*loc, i)
-        name_key = "name" if "name" in entry and "target" not in entry else "target"
-        target = _at(file, (*here, name_key), str)
-        if target not in fanouts:
-            raise file.error((*here, name_key), f"unknown level {shown(target)}; levels are {', '.join(fanouts)}")
-        kind = _at(file, (*here, "type"), str)
-        if kind in ("bypass", "bypassing", "datatype", "dataspace"):
-            kept.append(_Keep(target, _tensors(file, (*here, "keep")), _tensors(file, (*here, "bypass")) or []))
-        elif kind in ("spatial", "temporal"):
-            rules.append(_rule(file, here, target, kind, fanouts[target]))
-            given = [("factors", dim) for dim in rules[-1].get("factors", ())]
-            for words in [*given, *((key,) for key in ("permutation", "split") if key in rules[-1])]:
-                if (target, kind, *words) in taken:
-                    problem = f"{' of '.join(reversed(words))} is given twice for the {kind} loops of {target}"
-                    raise file.error((*here, words[0]), f"{problem}; give it once, in one of the files")
-                taken.add((target, kind, *words))
-        else:
-            notes.append(f"{target}: a constraint of the type {shown(kind)} has no counterpart and is left out")
-    return rules, kept
-
-
-def _tensors(file: Document, loc: tuple[str | int, ...]) -> list[str] | None:
-    """A list of tensors, or None where the key is missing."""
-    entry = _at(file, loc[:-1], dict)
-    if loc[-1] not in entry:
-        return None
-    tensors = entry[loc[-1]]
-    if tensors is None:
-        return []
-    if not isinstance(tensors, list) or any(tensor not in TENSORS for tensor in tensors):
-        raise file.error(loc, f"must be a list out of {', '.join(TENSORS)}, not {shown(tensors)}")
-    return tensors
-
-
-def _rule(file: Document, loc: tuple[str | int, ...], target: str, kind: str, fanout: int) -> dict[str, Any]:
-    entry = _at(file, loc, dict)
-    rule: dict[str, Any] = {"level": target, "type": kind}
-    if entry.get("factors") is not None and (
-        factors := _factors(file, (*loc, "factors"), target, fanout if kind == "spatial" else None)
-    ):
-        rule["factors"] = factors
-    if entry.get("permutation") is not None:
-        given = entry["permutation"]
-        # Lists of dimensions, and any blanks or commas between them, say the same as one word.
-        text = "".join(given) if isinstance(given, list) and all(isinstance(x, str) for x in given) else given
-        order = re.sub(r"[\s,]+", "", text) if isinstance(text, str) else ""
-        if not isinstance(text, str) or len(set(order)) != len(order) or not set(order) <= set(LOOPS):
-            problem = f"must list dimensions out of {''.join(LOOPS)}, each once, not {shown(given)}"
-            raise file.error((*loc, "permutation"), problem)
-        if order:
-            rule["permutation"] = order
-    if kind == "spatial" and entry.get("split") is not None:
-        split = entry["split"]
-        if isinstance(split, bool) or not isinstance(split, int) or split < 0:
-            raise file.error((*loc, "split"), f"must be a whole number of dimensions on X, not {shown(split)}")
-        # Beyond the last dimension all lie on X.
-        rule["split"] = min(split, len(LOOPS))
-    return rule
-
-
-def _factors(file: Document, loc: tuple[str | int, ...], target: str, fanout: int | None) -> dict[str, int | str]:
-    """Fixed factors from a text, a list or a mapping: `C=16 M4`, [C=16, M=4], {C: 16}; 0 is the whole bound.
-
-    An upper bound is accepted where it fixes the factor (at 1) or where the fan-out already implies it.
-    """
-    given = _at(file, loc, object)
-    if isinstance(given, dict):
-        texts = [f"{dim}={factor}" for dim, factor in given.items()]
-    elif isinstance(given, list):
-        texts = [str(entry) for entry in given]
-    else:
-        texts = [str(given)]
-    factors: dict[str, int | str] = {}
-    for text in texts:
-        rest = text.strip(" \t\r\n,;")
-        while rest:
-            found = re.match(r"([A-Za-z]+)\s*(<=|=*)\s*([0-9]{1,15})(?![0-9A-Za-z_.]*[a-z_.])[\s,;]*", rest, re.ASCII)
-            if not found:
-                raise file.error(
-                    loc, f"{target}: {shown(rest)} must be factors such as C=16, C16 or S=0 (the whole bound)"
-                )
-            dim, sign, factor = found[1], found[2], int(found[3])
-            if dim not in LOOPS:
-                raise file.error(loc, f"{target}: unknown dimension {shown(dim)}; dimensions are {' '.join(LOOPS)}")
-            rest = rest[found.end() :]
-            if sign == "<=" and fanout is not None and fanout <= factor:
-                continue
-            if sign == "<=" and factor != 1:
-                problem = (
-                    f"{target}: the upper bound {dim}<={factor} has no counterpart; fix the factor as {dim}={factor}"
-                )
-                raise file.error(loc, f"{problem} or remove it")
-            if dim in factors:
-                raise file.error(loc, f"{target}: the factor of {dim} is given twice")
-            factors[dim] = factor or "full"
-    return factors

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from mqjax.cost.packing import Packed, PackingBox
-from mqjax.mapper.sweep import Limits, Modes
+from mqjax.mapper.programs import Limits, Modes
 from mqjax.types import METRICS
 
 NEAR = {"energy": 1 + 1e-12, "edp": 1 + 1e-12, "delay": 1 + 2**-49}
