@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from mqjax.cost.fast import terms
 from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapper.best import sweep
+from mqjax.mapper import sweep
 from mqjax.mapper.screen import Screen
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.space import Mapspace
@@ -50,14 +50,14 @@ def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[...,
         return [sweep._screened(plan, n, found, box, weight, ~beyond, size, False) for box in boxes]
 
     def one_triple(tables, picks, start):
-        packings = tuple(table[:1] for table in box.packings)
+        packings = box.packings._replace(tensors=tuple(table[:1] for table in box.packings.tensors))
         return terms.cost_terms(plan, n, counts(tables, picks, start)[0], packings, size)
 
     return {
         "read the tables": lambda t, p, s: sweep._unrank(plan, t, s, size),
         "count accesses": counts,
         "price one triple": one_triple,
-        "bound the energy": lambda t, p, s: terms.lower_bounds(plan, n, counts(t, p, s)[0], box.corners, size),
+        "bound the energy": lambda t, p, s: terms.least_energies(n, counts(t, p, s)[0], box.corners, size),
         "see what fits": lambda t, p, s: terms.fitting(plan, n, counts(t, p, s)[0], box.packings, size),
         "screen 343 triples": lambda t, p, s: screened(t, p, s, limits[:1]),
         "screen 343 triples and native": lambda t, p, s: screened(t, p, s, limits),
@@ -101,7 +101,8 @@ def main() -> None:
         )
         found = [sweeper.least(sweeper.sample(2000).take(slice(0, 2000)))]
         limits = tuple(
-            Screen(box).limits(least[box.places]) for box, least in zip(sweeper.boxes, found[0], strict=True)
+            Screen(box, LAYER.macs).limits(least[box.places])
+            for box, least in zip(sweeper.boxes, found[0], strict=True)
         )
         with jax.enable_x64(True):
             times = {stage: measure(sweeper, program) for stage, program in stages(sweeper, limits).items()}

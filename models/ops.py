@@ -200,7 +200,5 @@ def _(op: Conv, inputs: Shape, outputs: Shape, name: str, depthwise: str) -> Lay
         return Layer.from_dims({"C": inputs[2], "M": op.outputs, **dims}, name=name)
     if is_depthwise(op, inputs[2]) and op.outputs == inputs[2]:
         return Layer.from_dims({"C": inputs[2], **dims}, shape="depthwise", name=name)
-    raise InputError(
-        f"node {name!r}: the mapper has no grouped convolution yet, only dense ones (groups=1) and depthwise ones with one "
-        f"filter per channel; this one has {op.groups} groups for {inputs[2]} input and {op.outputs} output channels"
-    )
+    dims |= {"G": op.groups, "C": inputs[2] // op.groups, "M": op.outputs // op.groups}
+    return Layer.from_dims(dims, shape="grouped", name=name)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.errors import InputError, unknown
-from mqjax.types import BitWidths, Layer
+from mqjax.types import TENSORS, BitWidths, Layer
 
 FULL = 0
 """A fixed factor of 0 means the whole bound of the dimension, as in Timeloop."""
@@ -25,18 +25,60 @@ DIALECTS = ("2024", "2023")
 """Which fills of Outputs are charged: "2024" elides the first fill of each partial sum, "2023" charges it."""
 
 
+class WidthTable(NamedTuple):
+    """A number by the widths of the operands, for MACs with modes: that of the narrowest modes that hold them.
+
+    inputs, weights: bits of the modes, ascending; values: a row for each mode of Inputs.
+    """
+
+    inputs: tuple[int, ...]
+    weights: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+class WidthFormula(NamedTuple):
+    """constant + inputs * i + weights * w + product * i * w, where Inputs have i bits and Weights w."""
+
+    constant: float = 0.0
+    inputs: float = 0.0
+    weights: float = 0.0
+    product: float = 0.0
+
+
+ByWidth = float | WidthTable | WidthFormula
+"""A number that may depend on the widths of the operands (see `mqjax.cost.packing`)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mac:
-    """The multiply-accumulate units: `mesh` is (X, Y), energy is per operation, area per unit."""
+    """The multiply-accumulate units: `mesh` is (X, Y), energy is per operation, area per unit.
+
+    operations_per_cycle: of one unit; cycles_per_operation: its reciprocal, in its stead.
+    """
 
     name: str
     mesh: tuple[int, int]
-    energy_pj: float
+    energy_pj: ByWidth
     area_um2: float
+    operations_per_cycle: ByWidth = 1.0
+    cycles_per_operation: ByWidth | None = None
+
+    def tables(self) -> list[tuple[str, WidthTable]]:
+        """The tables by width among its numbers, with their names."""
+        numbers = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return [(name, number) for name, number in numbers if isinstance(number, WidthTable)]
 
     @property
     def instances(self) -> int:
         return self.mesh[0] * self.mesh[1]
+
+
+def short_tables(mac: Mac, native_bits: Sequence[int]) -> Iterator[tuple[str, str, str]]:
+    """The tables that lack a mode for native operands, of so many bits per tensor: their key, the side, and what is wrong."""
+    for name, table in mac.tables():
+        for side, bits in zip(("weights", "inputs"), native_bits, strict=False):
+            if getattr(table, side)[-1] < bits:
+                yield name, side, f"the last mode must hold native operands, which have {bits} bits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +169,6 @@ class Tech(NamedTuple):
     clusters: np.ndarray  # [L] instances / cluster
     bandwidth: np.ndarray  # [L, 2] read, write; words / cycle / instance
     energy: np.ndarray  # [L, 3] pJ per vector read, fill, update
-    mac_energy: np.float64  # pJ
     area: np.float64  # um^2, whole accelerator
 
 
@@ -153,6 +194,14 @@ class Arch:
                 f"accelerator {self.name!r}: {'.'.join(repeat.key)} of the {kind} loops of {rule.level} is given twice; "
                 f"give each {repeat.what} once"
             )
+        if self.mac.cycles_per_operation is not None and self.mac.operations_per_cycle != 1:
+            raise InputError(f"accelerator {self.name!r}: give operations_per_cycle or cycles_per_operation, not both")
+        for name, side, problem in short_tables(self.mac, [self.native_bits(t) for t in range(len(TENSORS))]):
+            raise InputError(f"accelerator {self.name!r}: mac.{name}.{side}: {problem}")
+
+    def native_bits(self, tensor: int) -> int:
+        """Width of native operands (of `TENSORS`): a word of the innermost level that keeps them."""
+        return next(level.word_bits for level in self.levels if level.keep[tensor])
 
     @cached_property
     def level_names(self) -> tuple[str, ...]:
@@ -184,7 +233,6 @@ class Arch:
             clusters=np.array([level.instances / level.cluster for level in levels], np.float64),
             bandwidth=np.array([[or_inf(x.read_bandwidth), or_inf(x.write_bandwidth)] for x in levels], np.float64),
             energy=np.array([[x.read_pj, x.fill_pj, x.update_pj] for x in levels], np.float64),
-            mac_energy=np.float64(self.mac.energy_pj),
             area=np.float64(self.area_um2),
         )
 

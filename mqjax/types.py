@@ -12,18 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mqjax.errors import InputError, unknown
+from mqjax.projection import COEFFICIENTS, DIMS, LOOPS, PROJECTIONS, TENSORS, Projection, Rank
 
-DIMS = ("C", "M", "R", "S", "N", "P", "Q")
-TENSORS = ("Weights", "Inputs", "Outputs")
-SHAPES = ("cnn", "depthwise")
+SHAPES = tuple(PROJECTIONS)
 METRICS = ("energy", "edp", "delay")
 """What a layer's mapping can be optimal by; tables of optima are in this order."""
-
-# RELEVANT[shape][tensor] lists the dimensions that index the tensor.
-RELEVANT = {
-    "cnn": ("CMRS", "CRSNPQ", "MNPQ"),
-    "depthwise": ("CRS", "CRSNPQ", "CNPQ"),
-}
 
 
 def _require_positive_int(value: Any, what: str) -> None:
@@ -33,11 +26,12 @@ def _require_positive_int(value: Any, what: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution (or a fully connected layer: P = Q = R = S = 1) as the mapper sees it.
+    """A convolution, a fully connected layer (P = Q = R = S = 1) or a matrix product as the mapper sees it.
 
     C, M: input and output channels; R, S: kernel width and height; N: batch; P, Q: output width and height.
     Wstride and Wdilation go with P and R, Hstride and Hdilation with Q and S.
-    `shape` is "cnn" (dense) or "depthwise" (one filter per channel: M must be 1, C counts the channels).
+    `shape` is "cnn" (dense), "depthwise" (one filter per channel: M must be 1, C counts the channels), "grouped" (G groups of C
+    input and M output channels each) or "matmul" (made by `from_dims` from B, M, K and N: see `mqjax.projection`).
     """
 
     C: int = 1
@@ -51,34 +45,58 @@ class Layer:
     Hstride: int = 1
     Wdilation: int = 1
     Hdilation: int = 1
+    G: int = 1
     shape: str = "cnn"
     name: str = dataclasses.field(default="layer", compare=False)
 
     def __post_init__(self) -> None:
-        for key in LAYER_KEYS:
-            _require_positive_int(getattr(self, key), f"layer {self.name!r}: {key}")
         if self.shape not in SHAPES:
             raise InputError(f"layer {self.name!r}: shape must be one of {', '.join(SHAPES)}, not {self.shape!r:.60}")
-        if self.shape == "depthwise" and self.M != 1:
-            raise InputError(f"layer {self.name!r}: a depthwise layer has M=1 (C counts its channels), not M={self.M}")
+        names = {field: key for key, field in self.projection.keys.items()}
+        for field in (*LOOPS, *COEFFICIENTS):
+            _require_positive_int(getattr(self, field), f"layer {self.name!r}: {names.get(field, field)}")
+            only_one = field not in names or field in self.projection.unit
+            if only_one and getattr(self, field) != 1:
+                raise InputError(f"layer {self.name!r}: a {self.shape} layer has {field}=1, not {getattr(self, field)}")
 
     @classmethod
     def from_dims(cls, dims: Mapping[str, Any], *, shape: str = "cnn", name: str = "layer") -> Layer:
-        """A layer from a mapping with the keys C M R S N P Q Wstride Hstride Wdilation Hdilation (absent: 1)."""
-        odd = [key for key in dims if key not in LAYER_KEYS]
+        """A layer from a mapping with the keys of `layer_keys` (absent: 1)."""
+        keys = layer_keys(shape, name)
+        odd = [key for key in dims if key not in keys]
         if odd:
-            raise InputError(f"layer {name!r}: {unknown('key', odd[0], LAYER_KEYS)}")
-        return cls(**dims, shape=shape, name=name)
+            raise InputError(f"layer {name!r}: {unknown('key', odd[0], keys)}")
+        return cls(**{keys[key]: value for key, value in dims.items()}, shape=shape, name=name)
 
     @property
     def dims(self) -> dict[str, int]:
         """The keys of `from_dims` with their values."""
-        return {key: getattr(self, key) for key in LAYER_KEYS}
+        return {key: getattr(self, field) for key, field in self.projection.keys.items()}
 
     @property
     def bounds(self) -> tuple[int, ...]:
-        """Loop bounds in the order of `DIMS`."""
-        return tuple(getattr(self, d) for d in DIMS)
+        """Loop bounds in the order of `loops`."""
+        return tuple(getattr(self, d) for d in self.loops)
+
+    @property
+    def projection(self) -> Projection:
+        """Which dimensions index which tensor."""
+        return PROJECTIONS[self.shape]
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The dimensions of the loops that make up the layer, in the order that arrays have."""
+        return self.projection.loops
+
+    @property
+    def letters(self) -> tuple[str | None, ...]:
+        """What mappings call each of `loops`; `None` for those that the shape's users do not see."""
+        names = {dim: name for name, dim in self.projection.named.items()}
+        return tuple(names.get(dim) for dim in self.loops)
+
+    def coefficients(self, rank: Rank) -> dict[str, int]:
+        """The coefficient of every dimension in a rank."""
+        return {dim: 1 if key is None else getattr(self, key) for dim, key in rank}
 
     @property
     def macs(self) -> int:
@@ -90,16 +108,23 @@ class Layer:
 
     def elements(self, tensor: str) -> int:
         """Elements of a whole tensor ("Weights", "Inputs" or "Outputs"); Inputs is its bounding box, without padding."""
-        if tensor == "Weights":
-            return self.C * self.M * self.R * self.S
-        if tensor == "Outputs":
-            return self.N * self.P * self.Q * (self.C if self.shape == "depthwise" else self.M)
-        width = (self.P - 1) * self.Wstride + (self.R - 1) * self.Wdilation + 1
-        height = (self.Q - 1) * self.Hstride + (self.S - 1) * self.Hdilation + 1
-        return self.N * self.C * width * height
+        elements = 1
+        for rank in self.projection.ranks[TENSORS.index(tensor)]:
+            steps = self.coefficients(rank).items()
+            elements *= 1 + sum(coefficient * (getattr(self, dim) - 1) for dim, coefficient in steps)
+        return elements
 
 
-LAYER_KEYS = (*DIMS, "Wstride", "Hstride", "Wdilation", "Hdilation")
+LAYER_KEYS = (*DIMS, *COEFFICIENTS)
+"""The keys of a dense or depthwise layer."""
+
+
+def layer_keys(shape: str, name: str = "layer") -> dict[str, str]:
+    """The keys of `Layer.from_dims` for a shape, and the fields that they stand for."""
+    if shape not in SHAPES:
+        raise InputError(f"layer {name!r}: shape must be one of {', '.join(SHAPES)}, not {shape!r}")
+    return PROJECTIONS[shape].keys
+
 
 SECONDS = 60.0
 """Time for one layer, after which its space counts as too large to cover."""

@@ -30,7 +30,7 @@ from mqjax.mapper.table import cost_table, entry_of
 from mqjax.mapspace.mapping import decode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, METRICS, TENSORS, BitWidths, Layer, all_widths
+from mqjax.types import METRICS, TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import Case
 
 SAMPLED, WILD, TERMS = 48, 48, 2**11
@@ -207,7 +207,9 @@ def wild_mapping(rng: random.Random, trial: Trial, bits: BitWidths) -> list[dict
     """A mapping of the layer that knows no constraints; few loops are spatial where no fan-out is."""
     arch, widths = trial.arch, by_tensor(bits)
     loops: dict[tuple[int, str], dict[str, int]] = {}
-    for d, bound in zip(DIMS, trial.layer.bounds, strict=True):
+    for d, bound in zip(trial.layer.letters, trial.layer.bounds, strict=True):
+        if d is None:
+            continue
         for prime in _primes(bound):
             s = rng.randrange(len(arch.levels))
             x, y = arch.fanout[s]
@@ -281,7 +283,7 @@ def terms(trial: Trial) -> Iterator[str]:
 
 
 def _shown(space: Mapspace, rows: Rows, i: int) -> str:
-    return str(_nest(decode(space.arch, mappings(space, rows.take([i])), 0)))
+    return str(_nest(decode(space.arch, space.layer, mappings(space, rows.take([i])), 0)))
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
@@ -293,7 +295,7 @@ def _terms(plan: Any, n: Any, tables: Any, picks: Any, boxes: Any, size: int):
 def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
     """The fast path's terms of some mappings, float64 [N] by name, and their energies and cycles in each box (of one
     triple)."""
-    packed = tuple(box.per_tensor for box in sweeper.boxes)
+    packed = tuple(box.packed for box in sweeper.boxes)
     parts = []
     for start in range(0, len(rows), sweeper.chosen_size):
         some = rows.take(slice(start, start + sweeper.chosen_size))
@@ -312,11 +314,8 @@ def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], lis
                 for kind, value in zip(("tile", "reads", "fills", "updates"), entry, strict=True):
                     found[f"{tensor} {kind} of level {s}"] = whole(0.0 if value is None else value)
         for k, cost in enumerate(costs):
-            cycles = np.maximum(np.asarray(cost.weights_cycles)[0], np.asarray(cost.shared_cycles)[0])
-            if cost.coupled_cycles is not None:
-                cycles = np.maximum(cycles, np.asarray(cost.coupled_cycles)[0, 0])
-            found[f"cycles {k}"] = whole(cycles)
-            found[f"energy {k}"] = whole(np.asarray(cost.weights_pj)[0] + np.asarray(cost.shared_pj)[0])
+            of_pair = cost.pair(tuple(None if x is None else x[0] for x in cost.of_pairs))
+            found[f"energy {k}"], found[f"cycles {k}"] = map(whole, of_pair.triple(0))
         parts.append(found)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     costs_of = [(joined.pop(f"energy {k}"), joined.pop(f"cycles {k}")) for k in range(len(packed))]

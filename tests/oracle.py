@@ -9,27 +9,34 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
-DIMS = "CMRSNPQ"
+DIMS = "CMRSNPQG"
+EVERY = "CMRSNPQGBK"
+"""Also the names that only matrix products use."""
+
 TENSORS = ("Weights", "Inputs", "Outputs")
 
 
 def ranks(shape: str, dims: dict[str, int], tensor: str) -> list[dict[str, int]]:
     """Each rank as {dimension: coefficient} (MODEL.md section 1)."""
+    if shape == "matmul":
+        return [{name: 1} for name in {"Weights": "BKN", "Inputs": "BMK", "Outputs": "BMN"}[tensor]]
     if tensor == "Inputs":
         width = {"R": dims.get("Wdilation", 1), "P": dims.get("Wstride", 1)}
         height = {"S": dims.get("Hdilation", 1), "Q": dims.get("Hstride", 1)}
-        return [{"N": 1}, {"C": 1}, width, height]
+        return [{"N": 1}, {"C": 1}, width, height] + ([{"G": 1}] if shape == "grouped" else [])
     names = {
-        "Weights": "CRS" if shape == "depthwise" else "CMRS",
-        "Outputs": "NCPQ" if shape == "depthwise" else "NMPQ",
+        "cnn": {"Weights": "CMRS", "Outputs": "NMPQ"},
+        "depthwise": {"Weights": "CRS", "Outputs": "NCPQ"},
+        "grouped": {"Weights": "GMCRS", "Outputs": "NGMPQ"},
     }
-    return [{name: 1} for name in names[tensor]]
+    return [{name: 1} for name in names[shape][tensor]]
 
 
 def extents(loops: list[tuple[str, int]]) -> dict[str, int]:
-    return {d: math.prod(n for dim, n in loops if dim == d) for d in DIMS}
+    return {d: math.prod(n for dim, n in loops if dim == d) for d in EVERY}
 
 
 def lengths(box_ranks: list[dict[str, int]], e: dict[str, int]) -> list[int]:
@@ -76,7 +83,7 @@ class Nest:
 
     def temporal_from(self, s: int) -> list[tuple[str, int, int]]:
         """(dimension, bound, stride) of the temporal loops of levels s and above with bound > 1, inner to outer."""
-        seen, result = dict.fromkeys(DIMS, 1), []
+        seen, result = dict.fromkeys(EVERY, 1), []
         for level, d, n, axis in self.loops:
             if level >= s and axis is None and n > 1:
                 result.append((d, n, seen[d]))
@@ -226,8 +233,9 @@ class Analysis:
         if too_small:
             return failed("pre_evaluation", too_small)
 
-        steps = self.steps
-        energy = steps * self.macs * arch.mac.energy_pj
+        mac_pj, pace = macs_at(arch, bits)
+        energy = self.steps * self.macs * mac_pj
+        steps = math.ceil(self.steps * pace)
         cycles, levels = steps, {}
         for s, level in enumerate(arch.levels):
             total, read_demand, write_demand, tensors = 0.0, 0.0, 0.0, {}
@@ -257,7 +265,34 @@ class Analysis:
             taken = math.ceil(steps / slowdown)
             cycles = max(cycles, taken)
             levels[level.name] = {"energy_total_pJ": total, "cycles": taken, "tensors": tensors}
-        return {"valid": True, "energy_pJ": energy, "cycles": cycles, "computes": steps * self.macs, "levels": levels}
+        return {
+            "valid": True,
+            "energy_pJ": energy,
+            "cycles": cycles,
+            "computes": self.steps * self.macs,
+            "levels": levels,
+        }
+
+
+def macs_at(arch: Any, bits: dict[str, int | None]) -> tuple[float, Fraction]:
+    """Energy of an operation in pJ, and cycles that it takes, at these widths (MODEL.md section 16)."""
+    widths = {}
+    for t, tensor in enumerate(TENSORS):
+        innermost = [level for level in arch.levels if level.keep[t]][0]
+        widths[tensor] = bits.get(tensor) or innermost.word_bits
+    i, w = widths["Inputs"], widths["Weights"]
+
+    def at(number: Any) -> Fraction:
+        if hasattr(number, "values"):
+            row = sum(mode < i for mode in number.inputs)
+            return Fraction(str(number.values[row][sum(mode < w for mode in number.weights)]))
+        if hasattr(number, "constant"):
+            a, b, c, d = (Fraction(str(x)) for x in (number.constant, number.inputs, number.weights, number.product))
+            return a + b * i + c * w + d * i * w
+        return Fraction(str(number))
+
+    slow = arch.mac.cycles_per_operation
+    return float(at(arch.mac.energy_pj)), 1 / at(arch.mac.operations_per_cycle) if slow is None else at(slow)
 
 
 def evaluate(arch: Any, record: dict[str, Any]) -> dict[str, Any]:
@@ -331,8 +366,19 @@ class Space:
 
     def __init__(self, arch: Any, layer: Any, constraints: str) -> None:
         """Raises `ValueError` where the fixed factors of a dimension do not divide its bound."""
-        self.arch, self.tiling = arch, arch.tiling_levels(constraints)
-        self.rows = [list(self._factors(d, bound)) for d, bound in zip(DIMS, layer.bounds, strict=True)]
+        self.arch, self.shape = arch, layer.shape
+        self.dims = DIMS if layer.shape in ("grouped", "matmul") else DIMS[:7]
+        self.tiling = [self._without_others(level) for level in arch.tiling_levels(constraints)]
+        self.rows = [list(self._factors(d, getattr(layer, d))) for d in self.dims]
+
+    def _without_others(self, level: Any) -> Any:
+        """A level's rules without the dimensions that the layer lacks; those that they lay on X stay there."""
+        if level.split is None:
+            return level._replace(permutation="".join(d for d in level.permutation if d in self.dims))
+        on_x = [d for d in level.permutation[: level.split] if d in self.dims]
+        unnamed = max(0, level.split - len(level.permutation))
+        kept = "".join(d for d in level.permutation if d in self.dims)
+        return level._replace(permutation=kept, split=min(len(on_x) + unnamed, len(self.dims)))
 
     def _factors(self, d: str, bound: int):
         """The factors {tiling level: factor} of one dimension."""
@@ -354,8 +400,8 @@ class Space:
         innermost = t == 0 and not level.spatial
         one_dimensional = level.spatial and 1 in self.arch.fanout[level.level]
         if innermost or (one_dimensional and not prefix):
-            prefix = DIMS
-        free = "".join(d for d in DIMS if d not in prefix)
+            prefix = self.dims
+        free = "".join(d for d in self.dims if d not in prefix)
         if level.split is None:
             prefix, free = ("".join(d for d in dims if factors[d] > 1) for dims in (prefix, free))
         if not level.spatial:
@@ -367,14 +413,14 @@ class Space:
         """Factorisations, orders of all free dimensions, and splits, all multiplied."""
         total = math.prod(len(rows) for rows in self.rows)
         for t, level in enumerate(self.tiling):
-            total *= math.factorial(len(self._choices(t, dict.fromkeys(DIMS, 2))[1]))
-            total *= len(DIMS) + 1 if level.spatial and level.split is None else 1
+            total *= math.factorial(len(self._choices(t, dict.fromkeys(self.dims, 2))[1]))
+            total *= len(self.dims) + 1 if level.spatial and level.split is None else 1
         return total
 
     def _factorisations(self):
         """Factors {dimension: factor} of each tiling level, of every index factorisation."""
         for choice in itertools.product(*self.rows):
-            yield [{d: row[t] for d, row in zip(DIMS, choice, strict=True)} for t in range(len(self.tiling))]
+            yield [{d: row[t] for d, row in zip(self.dims, choice, strict=True)} for t in range(len(self.tiling))]
 
     def pruned_size(self, most: float = math.inf) -> float:
         """How many mappings `mappings` yields, or infinity if more than `most`."""
@@ -408,14 +454,16 @@ class Space:
     def _loops(self, t: int, factors: dict[str, int]) -> list[list[Any]]:
         """Choices of order and split of one tiling level, as lists of loops, outer to inner."""
         prefix, free, splits = self._choices(t, factors)
+        names = {"C": "K", "M": "N", "Q": "M", "G": "B"} if self.shape == "matmul" else {d: d for d in self.dims}
         found = []
         for order in itertools.permutations(free):
             dims = [*prefix, *order]
             if splits is None:
-                found.append([[d, factors[d]] for d in reversed(dims)])
+                found.append([[names[d], factors[d]] for d in reversed(dims) if d in names])
                 continue
             for split in splits:
-                found.append([[d, factors[d], "X" if i < split else "Y"] for i, d in enumerate(dims)][::-1])
+                loops = [(d, "X" if i < split else "Y") for i, d in enumerate(dims)]
+                found.append([[names[d], factors[d], axis] for d, axis in reversed(loops) if d in names])
         return found
 
 

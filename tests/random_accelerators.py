@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 import oracle
-from mqjax.arch import FULL, Arch, Constraint, Level, Mac
-from mqjax.types import DIMS, TENSORS, WIDTHS, BitWidths, Layer
+from mqjax.arch import FULL, Arch, ByWidth, Constraint, Level, Mac, WidthFormula, WidthTable
+from mqjax.projection import LOOPS
+from mqjax.types import TENSORS, WIDTHS, BitWidths, Layer
 
 DEPTHS = (2, 3, 3, 4, 4, 5, 1)
 MESHES = ((1, 1), (1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 4), (2, 2), (4, 1), (2, 3), (3, 2), (5, 3), (4, 7))
@@ -24,8 +25,14 @@ BLOCKS = (1, 1, 2, 4, 3)
 CAPACITIES = (None, None, 64, 16, 200, 7, 3, 24, 1)
 ENERGIES = (1.0, 10.0, 0.5, 2.25, 0.0, 0.1, 67.9377, 200.0)
 BANDWIDTHS = (None, 1.0, 2.0, 0.5, 0.53, 8.0, 0.1)
+PACES = (2.0, 0.5, 4.0, 0.0625, 0.75, 3.0, 0.1)
+"""Operations a cycle, or cycles an operation."""
+
 PATTERNS = ("any", "any", "RP", "SQ", "RPSQ", "CM")
 """What the layer's first bounds above 1 are: a kernel and an output extent of one rank bring halos and forwarding."""
+
+FAMILIES = (("cnn", "cnn", "cnn", "depthwise"),) * 2 + (("grouped", "grouped", "matmul"),)
+"""Shapes of a case's layers, which share compiled programs."""
 
 WIDTHS_TRIED = (*WIDTHS, 1, 16, 12)
 
@@ -64,7 +71,8 @@ def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3, dep
     """A case of at most `depth` levels whose layers have at most `size` mappings in the pruned space each."""
     arch = _arch(rng, depth)
     constraints = rng.choice(("paper", "paper", "paper", "arch", "none"))
-    chosen = tuple(_layer(rng, arch, constraints, size) for _ in range(layers))
+    shapes = rng.choice(FAMILIES)
+    chosen = tuple(_layer(rng, arch, constraints, size, shapes) for _ in range(layers))
     bits = dict.fromkeys([BitWidths(), *(_widths(rng, arch) for _ in range(widths))])
     return Case(arch, constraints, chosen, tuple(bits))
 
@@ -86,11 +94,30 @@ def _arch(rng: Source, most: int) -> Arch:
         meshes.append(mesh)
     meshes.reverse()
     levels = tuple(_level(rng, s, meshes[s + 1], outermost=s == depth - 1) for s in range(depth))
-    mac = Mac("mac", meshes[0], rng.choice(ENERGIES), 1.0)
-    arch = Arch("random", mac, levels, dialect=rng.choice(("2024", "2024", "2023")))
+    arch = Arch("random", _mac(rng, meshes[0], levels), levels, dialect=rng.choice(("2024", "2024", "2023")))
     rules = _rules(rng, arch)
     at = rng.randint(0, len(rules))
     return dataclasses.replace(arch, arch_constraints=tuple(rules[:at]), paper_constraints=tuple(rules[at:]))
+
+
+def _mac(rng: Source, mesh: tuple[int, int], levels: Sequence[Level]) -> Mac:
+    """One energy and one operation a cycle, or either by the widths of the operands."""
+    native = [next(level.word_bits for level in levels if level.keep[t]) for t in (1, 0)]
+    energy = rng.choice(ENERGIES)
+    if rng.choice((False, False, True)):
+        energy = _by_width(rng, native, ENERGIES)
+    kind = rng.choice(("", "", "", "operations_per_cycle", "cycles_per_operation"))
+    pace = {kind: rng.choice((rng.choice(PACES), _by_width(rng, native, PACES)))} if kind else {}
+    return Mac("mac", mesh, energy, 1.0, **pace)
+
+
+def _by_width(rng: Source, native: Sequence[int], numbers: Sequence[float]) -> WidthTable | WidthFormula:
+    if rng.choice((False, True)):
+        terms = [rng.choice((0.0, *numbers)) for _ in range(3)]
+        return WidthFormula(rng.choice([x for x in numbers if x]), *terms)
+    modes = [sorted({widest, *(rng.randint(1, widest) for _ in range(rng.randint(0, 3)))}) for widest in native]
+    rows = tuple(tuple(rng.choice(numbers) for _ in modes[1]) for _ in modes[0])
+    return WidthTable(tuple(modes[0]), tuple(modes[1]), rows)
 
 
 def _level(rng: Source, s: int, mesh: tuple[int, int], *, outermost: bool) -> Level:
@@ -127,10 +154,12 @@ def _rules(rng: Source, arch: Arch) -> list[Constraint]:
     for level in arch.tiling_levels("none"):
         if rng.randint(1, 4) > strictness:
             continue
-        factors = [(d, _factor(rng)) for d in DIMS if rng.randint(1, 5) <= strictness]
-        split = rng.choice((None, None, 7, 0, rng.randint(0, 7))) if level.spatial else None
+        factors = [(d, _factor(rng)) for d in LOOPS if rng.randint(1, 5) <= strictness]
+        split = rng.choice((None, None, 8, 0, rng.randint(0, 8))) if level.spatial else None
         name = arch.levels[level.level].name
-        rules.append(Constraint(name, level.spatial, tuple(factors), _permutation(rng, strictness), split))
+        # With a given split loops of bound 1 are ordered, too, so that many free dimensions make any space large.
+        order = _permutation(rng, strictness, least=0 if split is None else 4)
+        rules.append(Constraint(name, level.spatial, tuple(factors), order, split))
     return rules
 
 
@@ -139,10 +168,10 @@ def _factor(rng: Source) -> int:
     return rng.choice((1,) * 12 + (FULL, FULL, 2, 3, 11))
 
 
-def _permutation(rng: Source, strictness: int) -> str:
-    length = rng.choice((0, 7, 2, rng.randint(0, 7))) if strictness < 4 else rng.choice((7, 7, 5))
-    rest, order = list(DIMS), ""
-    while len(order) < length:
+def _permutation(rng: Source, strictness: int, least: int) -> str:
+    length = rng.choice((0, 8, 2, rng.randint(0, 8))) if strictness < 4 else rng.choice((8, 8, 5))
+    rest, order = list(LOOPS), ""
+    while len(order) < max(length, least):
         order += rest.pop(rng.randint(0, len(rest) - 1))
     return order
 
@@ -150,11 +179,12 @@ def _permutation(rng: Source, strictness: int) -> str:
 # --- Layers and widths -----------------------------------------------------------------------------------------------
 
 
-def _layer(rng: Source, arch: Arch, constraints: str, size: int) -> Layer:
+def _layer(rng: Source, arch: Arch, constraints: str, size: int, shapes: Sequence[str]) -> Layer:
     """A layer grown from all ones for as long as its space remains small and meets the constraints."""
     steps = {key: rng.choice((1, 1, 1, 2, 3)) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")}
-    layer = Layer(**steps, shape=rng.choice(("cnn", "cnn", "cnn", "depthwise")))
-    dims = [d for d in DIMS if d != "M" or layer.shape == "cnn"]
+    shape = rng.choice(shapes)
+    layer = Layer(**(steps if shape != "matmul" else {}), shape=shape)
+    dims = [d for d in layer.loops if d not in layer.projection.unit]
     pattern = rng.choice(PATTERNS)
     first = [d for d in pattern if d in dims] if pattern != "any" else []
     for d in [*first, *(rng.choice(dims) for _ in range(6))]:
@@ -203,12 +233,13 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def _simpler_layers(layer: Layer) -> Iterator[Layer]:
+    fields = layer.projection.keys
     for key, n in layer.dims.items():
         for smaller in dict.fromkeys((1, *(m for m in range(2, n) if n % m == 0))):
             if smaller < n:
-                yield dataclasses.replace(layer, **{key: smaller})
+                yield dataclasses.replace(layer, **{fields[key]: smaller})
     if layer.shape != "cnn":
-        yield dataclasses.replace(layer, shape="cnn")
+        yield dataclasses.replace(layer, shape="cnn", G=1)
 
 
 def _simpler_archs(arch: Arch) -> Iterator[Arch]:
@@ -245,8 +276,10 @@ def _simpler_archs(arch: Arch) -> Iterator[Arch]:
             if getattr(level, key) != value:
                 other = dataclasses.replace(level, **{key: value})
                 yield dataclasses.replace(arch, levels=(*arch.levels[:s], other, *arch.levels[s + 1 :]))
-    if arch.mac.energy_pj != 1.0:
-        yield dataclasses.replace(arch, mac=dataclasses.replace(arch.mac, energy_pj=1.0))
+    plain_mac = {"energy_pj": 1.0, "operations_per_cycle": 1.0, "cycles_per_operation": None}
+    for key, value in plain_mac.items():
+        if getattr(arch.mac, key) != value:
+            yield dataclasses.replace(arch, mac=dataclasses.replace(arch.mac, **{key: value}))
     if arch.dialect != "2024":
         yield dataclasses.replace(arch, dialect="2024")
 
@@ -278,8 +311,9 @@ def to_yaml(arch: Arch) -> str:
         "mac": {
             "name": arch.mac.name,
             "mesh": list(arch.mac.mesh),
-            "energy_pj": arch.mac.energy_pj,
+            "energy_pj": _number_document(arch.mac.energy_pj),
             "area_um2": arch.mac.area_um2,
+            **_pace_document(arch.mac),
         },
         "levels": [_level_document(level) for level in arch.levels],
         "constraints": {
@@ -288,6 +322,22 @@ def to_yaml(arch: Arch) -> str:
         },
     }
     return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=math.inf)
+
+
+def _pace_document(mac: Mac) -> dict[str, Any]:
+    if mac.cycles_per_operation is not None:
+        return {"cycles_per_operation": _number_document(mac.cycles_per_operation)}
+    return {} if mac.operations_per_cycle == 1 else {"operations_per_cycle": _number_document(mac.operations_per_cycle)}
+
+
+def _number_document(number: ByWidth) -> Any:
+    if isinstance(number, WidthTable):
+        return {
+            "inputs": list(number.inputs),
+            "weights": list(number.weights),
+            "table": [list(row) for row in number.values],
+        }
+    return number._asdict() if isinstance(number, WidthFormula) else number
 
 
 def _level_document(level: Level) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import shown
-from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer
+from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer, layer_keys
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -37,8 +37,14 @@ def add_layer_arguments(
         "--network", help="a network, such as mobilenetv1 or resnet18, or a file: ONNX, or layers as YAML or CSV"
     )
     if layer:
-        group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; keys {' '.join(LAYER_KEYS)}, absent ones are 1")
-        parser.add_argument("--shape", choices=SHAPES, default="cnn", help="shape of --layer")
+        keys = f"keys {' '.join(LAYER_KEYS)}, for grouped also G, for matmul B M K N; absent ones are 1"
+        group.add_argument("--layer", help=f"bounds as KEY=VALUE,...; {keys}")
+        parser.add_argument(
+            "--shape",
+            choices=SHAPES,
+            default="cnn",
+            help="shape of --layer; grouped: G groups of C input and M output channels each; matmul: B products of M x K by K x N",
+        )
     parser.add_argument("--width-multiplier", type=float, default=1.0, help="of --network")
     parser.add_argument("--resolution", type=int, default=224, help="height and width of --network's images")
     parser.add_argument("--classes", type=int, default=1000, help="outputs of --network")
@@ -147,7 +153,7 @@ def read_mapping_of(arch: Arch, layer: Layer, path: Path) -> tuple[Layer, list[d
     from mqjax.mapspace.mapping import encode
     from mqjax.mapspace.padding import with_bounds_of
 
-    mapping = read_mapping(path, arch.level_names)
+    mapping = read_mapping(path, arch.level_names, list(layer.projection.named))
     try:
         mapped = with_bounds_of(layer, mapping)
         encode(arch, [mapped], [mapping])
@@ -158,7 +164,8 @@ def read_mapping_of(arch: Arch, layer: Layer, path: Path) -> tuple[Layer, list[d
 
 def parse_layer(text: str, shape: str) -> Layer:
     """A layer from "C=3,M=8,..."; keys in any case. Raises `InputError` naming the part that is wrong."""
-    keys = {key.lower(): key for key in LAYER_KEYS}
+    known = layer_keys(shape)
+    keys = {key.lower(): key for key in known}
     dims: dict[str, int] = {}
     for part in text.split(","):
         pair = re.fullmatch(r"\s*(\w+)\s*=\s*0*([1-9][0-9]{0,17})\s*", part, re.ASCII)
@@ -168,7 +175,7 @@ def parse_layer(text: str, shape: str) -> Layer:
             )
         key = keys.get(pair[1].lower())
         if key is None:
-            raise InputError(f"--layer: {unknown('key', pair[1], LAYER_KEYS)}")
+            raise InputError(f"--layer: {unknown('key', pair[1], known)}")
         if key in dims:
             raise InputError(f"--layer: {key} is given twice; give each key once")
         dims[key] = int(pair[2])

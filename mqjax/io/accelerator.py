@@ -6,70 +6,35 @@ then `constraints` with the lists `arch` (what the hardware demands) and `paper`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
-from mqjax.arch import FULL, Arch, Constraint, Level, Mac, repeated_rules
+from mqjax.arch import (
+    FULL,
+    Arch,
+    Constraint,
+    Level,
+    Mac,
+    repeated_rules,
+    short_tables,
+)
 from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.types import DIMS, TENSORS
-
-COUNT_MOST = 2**53 - 1
-"""Capacities, instances and other counts at most: they are exact in float64."""
+from mqjax.io.numbers import amount, bandwidth, by_width, count, count_or, pace
+from mqjax.projection import LOOPS
+from mqjax.types import TENSORS
 
 INSTANCES_MOST = 2**24
 """Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
-
-AMOUNT_MOST = 1e30
-"""Energies, areas and bandwidths at most, so that no sum or product of them overflows float64 (areas: float32)."""
-
-BANDWIDTH_LEAST = 1e-6
-"""Words per cycle at least; far below any hardware, and it bounds the cycles that a bandwidth can ask for."""
-
-
-def _count(value: Any, most: int = COUNT_MOST) -> int:
-    if isinstance(value, float) and value.is_integer():
-        # 1e3 and 64.0 are whole, whatever their spelling.
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"must be a whole number from 1 to {most}, not {shown(value)}")
-    return value
-
-
-def _count_or(word: str) -> Callable[[Any], int | str]:
-    def check(value: Any) -> int | str:
-        if value == word:
-            return word
-        try:
-            return _count(value)
-        except ValueError as error:
-            raise ValueError(f"{error}; or {word!r}") from None
-
-    return check
-
-
-def _amount(value: Any, least: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= AMOUNT_MOST:
-        raise ValueError(f"must be a number from {least:g} to {AMOUNT_MOST:g}, not {shown(value)}")
-    return float(value)
-
-
-def _bandwidth(value: Any) -> float | None:
-    if value is None or value == "unlimited":
-        return None
-    try:
-        return _amount(value, BANDWIDTH_LEAST)
-    except ValueError as error:
-        raise ValueError(f"{error}; leave it out, or write 'unlimited', where nothing limits it") from None
 
 
 def _mesh(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
-    x, y = _count(value[0]), _count(value[1])
+    x, y = count(value[0]), count(value[1])
     if x * y > INSTANCES_MOST:
         raise ValueError(f"must have at most {INSTANCES_MOST} instances, not {x * y}")
     return x, y
@@ -88,14 +53,14 @@ def _name(value: Any) -> str:
 def _split(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(DIMS)):
-        raise ValueError(f"must be a whole number from 0 to {len(DIMS)}, not {shown(value)}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(LOOPS)):
+        raise ValueError(f"must be a whole number from 0 to {len(LOOPS)}, not {shown(value)}")
     return value
 
 
 def _permutation(value: Any) -> str:
-    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(DIMS):
-        raise ValueError(f"must list dimensions out of {''.join(DIMS)} as text, each once, not {shown(value)}")
+    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(LOOPS):
+        raise ValueError(f"must list dimensions out of {''.join(LOOPS)} as text, each once, not {shown(value)}")
     return value
 
 
@@ -124,13 +89,15 @@ def _list(value: Any) -> Any:
 
 
 Name = Annotated[str, PlainValidator(_name)]
-Count = Annotated[int, PlainValidator(_count)]
-Capacity = Annotated[int | str, PlainValidator(_count_or("unlimited"))]
-Factor = Annotated[int | str, PlainValidator(_count_or("full"))]
-Amount = Annotated[float, PlainValidator(_amount)]
-Rate = Annotated[float | None, PlainValidator(_bandwidth)]
+Count = Annotated[int, PlainValidator(count)]
+Capacity = Annotated[int | str, PlainValidator(count_or("unlimited"))]
+Factor = Annotated[int | str, PlainValidator(count_or("full"))]
+Amount = Annotated[float, PlainValidator(amount)]
+Rate = Annotated[float | None, PlainValidator(bandwidth)]
 Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
-Dim = Literal["C", "M", "R", "S", "N", "P", "Q"]
+AmountByWidth = Annotated[Any, PlainValidator(by_width)]
+Pace = Annotated[Any, PlainValidator(pace)]
+Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
 
 
 class _Model(BaseModel):
@@ -140,8 +107,10 @@ class _Model(BaseModel):
 class _Mac(_Model):
     name: Name
     mesh: Mesh
-    energy_pj: Amount
+    energy_pj: AmountByWidth
     area_um2: Amount = 0.0
+    operations_per_cycle: Pace = 1.0
+    cycles_per_operation: Pace = None
 
 
 class _Energy(_Model):
@@ -281,6 +250,8 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
     last = len(names) - 1
     if set(model.levels[last].keep) != set(TENSORS):
         yield document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
+    else:
+        yield from _mac_errors(document, model)
     meshes = [model.mac.mesh, *(level.mesh for level in model.levels)]
     flat = {level.name for level, a, b in zip(model.levels, meshes, meshes[1:], strict=False) if a == b}
     rules = [(group, i, r) for group in ("arch", "paper") for i, r in enumerate(getattr(model.constraints, group))]
@@ -289,6 +260,15 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
     for repeat in repeated_rules([_to_constraint(rule) for _, _, rule in rules]):
         group, i, _ = rules[repeat.number]
         yield document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
+
+
+def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]:
+    if {"operations_per_cycle", "cycles_per_operation"} <= model.mac.model_fields_set:
+        problem = "give operations_per_cycle or cycles_per_operation, not both"
+        yield document.error(("mac", "cycles_per_operation"), problem)
+    words = [next(level.word_bits for level in model.levels if tensor in level.keep) for tensor in TENSORS]
+    for name, side, problem in short_tables(_to_mac(model.mac), words):
+        yield document.error(("mac", name, side), problem)
 
 
 def _rule_errors(
@@ -307,6 +287,10 @@ def _rule_errors(
 def _to_constraint(rule: _Constraint) -> Constraint:
     factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
     return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split)
+
+
+def _to_mac(mac: _Mac) -> Mac:
+    return Mac(mac.name, mac.mesh, mac.energy_pj, mac.area_um2, mac.operations_per_cycle, mac.cycles_per_operation)
 
 
 def _to_arch(model: _Accelerator, dialect: str) -> Arch:
@@ -330,7 +314,7 @@ def _to_arch(model: _Accelerator, dialect: str) -> Arch:
     )
     return Arch(
         name=model.name,
-        mac=Mac(model.mac.name, model.mac.mesh, model.mac.energy_pj, model.mac.area_um2),
+        mac=_to_mac(model.mac),
         levels=levels,
         arch_constraints=tuple(_to_constraint(rule) for rule in model.constraints.arch),
         paper_constraints=tuple(_to_constraint(rule) for rule in model.constraints.paper),

@@ -1,6 +1,6 @@
 """Networks as lists of layers: our YAML and CSV, the rows of Timeloop's layer lists, and Timeloop's problem files.
 
-YAML: a list, or the key `layers` with one, of mappings with the keys of `Layer` (absent: 1), and name and shape; or of rows
+YAML: a list, or the key `layers` with one, of mappings with the keys of `Layer.from_dims` (absent: 1), and name and shape; or of rows
 W, H, C, N, M, S, R, Wpad, Hpad, Wstride, Hstride. CSV: a heading with those keys, one layer a line. A layer reads what the
 one before it wrote.
 """
@@ -16,14 +16,22 @@ from typing import Any
 
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import Document, read_document, read_text, shown
-from mqjax.types import DIMS, LAYER_KEYS, RELEVANT, SHAPES, TENSORS, Layer
+from mqjax.projection import LOOPS, PROJECTIONS, TENSORS
+from mqjax.types import SHAPES, Layer, layer_keys
 
-KEYS = ("name", "shape", *LAYER_KEYS)
+KEYS = ("name", "shape", *dict.fromkeys(key for shape in SHAPES for key in layer_keys(shape)))
 ROW = ("W", "H", "C", "N", "M", "S", "R", "Wpad", "Hpad", "Wstride", "Hstride")
 LAYERS_MOST = 10_000
 BOUND_MOST = 2**53
 
-SHAPE_NAMES = {"cnn": "cnn", "cnn-layer": "cnn", "cnn_layer": "cnn", "conv": "cnn", "depthwise": "depthwise"}
+SHAPE_NAMES = {
+    "cnn": "cnn",
+    "cnn-layer": "cnn",
+    "cnn_layer": "cnn",
+    "conv": "cnn",
+    "depthwise": "depthwise",
+    "grouped": "grouped",
+}
 """Timeloop's names of shapes, and ours."""
 
 
@@ -69,7 +77,8 @@ def _layer(document: Document, loc: tuple[str | int, ...], item: Any, name: str)
     given = item.get("name", name)
     if not isinstance(given, str) or not given.isprintable() or not 0 < len(given) <= 100 or "/" in given:
         raise document.error((*loc, "name"), f"must be a short text without slashes, not {shown(given)}")
-    return _made(document, loc, {key: item[key] for key in LAYER_KEYS if key in item}, item.get("shape", "cnn"), given)
+    dims = {key: value for key, value in item.items() if key not in ("name", "shape")}
+    return _made(document, loc, dims, item.get("shape", "cnn"), given)
 
 
 def _row(document: Document, loc: tuple[str | int, ...], row: list[Any], name: str) -> Layer:
@@ -116,13 +125,13 @@ def _problem(document: Document, problem: Any) -> Layer:
         bounds = problem["instance"]
         if not isinstance(bounds, dict):
             raise document.error(loc, f"must be a mapping of bounds, not {shown(bounds)}")
-    allowed = (*LAYER_KEYS, "densities", "bitwidths")
+    keys = layer_keys(shape)
     for part in bounds:
-        if part not in allowed:
-            raise document.error((*loc, str(part)), unknown("key", part, LAYER_KEYS))
+        if part not in (*keys, "densities", "bitwidths"):
+            raise document.error((*loc, str(part)), unknown("key", part, keys))
     if bounds.get("densities"):
         raise document.error((*loc, "densities"), "sparse tensors are not modelled; leave densities out")
-    dims = {part: value for part, value in bounds.items() if part in LAYER_KEYS}
+    dims = {part: value for part, value in bounds.items() if part in keys}
     return _made(document, loc, dims, shape, Path(document.path).name.split(".")[0])
 
 
@@ -139,17 +148,20 @@ def _shape(document: Document, loc: tuple[str | int, ...], shape: Any) -> str:
     if not isinstance(spaces, list) or not all(isinstance(space, dict) for space in spaces):
         raise document.error((*loc, key), f"must be a list of tensors with name and projection, not {shown(spaces)}")
     found = {str(space.get("name")): frozenset(_letters(space.get("projection"))) for space in spaces}
-    for ours, relevant in RELEVANT.items():
+    for ours in dict.fromkeys(SHAPE_NAMES.values()):
+        relevant = PROJECTIONS[ours].relevant
         if found == {tensor: frozenset(dims) for tensor, dims in zip(TENSORS, relevant, strict=True)}:
             return ours
-    raise document.error((*loc, key), f"must index {', '.join(TENSORS)} as a convolution does, dense or depthwise")
+    raise document.error(
+        (*loc, key), f"must index {', '.join(TENSORS)} as a convolution does: dense, depthwise or grouped"
+    )
 
 
 def _letters(projection: Any) -> list[str]:
     """The dimensions in a projection, however deep its lists are."""
     if isinstance(projection, list):
         return [letter for part in projection for letter in _letters(part)]
-    return [projection] if projection in DIMS else []
+    return [projection] if projection in LOOPS else []
 
 
 def _from_csv(path: Path) -> list[Layer]:

@@ -20,7 +20,7 @@ from mqjax.arch import Arch
 from mqjax.cost.exact.evaluator import Analysed, analyse_mappings
 from mqjax.cost.exact.interconnect import Networks, networks
 from mqjax.cost.exact.price import OUTPUTS
-from mqjax.cost.packing import packing_table, wasted_bits
+from mqjax.cost.packing import Widths, stacked_widths, wasted_bits
 from mqjax.errors import InputError, meant
 from mqjax.mapspace.mapping import encode
 from mqjax.types import TENSORS, BitWidths, Layer
@@ -98,13 +98,12 @@ def evaluate_records(
     results: list[dict[str, Any]] = [{} for _ in records]
     if not records:
         return results
-    packings = {widths: packing_table(arch, widths) for widths in set(bits)}
     arrays = encode(arch, layers, mappings)
     for part in analyse_mappings(arch, layers, arrays):
         of_part, widths = [layers[row] for row in part.rows], [bits[row] for row in part.rows]
-        packing = np.stack([packings[row] for row in widths])
-        carried = networks(arch, part, of_part, arrays.take(part.rows), widths, packing)
-        writer = _Writer(arch, part, packing, carried)
+        meant = stacked_widths(arch, widths)
+        carried = networks(arch, part, of_part, arrays.take(part.rows), widths, meant.operands)
+        writer = _Writer(arch, part, meant, carried)
         for i, row in enumerate(part.rows):
             tags = {key: value for key, value in records[row].items() if key not in ("valid", "fail", "stats")}
             results[row] = {**tags, **writer.outcome(i, bits[row])}
@@ -114,10 +113,10 @@ def evaluate_records(
 class _Writer:
     """Turns the arrays of a batch into nested records."""
 
-    def __init__(self, arch: Arch, part: Analysed, packing: np.ndarray, carried: Networks) -> None:
+    def __init__(self, arch: Arch, part: Analysed, widths: Widths, carried: Networks) -> None:
         self.arch, self.analysis, self.keep = arch, part.analysis, part.keep
-        self.packing, self.carried = packing, carried
-        self.validity, self.priced = part.cost(arch, packing)
+        self.widths, self.carried = widths, carried
+        self.validity, self.priced = part.cost(arch, widths)
         self.valid = self.validity.valid
         self.instances = np.prod(part.analysis.instances_xy, axis=-1)
         areas = [float(np.float32(part.area_um2)) for part in (arch.mac, *arch.levels)]
@@ -183,14 +182,14 @@ class _Writer:
         p, at = self.priced, (i, s, t)
         reads, fills, updates = int(p.reads[at]), int(p.fills[at]), int(p.updates[at])
         accesses = reads + fills + updates
-        steps, slowdown = float(self.analysis.steps[i]), float(p.slowdown[i, s])
+        computing, slowdown = float(p.compute_cycles[i]), float(p.slowdown[i, s])
         x, y = self.analysis.instances_xy[i, s + 1]
         return {
             "keep": bool(self.keep[at]),
             "tile_size": int(p.tile[at]),
             "partition_size": int(p.part[at]),
             "utilized_capacity": int(p.tile_words[at]),
-            "operands_per_word": int(self.packing[at]),
+            "operands_per_word": int(self.widths.operands[at]),
             "wasted_bits": wasted_bits(self.arch.levels[s].word_bits, bits.by_tensor()[t]),
             "utilized_instances": int(x * y),
             "utilized_x": int(x),
@@ -213,8 +212,8 @@ class _Writer:
             "energy_pJ": float(p.tensor_pj[at]),
             "temporal_reduction_energy_pJ": 0,
             "addr_gen_energy_pJ": 0,
-            "read_bandwidth": reads / steps * slowdown,
-            "write_bandwidth": (fills + updates) / steps * slowdown,
+            "read_bandwidth": reads / computing * slowdown,
+            "write_bandwidth": (fills + updates) / computing * slowdown,
         }
 
     def _network(self, i: int, s: int) -> dict[str, Any]:
@@ -252,7 +251,7 @@ class _Writer:
 
     def _mac(self, i: int) -> dict[str, Any]:
         x, y = (int(n) for n in self.analysis.instances_xy[i, 0])
-        steps = int(self.analysis.steps[i])
+        steps, whole = int(self.analysis.steps[i]), self._mac_cycles(i)
         return {
             "name": self.arch.mac.name,
             "utilized_instances": x * y,
@@ -260,18 +259,22 @@ class _Writer:
             "utilized_y": y,
             "computes": steps * x * y,
             "algorithmic_computes": steps * x * y,
-            "cycles": steps,
-            "ideal_cycles": steps * x * y / self.arch.mac.instances,
+            "cycles": int(self.priced.compute_cycles[i]),
+            "ideal_cycles": whole / self.arch.mac.instances,
             "energy_pJ": float(self.priced.mac_pj[i]),
         }
 
+    def _mac_cycles(self, i: int) -> float:
+        """Cycles that one MAC would take for everything."""
+        computes = int(self.analysis.steps[i]) * int(self.instances[i, 0])
+        return computes * int(self.widths.cycles[i]) / int(self.widths.operations[i])
+
     def _totals(self, i: int) -> dict[str, Any]:
         p, cycles = self.priced, int(self.priced.cycles[i])
-        computes = int(self.analysis.steps[i]) * int(self.instances[i, 0])
         outermost = (p.reads + p.fills + p.updates)[i, -1].sum()
         return {
             "cycles": cycles,
-            "utilization": computes / self.arch.mac.instances / cycles,
+            "utilization": self._mac_cycles(i) / self.arch.mac.instances / cycles,
             "energy_pJ": float(p.energy_pj[i]),
             "edp_pJ_cycles": float(p.energy_pj[i]) * cycles,
             "area_um2": self.arch.area_um2,

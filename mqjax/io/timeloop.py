@@ -12,7 +12,8 @@ import yaml
 from mqjax.errors import unknown
 from mqjax.io.documents import Document, read_document, shown
 from mqjax.io.files import write_atomically
-from mqjax.types import DIMS, TENSORS
+from mqjax.projection import DIMS, names_of
+from mqjax.types import TENSORS
 
 
 def mapping_document(mapping: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,25 +22,26 @@ def mapping_document(mapping: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Permutations list the innermost dimension first; the first `split` dimensions of a spatial one lie on X.
     """
     targets: list[dict[str, Any]] = []
+    names = names_of({loop[0] for level in mapping for kind in ("temporal", "spatial") for loop in level[kind]})
     for level in reversed(mapping):
         keep = [tensor for tensor in TENSORS if tensor in level["keep"]]
         bypass = [tensor for tensor in TENSORS if tensor not in keep]
         targets.append({"target": level["level"], "type": "bypass", "keep": keep, "bypass": bypass})
-        targets.append({"target": level["level"], "type": "temporal", **_loops(level["temporal"])})
+        targets.append({"target": level["level"], "type": "temporal", **_loops(names, level["temporal"])})
         if level["spatial"]:
             # Timeloop numbers the dimensions on X before those on Y.
             loops = sorted(reversed(level["spatial"]), key=lambda loop: loop[2])[::-1]
             split = sum(loop[2] == "X" for loop in loops)
-            targets.append({"target": level["level"], "type": "spatial", **_loops(loops), "split": split})
+            targets.append({"target": level["level"], "type": "spatial", **_loops(names, loops), "split": split})
     return {"mapping": targets}
 
 
-def _loops(loops: Sequence[Sequence[Any]]) -> dict[str, str]:
-    """Factors and permutation of loops listed outer to inner."""
-    bounds = {dim: 1 for dim in DIMS}
+def _loops(names: Sequence[str], loops: Sequence[Sequence[Any]]) -> dict[str, str]:
+    """Factors and permutation of loops, over dimensions of these names, listed outer to inner."""
+    bounds = dict.fromkeys(names, 1)
     bounds |= {loop[0]: loop[1] for loop in loops}
     order = [loop[0] for loop in reversed(loops)]
-    permutation = "".join([*order, *(dim for dim in DIMS if dim not in order)])
+    permutation = "".join([*order, *(dim for dim in names if dim not in order)])
     return {"factors": " ".join(f"{dim}={bound}" for dim, bound in bounds.items()), "permutation": permutation}
 
 
@@ -54,8 +56,8 @@ def mapping_text(mapping: Sequence[Mapping[str, Any]], *, note: str = "") -> str
     return (f"# {note}\n" if note else "") + text
 
 
-def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The mapping record (levels inner to outer, as `level_names`) of a Timeloop map YAML file.
+def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = DIMS) -> list[dict[str, Any]]:
+    """The mapping record (levels inner to outer, as `level_names`) of a Timeloop map YAML file, over dimensions `dims`.
 
     Factors that are left out are 1; a level without a bypass directive keeps everything. Raises `InputError` naming file,
     line and key.
@@ -84,11 +86,11 @@ def read_mapping(path: Path, level_names: Sequence[str]) -> list[dict[str, Any]]
         if kind == "bypass":
             record[name]["keep"] = _kept(document, loc, target)
             continue
-        loops = _listed(document, loc, target)
+        loops = _listed(document, loc, target, dims)
         if kind == "spatial":
-            split = target.get("split", len(DIMS))
-            if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(DIMS):
-                problem = f"must be a whole number from 0 to {len(DIMS)}, not {shown(split)}"
+            split = target.get("split", len(dims))
+            if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(dims):
+                problem = f"must be a whole number from 0 to {len(dims)}, not {shown(split)}"
                 raise document.error((*loc, "split"), problem)
             loops = [[*loop, "X" if i < split else "Y"] for i, loop in enumerate(loops)]
         record[name][kind] = loops[::-1]
@@ -128,20 +130,22 @@ def _kept(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]
     return [tensor for tensor in TENSORS if tensor in keep or ("keep" not in target and tensor not in bypass)]
 
 
-def _listed(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[list[Any]]:
+def _listed(
+    document: Document, loc: tuple[str | int, ...], target: dict[str, Any], dims: Sequence[str]
+) -> list[list[Any]]:
     """Loops of a directive, innermost first."""
     bounds: dict[str, int] = {}
     for part in _text(document, loc, target, "factors").replace(",", " ").split():
         pair = re.fullmatch(r"([A-Z])=?([0-9]{1,18})", part, re.ASCII)
-        if pair is None or pair[1] not in DIMS or int(pair[2]) < 1:
-            problem = f"{shown(part)} must be a dimension out of {' '.join(DIMS)} and its bound, such as C=4"
+        if pair is None or pair[1] not in dims or int(pair[2]) < 1:
+            problem = f"{shown(part)} must be a dimension out of {' '.join(dims)} and its bound, such as C=4"
             raise document.error((*loc, "factors"), problem)
         if pair[1] in bounds:
             raise document.error((*loc, "factors"), f"the factor of {pair[1]} is given twice")
         bounds[pair[1]] = int(pair[2])
     order = _text(document, loc, target, "permutation").replace(" ", "").replace(",", "")
-    if len(set(order)) < len(order) or not set(order) <= set(DIMS):
-        problem = f"must list dimensions out of {''.join(DIMS)}, each once, not {shown(order)}"
+    if len(set(order)) < len(order) or not set(order) <= set(dims):
+        problem = f"must list dimensions out of {''.join(dims)}, each once, not {shown(order)}"
         raise document.error((*loc, "permutation"), problem)
     lost = [dim for dim, bound in bounds.items() if bound > 1 and dim not in order]
     if lost:

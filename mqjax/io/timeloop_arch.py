@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from mqjax.errors import InputError
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.types import DIMS, TENSORS
+from mqjax.projection import LOOPS
+from mqjax.types import TENSORS
 
 V04 = "this is a Timeloop v0.4 file; only v0.3 files (architecture.version: 0.3 with subtree and local) can be imported"
 V04_TAGS = {f"!{name}": V04 for name in ("Container", "Component", "Parallel", "Pipelined", "Hierarchical", "Nothing")}
@@ -439,8 +440,8 @@ def _rule(file: Document, loc: tuple[str | int, ...], target: str, kind: str, fa
         # Lists of dimensions, and any blanks or commas between them, say the same as one word.
         text = "".join(given) if isinstance(given, list) and all(isinstance(x, str) for x in given) else given
         order = re.sub(r"[\s,]+", "", text) if isinstance(text, str) else ""
-        if not isinstance(text, str) or len(set(order)) != len(order) or not set(order) <= set(DIMS):
-            problem = f"must list dimensions out of {''.join(DIMS)}, each once, not {shown(given)}"
+        if not isinstance(text, str) or len(set(order)) != len(order) or not set(order) <= set(LOOPS):
+            problem = f"must list dimensions out of {''.join(LOOPS)}, each once, not {shown(given)}"
             raise file.error((*loc, "permutation"), problem)
         if order:
             rule["permutation"] = order
@@ -449,7 +450,7 @@ def _rule(file: Document, loc: tuple[str | int, ...], target: str, kind: str, fa
         if isinstance(split, bool) or not isinstance(split, int) or split < 0:
             raise file.error((*loc, "split"), f"must be a whole number of dimensions on X, not {shown(split)}")
         # Beyond the last dimension all lie on X.
-        rule["split"] = min(split, len(DIMS))
+        rule["split"] = min(split, len(LOOPS))
     return rule
 
 
@@ -475,8 +476,8 @@ def _factors(file: Document, loc: tuple[str | int, ...], target: str, fanout: in
                     loc, f"{target}: {shown(rest)} must be factors such as C=16, C16 or S=0 (the whole bound)"
                 )
             dim, sign, factor = found[1], found[2], int(found[3])
-            if dim not in DIMS:
-                raise file.error(loc, f"{target}: unknown dimension {shown(dim)}; dimensions are {' '.join(DIMS)}")
+            if dim not in LOOPS:
+                raise file.error(loc, f"{target}: unknown dimension {shown(dim)}; dimensions are {' '.join(LOOPS)}")
             rest = rest[found.end() :]
             if sign == "<=" and fanout is not None and fanout <= factor:
                 continue

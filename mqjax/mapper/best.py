@@ -16,7 +16,7 @@ from mqjax.mapper.decision import Optimum, Solution, best_of
 from mqjax.mapper.optimum import Say, quiet, solve
 from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, METRICS, SECONDS, BitWidths, Layer, all_widths
+from mqjax.types import METRICS, SECONDS, BitWidths, Layer, all_widths
 
 TRIED_MOST = 256
 """Combinations of padded bounds that are all tried; where there are more, see `solve_layer`."""
@@ -85,7 +85,7 @@ def solve_layer(
 
     if pad is None:
         return best_of(layer, [solved(layer)])
-    choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in DIMS]
+    choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in layer.loops]
     if math.prod(map(len, choices)) <= TRIED_MOST:
         return best_of(layer, [solved(candidate) for candidate in _combined(layer, choices)])
     return best_of(layer, _one_by_one(layer, choices, solved))
@@ -93,7 +93,8 @@ def solve_layer(
 
 def _combined(layer: Layer, choices: Sequence[Sequence[int]]) -> list[Layer]:
     return [
-        dataclasses.replace(layer, **dict(zip(DIMS, bounds, strict=True))) for bounds in itertools.product(*choices)
+        dataclasses.replace(layer, **dict(zip(layer.loops, bounds, strict=True)))
+        for bounds in itertools.product(*choices)
     ]
 
 

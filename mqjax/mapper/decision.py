@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mqjax.cost.exact.evaluator import analyse_mappings
-from mqjax.cost.packing import packing_boxes
+from mqjax.cost.packing import Widths, packing_boxes
 from mqjax.errors import InputError
 from mqjax.mapper.reasons import why_nothing_fits
-from mqjax.mapspace.mapping import Mappings, decode, mapped_bounds
+from mqjax.mapspace.mapping import Mappings, decode, mapped_layer
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, BitWidths, Layer
 
@@ -80,7 +80,7 @@ class Solution:
         mapping = self.mappings[self.index[m, i]]
         return Optimum(
             layer=self.layer,
-            mapped=dataclasses.replace(self.layer, **mapped_bounds(mapping)),
+            mapped=mapped_layer(self.layer, mapping),
             bits=self.bits[i],
             metric=metric,
             energy_pj=float(self.energy_pj[m, i]),
@@ -156,7 +156,7 @@ class Decision:
     ) -> None:
         self.space, self.bits, self._nests = space, tuple(bits), nests
         self.boxes = packing_boxes(space.arch, bits)
-        self._operands = np.concatenate([box.operands for box in self.boxes])  # [U, L, T]
+        self._widths = Widths.join([box.widths for box in self.boxes])  # axis U
         self._triple = np.empty(len(bits), np.int64)
         first = 0
         for box in self.boxes:
@@ -181,7 +181,7 @@ class Decision:
         the valid counts. Returns their energies and cycles, float64 [2, U, N], inf where they do not fit or compete."""
         within = np.ones((len(self.valid), len(codes)), bool) if within is None else within
         triple, row = np.nonzero(within)
-        fits, energy, cycles = exact_costs(self.space, self._nests(codes), row, self._operands[triple])
+        fits, energy, cycles = exact_costs(self.space, self._nests(codes), row, self._widths.take(triple))
         if weights is not None:
             self.valid += np.bincount(triple[fits], weights[row[fits]], len(self.valid))
         triple, row, energy, cycles = triple[fits], row[fits], energy[fits], cycles[fits]
@@ -248,7 +248,7 @@ class Decision:
             energy_pj=np.where(too_wide, np.inf, self._energy[:, self._triple]),
             cycles=np.where(too_wide, 0, self._cycles[:, self._triple]),
             index=np.where(too_wide, -1, index[:, self._triple]),
-            mappings=[decode(space.arch, arrays, i) for i in range(len(unique))],
+            mappings=[decode(space.arch, space.layer, arrays, i) for i in range(len(unique))],
             nominal_size=space.size,
             pruned_size=space.pruned_size,
             valid=valid if self.complete else None,
@@ -263,9 +263,9 @@ class Decision:
 
 
 def exact_costs(
-    space: Mapspace, nests: Mappings, row: np.ndarray, operands: np.ndarray
+    space: Mapspace, nests: Mappings, row: np.ndarray, widths: Widths
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Validity, energy and cycles [pairs] of the loop nests at `row` with `operands` per word [pairs, L, T]."""
+    """Validity, energy and cycles [pairs] of the loop nests at `row`, each at its own `widths`."""
     fits, energy = np.zeros(len(row), bool), np.full(len(row), np.inf)
     cycles = np.zeros(len(row), np.int64)
     for part in analyse_mappings(space.arch, [space.layer] * len(nests), nests, chunk=64):
@@ -274,6 +274,6 @@ def exact_costs(
         pairs = np.flatnonzero(place[row] >= 0)
         for start in range(0, len(pairs), ROWS_AT_ONCE):
             some = pairs[start : start + ROWS_AT_ONCE]
-            validity, priced = part.take(place[row[some]]).cost(space.arch, operands[some])
+            validity, priced = part.take(place[row[some]]).cost(space.arch, widths.take(some))
             fits[some], energy[some], cycles[some] = validity.valid, priced.energy_pj, priced.cycles
     return fits, energy, cycles

@@ -18,7 +18,7 @@ import numpy as np
 from mqjax.mapper.decision import Decision
 from mqjax.mapspace.mapping import Mappings
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, BitWidths
+from mqjax.types import BitWidths
 
 CHILDREN = 1024
 """Mappings of a generation."""
@@ -31,8 +31,6 @@ PATIENCE = 60
 
 GENERATIONS = 400
 """... or after so many in all."""
-
-_D = len(DIMS)
 
 
 def search_mappings(
@@ -77,23 +75,23 @@ class _Codec:
 
     def __init__(self, space: Mapspace) -> None:
         self.space = space
-        self._levels = len(space.tiling)
-        self.width = _D + self._levels * (_D + 1)
+        self._levels, self._dims = len(space.tiling), len(space.dims)
+        self.width = self._dims + self._levels * (self._dims + 1)
         self._numbers = [{row.tobytes(): i for i, row in enumerate(table)} for table in space.tables]
         self._free = [space.free_dims(t) for t in range(self._levels)]
         self._splittable = list(space.free_splits)
-        self._factored = [d for d in range(_D) if len(space.tables[d]) > 1]
+        self._factored = [d for d in range(self._dims) if len(space.tables[d]) > 1]
         self._ordered = [t for t in range(self._levels) if len(set(self._free[t]) & set(space.movable(t))) > 1]
 
     def _split(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Factorisations [N, D], orders [N, T, D], splits [N, T], as views."""
-        factors, orders, splits = np.split(codes, [_D, _D + self._levels * _D], axis=1)
-        return factors, orders.reshape(-1, self._levels, _D), splits
+        factors, orders, splits = np.split(codes, [self._dims, self._dims + self._levels * self._dims], axis=1)
+        return factors, orders.reshape(-1, self._levels, self._dims), splits
 
     def nests(self, codes: np.ndarray) -> Mappings:
         """The loop nests of codes int32 [N, width]."""
         space, (numbers, orders, splits) = self.space, self._split(codes)
-        arrays = Mappings.empty(len(codes), len(space.arch.levels))
+        arrays = Mappings.empty(len(codes), len(space.arch.levels), self._dims)
         arrays.keep[:] = [level.keep for level in space.arch.levels]
         bounds = np.stack([table[numbers[:, d]] for d, table in enumerate(space.tables)], axis=2)  # [N, T, D]
         ordered = np.take_along_axis(bounds, orders.astype(np.int64), axis=2)
@@ -101,7 +99,7 @@ class _Codec:
             s = level.level
             if level.spatial:
                 arrays.spatial_dim[:, s], arrays.spatial_bound[:, s] = orders[:, t], ordered[:, t]
-                arrays.spatial_axis[:, s] = np.arange(_D) >= splits[:, t, None]
+                arrays.spatial_axis[:, s] = np.arange(self._dims) >= splits[:, t, None]
             else:
                 arrays.temporal_dim[:, s], arrays.temporal_bound[:, s] = orders[:, t], ordered[:, t]
         return arrays
@@ -123,20 +121,20 @@ class _Codec:
         codes = np.zeros((len(mappings), self.width), np.int32)
         numbers, orders, splits = self._split(codes)
         for row in range(len(mappings)):
-            bounds = np.ones((_D, self._levels), np.int64)
+            bounds = np.ones((self._dims, self._levels), np.int64)
             for t, level in enumerate(self.space.tiling):
                 kind = "spatial" if level.spatial else "temporal"
                 dims, sizes = (getattr(mappings, f"{kind}_{what}")[row, level.level] for what in ("dim", "bound"))
                 for dim, size in zip(dims, sizes, strict=True):
                     bounds[dim, t] *= size
                 moving = [d for d, size in zip(dims, sizes, strict=True) if size > 1]
-                given = np.array([*(d for d in range(_D) if d not in moving), *moving])
+                given = np.array([*(d for d in range(self._dims) if d not in moving), *moving])
                 orders[row, t] = self._orders(t, bounds[:, t], given)
                 if level.spatial:
                     axes = mappings.spatial_axis[row, level.level]
                     on_x = [d for d, size, axis in zip(dims, sizes, axes, strict=True) if size > 1 and axis == 0]
                     splits[row, t] = self._split_after(t, on_x, orders[row, t])
-            for d in range(_D):
+            for d in range(self._dims):
                 numbers[row, d] = self._numbers[d][bounds[d].tobytes()]
         return codes
 
@@ -162,7 +160,7 @@ class _Codec:
             orders[:, t, : len(prefix)] = prefix
             orders[:, t, len(prefix) :] = generator.permuted(free, axis=1)
             if level.spatial:
-                random = generator.integers(0, _D + 1, CHILDREN)
+                random = generator.integers(0, self._dims + 1, CHILDREN)
                 splits[:, t] = random if level.split is None else level.split
         return codes
 
@@ -210,12 +208,12 @@ class _Codec:
     def _reorder(self, _n: np.ndarray, orders: np.ndarray, _s: np.ndarray, generator: np.random.Generator) -> None:
         """Swap two loops of a level."""
         t = self._ordered[generator.integers(0, len(self._ordered))]
-        first = _D - len(self._free[t])
+        first = self._dims - len(self._free[t])
         i, j = first + generator.permutation(len(self._free[t]))[:2]
         orders[t, [i, j]] = orders[t, [j, i]]
 
     def _resplit(self, _n: np.ndarray, _o: np.ndarray, splits: np.ndarray, generator: np.random.Generator) -> None:
-        splits[self._splittable[generator.integers(0, len(self._splittable))]] = generator.integers(0, _D + 1)
+        splits[self._splittable[generator.integers(0, len(self._splittable))]] = generator.integers(0, self._dims + 1)
 
 
 def _primes(n: int) -> list[int]:

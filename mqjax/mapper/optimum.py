@@ -24,6 +24,7 @@ import numpy as np
 
 from mqjax.cost.exact.evaluator import check_counts
 from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
+from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, Solution, exact_costs
 from mqjax.mapper.localsearch import search_mappings
@@ -82,7 +83,7 @@ def decide(
     say: Say = quiet,
 ) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
-    check_counts(space.layer, LARGEST_COUNT)
+    check_counts(space.layer, LARGEST_COUNT / slowest_pace(space.arch))
     if space.too_large:
         starts = _starts(space, bits)
         return search_mappings(space, bits, starts, deadline=time.monotonic() + seconds, say=say)
@@ -143,7 +144,10 @@ def _compile(sweeper: Sweeper) -> None:
             return
         rows = sweeper.sample(1).take(slice(1))
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
-        limits = tuple(Screen(box).limits(np.ones((len(box.triples), len(METRICS)))) for box in sweeper.boxes)
+        limits = tuple(
+            Screen(box, sweeper.space.layer.macs).limits(np.ones((len(box.triples), len(METRICS))))
+            for box in sweeper.boxes
+        )
         device = _devices()[0]
         nothing = Job(0, 0, 0, None if sweeper.has_blocks else rows)
         programs = (
@@ -151,7 +155,7 @@ def _compile(sweeper: Sweeper) -> None:
             lambda: sweeper.least(rows, device),
             lambda: sweeper.candidates(rows, unlimited),
             lambda: exact_costs(
-                sweeper.space, mappings(sweeper.space, rows), np.array([0]), sweeper.boxes[0].operands[:1]
+                sweeper.space, mappings(sweeper.space, rows), np.array([0]), sweeper.boxes[0].widths.take(slice(1))
             ),
         )
         for program in programs:
@@ -169,7 +173,7 @@ class _Sweep:
         self._decision, self._screened, self._seconds, self._say = decision, screened, seconds, say
         # The clock starts when every device has compiled its programs, which says nothing of the space.
         self._compiling, self._deadline = devices, math.inf
-        self._screens = [Screen(box) for box in decision.boxes]
+        self._screens = [Screen(box, decision.space.layer.macs) for box in decision.boxes]
         self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
         self._pending: list[Rows] = []
         self._doubtful: list[Rows] = []

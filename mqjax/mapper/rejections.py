@@ -23,7 +23,7 @@ from mqjax.mapspace.fitting import arrangements
 from mqjax.mapspace.joint import unique_rows
 from mqjax.mapspace.rows import Rows, factors_of
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, TENSORS, BitWidths
+from mqjax.types import TENSORS, BitWidths
 
 EXACT_MOST = 2**22
 """Factorisations that are all looked at; of more, some are sampled."""
@@ -169,7 +169,7 @@ class _Count:
         self._seen: dict[tuple[int, ...], int] = {}
         self._least = np.full(len(self._limited), np.iinfo(np.int64).max)
         self._best: tuple[int, float] = (len(space.tiling) + len(levels) + 1, math.inf)
-        self._factors = np.ones((0, len(space.tiling), len(DIMS)), np.int64)
+        self._factors = np.ones((0, len(space.tiling), len(space.dims)), np.int64)
 
     def add(self, factors: np.ndarray) -> None:
         """Count some factorisations, int64 [N, T, D]."""
@@ -203,7 +203,7 @@ class _Count:
 
     def _words(self, extents: np.ndarray) -> np.ndarray:
         """The same of extents, int64 [N, S, D]."""
-        lengths = 1 + (extents - 1)[:, :, None] @ self._coefficients.reshape(-1, len(DIMS)).T
+        lengths = 1 + (extents - 1)[:, :, None] @ self._coefficients.reshape(-1, extents.shape[-1]).T
         tiles = lengths.reshape(*extents.shape[:2], *self._coefficients.shape[:2]).prod(axis=3)  # [N, S, tensors]
         return np.where(self._keep, words(tiles, self._operands), 0).sum(axis=2)
 
@@ -215,7 +215,7 @@ class _Count:
         needs = [(x, y) for _, x, y in found]
         if 1 in fan.size and not self._space.tiling[t].permutation:
             # With a second axis the order would be free.
-            free = arrangements(fan._replace(prefix=(), free=tuple(range(len(DIMS)))), bounds)
+            free = arrangements(fan._replace(prefix=(), free=tuple(self._space.dims)), bounds)
             needs += [(max(x, 1 + (width == 1)), max(y, 1 + (height == 1))) for _, x, y in free]
         growth, least = min((max(1, x / width) * max(1, y / height), (x, y)) for x, y in needs)
         fitting = sum(ways for ways, x, y in found if x <= width and y <= height)
@@ -257,7 +257,9 @@ class _Count:
         if not fitting:
             for t, rejected in zip(self._spatial, by_fanout, strict=True):
                 tables = enumerate(self._space.tables)
-                forced = {DIMS[d]: int(lean[t, d]) for d, x in tables if x[:, t].min() == x[:, t].max() > 1}
+                forced = {
+                    self._space.layer.loops[d]: int(lean[t, d]) for d, x in tables if x[:, t].min() == x[:, t].max() > 1
+                }
                 if rejected:
                     yield Rejection(self._name(t), self._mesh_needs(t, lean[t]), forced, rejected, size)
             return

@@ -21,9 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, Numbers, Plan, make_plan, numbers
-from mqjax.cost.fast.terms import Costs, Counts, Fits, Packed, cost_terms, count, fitting, lower_bounds, unroll
-from mqjax.cost.packing import PackingBox
+from mqjax.cost.fast.plan import Numbers, Plan, make_plan, numbers
+from mqjax.cost.fast.terms import (
+    Costs,
+    Counts,
+    Fits,
+    compute_cycles,
+    cost_terms,
+    count,
+    fitting,
+    least_cycles,
+    least_energies,
+    unroll,
+)
+from mqjax.cost.packing import INPUTS, OUTPUTS, WEIGHTS, Packed, PackingBox
 from mqjax.mapspace.joint import Group
 from mqjax.mapspace.rows import Block, Numbering, Rows, orders, pruned_weights
 from mqjax.mapspace.space import Mapspace
@@ -38,11 +49,9 @@ ORDERS_MOST = 2**7
 """Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
 
 
-def _objectives(tie: Any, weights_pj: Any, weights_cycles: Any, shared_pj: Any, shared_cycles: Any):
+def _objectives(tie: Any, energy: Any, cycles: Any):
     """Energy, EDP and delay of a triple; inf where it does not fit. Delay carries the energy as its fraction, so that
     of equally fast mappings the frugal one is found."""
-    cycles = jnp.maximum(weights_cycles, shared_cycles)
-    energy = weights_pj + shared_pj
     return jnp.where(cycles < jnp.inf, energy, jnp.inf), energy * cycles, cycles + energy * tie
 
 
@@ -53,17 +62,12 @@ def _by_triple(tie: Array, costs: Costs, reduce: Any) -> Any:
     slower. `reduce` returns a scalar or vector; the result has axes [KS, KW, ...].
     """
 
-    def pair(_: None, terms: tuple[Array, Array, Array, Array | None]) -> tuple[None, Array]:
-        s, shared_pj, shared_cycles, coupled = terms
-        results = []
-        for w in range(costs.weights_pj.shape[0]):
-            slowest = shared_cycles if coupled is None else jnp.maximum(shared_cycles, coupled[w])
-            of_triple = _objectives(tie, costs.weights_pj[w], costs.weights_cycles[w], shared_pj, slowest)
-            results.append(reduce(w, s, of_triple))
-        return None, jnp.stack(results)
+    def pair(_: None, terms: tuple[Array, tuple[Array | None, ...]]) -> tuple[None, Array]:
+        s, of_pair = terms
+        of_triples = map(costs.pair(of_pair).triple, range(costs.weights_pj.shape[0]))
+        return None, jnp.stack([reduce(w, s, _objectives(tie, *found)) for w, found in enumerate(of_triples)])
 
-    numbers = jnp.arange(costs.shared_pj.shape[0])
-    return lax.scan(pair, None, (numbers, costs.shared_pj, costs.shared_cycles, costs.coupled_cycles))[1]
+    return lax.scan(pair, None, (jnp.arange(costs.shared_pj.shape[0]), costs.of_pairs))[1]
 
 
 class Tables(NamedTuple):
@@ -168,7 +172,7 @@ def minima(
         ]
         return tuple(b.at[k].set(f) for b, f in zip(best, found, strict=True))
 
-    shapes = [(len(p[INPUTS]) * len(p[OUTPUTS]), len(p[WEIGHTS])) for p in boxes]
+    shapes = [(len(p.tensors[INPUTS]) * len(p.tensors[OUTPUTS]), len(p.tensors[WEIGHTS])) for p in boxes]
     return lax.fori_loop(0, chunks, chunk, tuple(jnp.full((most, *shape, len(METRICS)), jnp.inf) for shape in shapes))
 
 
@@ -192,13 +196,26 @@ def candidates(
     return tuple(_by_triple(n.tie, c, partial(within, limit)) for c, limit in zip(costs, limits, strict=True))
 
 
+class Modes(NamedTuple):
+    """Classes of triples by what their MACs cost; axis M."""
+
+    energy_pj: Any  # float64 [M] of an operation, at least
+    cycles: Any  # float64 [M] the fastest pace: `operations` operations in so many cycles
+    operations: Any  # float64 [M]
+
+
 class Limits(NamedTuple):
     """What rules out mappings for a box of packings: see `mqjax.mapper.screen`."""
 
     packings: Packed
     corners: Packed  # per tensor the fewest and the most operands per word, [1 or 2, L]
-    limits: Any  # float64 [corners, 3], corners in the order of Weights, Inputs, Outputs
+    limits: Any  # float64 [(M,) corners, 3], corners in the order of Weights, Inputs, Outputs
     open: Any  # float64 [KS, KW]: 1 where every mapping that fits is wanted
+    modes: Modes | None  # only where MACs differ by width
+
+
+SLACK = 2.0**-45
+"""The cycles that a level's bandwidth asks for depend on the pace of the MACs by rounding alone, far less than this."""
 
 
 @partial(jax.jit, static_argnames=("plan", "size", "most", "some_open"), compiler_options=_FAST)
@@ -243,15 +260,29 @@ def _screened(
     """Which mappings of a chunk may be wanted for a box, and the weight of those that fit each triple [KS, KW]."""
     fits = fitting(plan, n, counts, box.packings, size)
     fits = Fits(fits.weights.astype(jnp.float64), fits.shared.astype(jnp.float64), fits.coupled)
-    bounds = lower_bounds(plan, n, counts, box.corners, size)
-    least = jnp.where(inside & (fits.weights[-1] * fits.shared[-1] > 0), bounds.cycles, jnp.inf)
-    kept = jnp.zeros(size, bool)
-    for limit, terms in zip(box.limits, itertools.product(*bounds.energy_pj), strict=True):
-        energy = sum(terms) + counts.mac_pj
-        objectives = (energy, energy * least, least + energy * n.tie)
-        kept |= functools.reduce(operator.or_, (x <= limit[m] for m, x in enumerate(objectives)))
-    # An energy limit knows no cycles, so it needs the mask of those that fit.
-    kept &= least < jnp.inf
+    energies = least_energies(n, counts, box.corners, size)
+    fitting_most = inside & (fits.weights[-1] * fits.shared[-1] > 0)
+
+    def within(limits: Array, mac_pj: Any, computing: Any, slack: float) -> Array:
+        cycles = least_cycles(plan, n, counts, box.corners, computing, size, slack)
+        least = jnp.where(fitting_most, cycles, jnp.inf)
+        kept = jnp.zeros(size, bool)
+        for limit, terms in zip(limits, itertools.product(*energies), strict=True):
+            energy = sum(terms) + mac_pj
+            objectives = (energy, energy * least, least + energy * n.tie)
+            kept |= functools.reduce(operator.or_, (x <= limit[m] for m, x in enumerate(objectives)))
+        # An energy limit knows no cycles, so it needs the mask of those that fit.
+        return kept & (least < jnp.inf)
+
+    def of_mode(kept: Array, mode: tuple[Array, Modes]) -> tuple[Array, None]:
+        limits, mac = mode
+        found = within(limits, n.macs * mac.energy_pj, compute_cycles(counts, mac.cycles, mac.operations), SLACK)
+        return kept | found, None
+
+    if box.modes is None:
+        kept = within(box.limits, counts.mac_pj, counts.steps, 0.0)
+    else:
+        kept = lax.scan(of_mode, jnp.zeros(size, bool), (box.limits, box.modes))[0]
     if some_open:
         kept |= _fit_one_of(fits, box.open) & inside
     return kept, _fit_weights(fits, weight)
@@ -296,7 +327,7 @@ class Sweeper:
     def __init__(self, space: Mapspace, boxes: Sequence[PackingBox]) -> None:
         self.space = space
         self.boxes = tuple(boxes)
-        self._packed = tuple(box.per_tensor for box in self.boxes)
+        self._packed = tuple(box.packed for box in self.boxes)
         self.plan = make_plan(space)
         self.numbers = numbers(space.arch, space.layer)
         self.chosen_size = 2**11
@@ -451,7 +482,7 @@ class Sweeper:
         with jax.enable_x64(True):
             arguments = (*self._tables(job.block, None), self._packed, np.int64(0), self.size)
             counted: Any = terms.lower(self.plan, *arguments).compile().cost_analysis()
-        triples = sum(int(np.prod([len(p) for p in packings])) for packings in self._packed)
+        triples = sum(math.prod(box.shape) for box in self.boxes)
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
         return float(counted["flops"]) / self.size + 8 * triples
 
@@ -461,11 +492,9 @@ class Sweeper:
             number = np.int64(job.first + chunk)
             found = terms(self.plan, *self._tables(job.block, None), self._packed, number, self.size)
         for box, of_box in zip(self.boxes, found, strict=True):
-            weights_pj, weights_cycles, shared_pj, shared_cycles = (np.asarray(x) for x in of_box[:4])
-            coupled = None if of_box.coupled_cycles is None else np.asarray(of_box.coupled_cycles)
+            of_pairs = [None if x is None else np.asarray(x) for x in of_box.of_pairs]
             for s, w in zip(*box.places, strict=True):
-                cycles = np.maximum(weights_cycles[w], shared_cycles[s])
-                if coupled is not None:
-                    cycles = np.maximum(cycles, coupled[s, w])
+                of_pair = of_box.pair(tuple(None if x is None else x[s] for x in of_pairs))
+                energy, cycles = map(np.asarray, of_pair.triple(w))
                 fits = np.isfinite(cycles)
-                yield (weights_pj[w] + shared_pj[s])[fits], cycles[fits]
+                yield energy[fits], cycles[fits]

@@ -25,7 +25,7 @@ from mqjax.mapper.best import solve_layer
 from mqjax.mapper.decision import Solution
 from mqjax.mapper.hosts import gather
 from mqjax.mapper.optimum import Decision, Say, Share, decide, quiet
-from mqjax.mapspace.mapping import mapped_bounds
+from mqjax.mapspace.mapping import mapped_layer
 from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
@@ -69,7 +69,7 @@ class LayerTable:
         place = self.index[_metric(metric), entry_of(bits)]
         if place < 0:
             return {}
-        return mapped_as(layer, dataclasses.replace(layer, **mapped_bounds(self.mappings[place])))
+        return mapped_as(layer, mapped_layer(layer, self.mappings[place]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,8 +278,7 @@ def write_table(path: Path, table: CostTable) -> None:
     layers = []
     for layer, entries in zip(table.unique, table.tables, strict=True):
         layers.append({"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_plain(entries)})
-        bounds = [mapped_bounds(mapping) for mapping in entries.mappings]
-        larger = [mapped_as(layer, dataclasses.replace(layer, **of_mapping)) for of_mapping in bounds]
+        larger = [mapped_as(layer, mapped_layer(layer, mapping)) for mapping in entries.mappings]
         if any(larger):
             layers[-1]["mapped_as"] = larger
     bits = [*map(str, all_widths()), "native"]

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mqjax.types import DIMS
+from mqjax.projection import DIMS, SLIDING
 
 if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
 
-PAIRS = tuple(tuple(DIMS.index(d) for d in pair) for pair in ("RP", "SQ"))
+PAIRS = tuple(tuple(DIMS.index(term.dim) for term in rank) for rank in SLIDING)
 """Dimensions that share a rank of Inputs: along its width, and along its height."""
-
-_M = DIMS.index("M")
 
 
 def may_forward(space: Mapspace) -> bool:
@@ -47,11 +45,12 @@ def may_forward(space: Mapspace) -> bool:
 def _shielded(space: Mapspace, outside: list[int], d: int, pair: tuple[int, ...]) -> bool:
     """Whether a loop that every mapping has stands inside all outside loops of dimension d of the pair and rules
     forwarding out: one of another rank, since steps further out then also move that rank back, where the children do not
-    differ; or one of M as the innermost, since then the first step moves nothing.
+    differ; or one that moves nothing of Inputs (M) as the innermost, since then the first step moves nothing.
 
     If the children do differ in the other rank of Inputs, so that its own steps meet them, its own test says so.
     """
     sharing = {d for both in PAIRS for d in both}
+    moving = space.relevant("Inputs")
     innermost = True
     for u in outside:
         fixed = [e for e in space.prefix(u) if e in space.movable(u)]
@@ -61,7 +60,7 @@ def _shielded(space: Mapspace, outside: list[int], d: int, pair: tuple[int, ...]
             if d in together:
                 return False
             always = {e for e in together if space.tables[e][:, u].min() > 1}
-            if always - {_M, *pair} or (_M in always and innermost):
+            if (always & moving) - set(pair) or (always - moving and innermost):
                 return True
             innermost = innermost and not sharing & set(together)
     return True

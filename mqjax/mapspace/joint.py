@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mqjax.mapspace.fitting import count_choices
-from mqjax.types import DIMS, RELEVANT, TENSORS
+from mqjax.projection import TENSORS
 
 if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
@@ -116,13 +116,13 @@ def _coupled(space: Mapspace) -> list[tuple[int, ...]]:
 
     The groups follow from the constraints alone, so that one compiled program serves every layer.
     """
-    group = list(range(len(DIMS)))
+    group = list(space.dims)
     for t, level in enumerate(space.tiling):
         tied = space.slots(t) if level.spatial else [d for d in space.slots(t) if d in space.free_dims(t)]
         for d in tied[1:]:
             old, new = group[d], group[tied[0]]
             group = [new if g == old else g for g in group]
-    return [tuple(d for d in range(len(DIMS)) if group[d] == g) for g in sorted(set(group))]
+    return [tuple(d for d in space.dims if group[d] == g) for g in sorted(set(group))]
 
 
 def _fitting_rows(space: Mapspace, dims: tuple[int, ...]) -> Group | None:
@@ -242,13 +242,13 @@ def _signature(space: Mapspace, t: int, loops: list[int]) -> tuple:
     if space.may_forward:
         return tuple(loops)
     signature = []
-    for tensor in range(len(TENSORS)):
-        if not any(level.keep[tensor] for level in space.arch.levels[: space.tiling[t].level]):
+    for number, tensor in enumerate(TENSORS):
+        if not any(level.keep[number] for level in space.arch.levels[: space.tiling[t].level]):
             continue
-        if space.has_halo and TENSORS[tensor] == "Inputs":
+        if space.has_halo and tensor == "Inputs":
             signature.append(tuple(loops))
             continue
-        relevant = [DIMS[d] in RELEVANT[space.layer.shape][tensor] for d in loops]
+        relevant = [d in space.relevant(tensor) for d in loops]
         first = relevant.index(True) if any(relevant) else len(loops)
         signature.append(frozenset(loops[:first]))
     return tuple(signature)

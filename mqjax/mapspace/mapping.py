@@ -13,7 +13,8 @@ import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError, meant
-from mqjax.types import DIMS, TENSORS, Layer
+from mqjax.projection import DIMS, names_of
+from mqjax.types import TENSORS, Layer
 
 Record = Sequence[Mapping[str, Any]]
 
@@ -29,7 +30,7 @@ class Mappings(NamedTuple):
     """A batch of mappings. Axes: B mappings, L levels (inner to outer), K loop slots (inner to outer, padded with
     loops of bound 1), T = 3 tensors in the order of `TENSORS`."""
 
-    temporal_dim: np.ndarray  # int32 [B, L, K], index into DIMS
+    temporal_dim: np.ndarray  # int32 [B, L, K], index into `Layer.loops`
     temporal_bound: np.ndarray  # int64 [B, L, K]
     spatial_dim: np.ndarray  # int32 [B, L, K]
     spatial_bound: np.ndarray  # int64 [B, L, K]
@@ -62,7 +63,13 @@ def encode(arch: Arch, layers: Sequence[Layer], records: Sequence[Record]) -> Ma
     for layer, record in zip(layers, records, strict=True):
         _check_form(layer, record)
     batch, depth = len(records), len(arch.levels)
-    slots = max([len(DIMS), *(len(entry.get(k, ())) for r in records for entry in r for k in ("temporal", "spatial"))])
+    slots = max(
+        [
+            len(DIMS),
+            *(len(layer.loops) for layer in layers),
+            *(len(entry.get(k, ())) for r in records for entry in r for k in ("temporal", "spatial")),
+        ]
+    )
     arrays = Mappings.empty(batch, depth, slots)
     for row, (layer, record) in enumerate(zip(layers, records, strict=True)):
         _encode_one(arch, layer, record, arrays, row)
@@ -89,7 +96,8 @@ def _check_form(layer: Layer, record: Any) -> None:
 
 
 def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row: int) -> None:
-    products: dict[str, int] = dict.fromkeys(DIMS, 1)
+    letters = layer.letters
+    products: dict[str | None, int] = dict.fromkeys(letters, 1)
     seen: set[str] = set()
     for entry in record:
         name = entry.get("level")
@@ -104,7 +112,7 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
         level = arch.level_names.index(name)
         for slot, loop in enumerate(reversed(entry.get("temporal", ()))):
             dim, bound = _check_loop(layer, name, loop, 2)
-            arrays.temporal_dim[row, level, slot] = DIMS.index(dim)
+            arrays.temporal_dim[row, level, slot] = letters.index(dim)
             arrays.temporal_bound[row, level, slot] = bound
             products[dim] *= bound
         for slot, loop in enumerate(reversed(entry.get("spatial", ()))):
@@ -113,7 +121,7 @@ def _encode_one(arch: Arch, layer: Layer, record: Record, arrays: Mappings, row:
                 raise InputError(
                     f"layer {layer.name!r}: a spatial loop of {name} lies on X or Y, not on {loop[2]!r:.60}"
                 )
-            arrays.spatial_dim[row, level, slot] = DIMS.index(dim)
+            arrays.spatial_dim[row, level, slot] = letters.index(dim)
             arrays.spatial_bound[row, level, slot] = bound
             arrays.spatial_axis[row, level, slot] = _AXES.index(loop[2])
             products[dim] *= bound
@@ -126,9 +134,10 @@ def _check_loop(layer: Layer, level: str, loop: Any, length: int) -> tuple[str, 
     if not isinstance(loop, (list, tuple)) or len(loop) != length:
         raise InputError(f"layer {layer.name!r}: a loop of {level} must have the form {form}, not {loop!r:.60}")
     dim, bound = loop[:2]
-    if dim not in DIMS:
+    names = list(filter(None, layer.letters))
+    if dim not in names:
         raise InputError(
-            f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r:.60}; use {' '.join(DIMS)}"
+            f"layer {layer.name!r}: {level} loops over the unknown dimension {dim!r:.60}; use {' '.join(names)}"
         )
     if isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= BOUND_MOST:
         raise InputError(
@@ -148,12 +157,14 @@ def _keep_flags(layer: Layer, level: str, keep: Any, default: tuple[bool, ...]) 
     return [tensor in keep for tensor in TENSORS]
 
 
-def _check_whole(arch: Arch, layer: Layer, products: dict[str, int], seen: set[str], outer_keep: np.ndarray) -> None:
+def _check_whole(
+    arch: Arch, layer: Layer, products: dict[str | None, int], seen: set[str], outer_keep: np.ndarray
+) -> None:
     missing = [name for name in arch.level_names if name not in seen]
     if missing:
         raise InputError(f"layer {layer.name!r}: the mapping lacks the level {missing[0]!r}")
-    for dim, bound in zip(DIMS, layer.bounds, strict=True):
-        if products[dim] != bound:
+    for dim, bound in zip(layer.letters, layer.bounds, strict=True):
+        if dim is not None and products[dim] != bound:
             raise InputError(
                 f"layer {layer.name!r}: the factors of {dim} in the mapping multiply to {products[dim]}, not to the bound {bound}"
             )
@@ -161,9 +172,9 @@ def _check_whole(arch: Arch, layer: Layer, products: dict[str, int], seen: set[s
         raise InputError(f"layer {layer.name!r}: the outermost level {arch.level_names[-1]} must keep all tensors")
 
 
-def decode(arch: Arch, mappings: Mappings, row: int) -> list[dict[str, Any]]:
-    """Mapping `row` of a batch as a record."""
-    record = []
+def decode(arch: Arch, layer: Layer, mappings: Mappings, row: int) -> list[dict[str, Any]]:
+    """Mapping `row` of a batch, of `layer`, as a record."""
+    record, letters = [], layer.letters
     for level, name in enumerate(arch.level_names):
         temporal = zip(mappings.temporal_dim[row, level], mappings.temporal_bound[row, level], strict=True)
         spatial = zip(
@@ -176,8 +187,10 @@ def decode(arch: Arch, mappings: Mappings, row: int) -> list[dict[str, Any]]:
         record.append(
             {
                 "level": name,
-                "temporal": [[DIMS[d], int(n)] for d, n in temporal][::-1],
-                "spatial": [[DIMS[d], int(n), _AXES[a]] for d, n, a in spatial][::-1] if has_fanout else [],
+                "temporal": [[letters[d], int(n)] for d, n in temporal if letters[d]][::-1],
+                "spatial": [[letters[d], int(n), _AXES[a]] for d, n, a in spatial if letters[d]][::-1]
+                if has_fanout
+                else [],
                 "keep": [t for t, kept in zip(TENSORS, mappings.keep[row, level], strict=True) if kept],
             }
         )
@@ -185,9 +198,16 @@ def decode(arch: Arch, mappings: Mappings, row: int) -> list[dict[str, Any]]:
 
 
 def mapped_bounds(record: Record) -> dict[str, int]:
-    """The bound of every dimension that a mapping record has: the product of its loops."""
-    bounds: dict[str, int] = dict.fromkeys(DIMS, 1)
-    for entry in record:
-        for dim, bound, *_ in (*entry["temporal"], *entry["spatial"]):
-            bounds[dim] *= bound
+    """The bound of every dimension, by name, that a mapping record has: the product of its loops."""
+    loops = [loop for entry in record for kind in ("temporal", "spatial") for loop in entry[kind]]
+    bounds = dict.fromkeys(names_of({loop[0] for loop in loops}), 1)
+    for dim, bound, *_ in loops:
+        bounds[dim] *= bound
     return bounds
+
+
+def mapped_layer(layer: Layer, record: Record) -> Layer:
+    """`layer` with the bounds that a mapping record has."""
+    dims = {**layer.dims, **dict.fromkeys(layer.projection.named, 1)}
+    bounds = {dim: bound for dim, bound in mapped_bounds(record).items() if dim in dims}
+    return Layer.from_dims({**dims, **bounds}, shape=layer.shape, name=layer.name)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError
-from mqjax.mapspace.mapping import Record, mapped_bounds
+from mqjax.mapspace.mapping import Record, mapped_bounds, mapped_layer
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS, Layer
+from mqjax.types import Layer
 
 
 def padded(arch: Arch, layer: Layer, *, constraints: str = "paper") -> Layer:
@@ -21,7 +21,7 @@ def padded(arch: Arch, layer: Layer, *, constraints: str = "paper") -> Layer:
 
     Raises `InputError` where no bound would do.
     """
-    return dataclasses.replace(layer, **{d: bounds_to_try(arch, layer, constraints, d)[0] for d in DIMS})
+    return dataclasses.replace(layer, **{d: bounds_to_try(arch, layer, constraints, d)[0] for d in layer.loops})
 
 
 def padded_or_itself(arch: Arch, layer: Layer, *, constraints: str = "paper", pad: int | None = 0) -> Layer:
@@ -35,28 +35,29 @@ def padded_or_itself(arch: Arch, layer: Layer, *, constraints: str = "paper", pa
 def with_bounds_of(layer: Layer, mapping: Record) -> Layer:
     """`layer` with those bounds of a mapping that are larger: the layer as that mapping pads it."""
     bounds = mapped_bounds(mapping)
-    return dataclasses.replace(layer, **{d: n for d, n in bounds.items() if n > getattr(layer, d)})
+    larger = {d: n for d, n in bounds.items() if n > layer.dims.get(d, n)}
+    return Layer.from_dims({**layer.dims, **larger}, shape=layer.shape, name=layer.name)
 
 
 def mapped_as(layer: Layer, mapped: Layer) -> dict[str, int]:
-    """The bounds by dimension in which `mapped` exceeds `layer`."""
-    return {d: getattr(mapped, d) for d in DIMS if getattr(mapped, d) != getattr(layer, d)}
+    """The bounds by dimension, as users name it, in which `mapped` exceeds `layer`."""
+    return {d: n for d, n in mapped.dims.items() if d in layer.projection.named and n != layer.dims[d]}
 
 
 def padding_of(layer: Layer, mappings: Sequence[Record]) -> str:
     """Words for the bounds of mappings that exceed the layer's: "M=10 mapped as 12", or as "12 or 16"."""
-    bounds = [mapped_bounds(mapping) for mapping in mappings]
+    bounds = [mapped_layer(layer, mapping).dims for mapping in mappings]
     texts = []
-    for d in DIMS:
+    for d in layer.projection.named:
         found = sorted({of_mapping[d] for of_mapping in bounds})
-        if found and found[-1] > getattr(layer, d):
-            texts.append(f"{d}={getattr(layer, d)} mapped as {' or '.join(map(str, found))}")
+        if found and found[-1] > layer.dims[d]:
+            texts.append(f"{d}={layer.dims[d]} mapped as {' or '.join(map(str, found))}")
     return ", ".join(texts)
 
 
 def describe_padding(layer: Layer, bounds: dict[str, int]) -> str:
     """Words for `mapped_as`: "M=10 mapped as 12"; empty where nothing is padded."""
-    return ", ".join(f"{d}={getattr(layer, d)} mapped as {bound}" for d, bound in bounds.items())
+    return ", ".join(f"{d}={layer.dims[d]} mapped as {bound}" for d, bound in bounds.items())
 
 
 def bounds_to_try(arch: Arch, layer: Layer, constraints: str, dim: str, pad: int = 0) -> list[int]:
@@ -69,7 +70,7 @@ def bounds_to_try(arch: Arch, layer: Layer, constraints: str, dim: str, pad: int
     # Fixed factors may also multiply to more than the bound; then they are the next bound that they divide.
     factors = math.prod(level.factors.get(dim) or 1 for level in space.tiling)
     larger = range(bound, max(bound + (pad if bound > 1 else 0), -(-bound // factors) * factors) + 1)
-    possible = [n for n in larger if space.divides(DIMS.index(dim), n)]
+    possible = [n for n in larger if space.divides(layer.loops.index(dim), n)]
     if not possible:
         space.tables  # noqa: B018 - raises the error that says which factors cannot be met
         raise InputError(f"layer {layer.name!r} on {arch.name!r}: no bound of {dim} meets the fixed factors")

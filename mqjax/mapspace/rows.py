@@ -14,7 +14,6 @@ from mqjax.mapspace.fitting import Layout, layouts
 from mqjax.mapspace.joint import unique_rows
 from mqjax.mapspace.mapping import Mappings
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import DIMS
 
 
 class Rows(NamedTuple):
@@ -119,7 +118,7 @@ class Numbering:
 
 def mappings(space: Mapspace, rows: Rows) -> Mappings:
     """The loop nests of `rows`: temporal loops in their order, spatial ones laid out as their number says."""
-    arrays = Mappings.empty(len(rows), len(space.arch.levels))
+    arrays = Mappings.empty(len(rows), len(space.arch.levels), len(space.dims))
     arrays.keep[:] = [level.keep for level in space.arch.levels]
     numbers, of_order = np.unique(rows.order, return_inverse=True)
     chosen = [_order(space, int(number)) for number in numbers]
@@ -128,11 +127,11 @@ def mappings(space: Mapspace, rows: Rows) -> Mappings:
     for t, level in enumerate(space.tiling):
         if level.spatial:
             order, split = _laid_out(space, t, factors[:, t], rest)
-            arrays.spatial_axis[:, level.level] = np.arange(len(DIMS)) >= split[:, None]
+            arrays.spatial_axis[:, level.level] = np.array(space.dims) >= split[:, None]
             dims, bounds = arrays.spatial_dim, arrays.spatial_bound
         else:
             sequences = [_sequence(space, t, order.get(t, ())) for order in chosen]
-            order = np.array(sequences, np.int32).reshape(-1, len(DIMS))[of_order]
+            order = np.array(sequences, np.int32).reshape(-1, len(space.dims))[of_order]
             dims, bounds = arrays.temporal_dim, arrays.temporal_bound
         dims[:, level.level] = order
         bounds[:, level.level] = np.take_along_axis(factors[:, t], order.astype(np.int64), axis=1)
@@ -162,7 +161,7 @@ def _order(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
 
 def factors_of(space: Mapspace, rows: Rows) -> np.ndarray:
     """Bounds int64 [N, T, D] of every dimension at every tiling level."""
-    factors = np.ones((len(rows), len(space.tiling), len(DIMS)), np.int64)
+    factors = np.ones((len(rows), len(space.tiling), len(space.dims)), np.int64)
     for group, row in zip(space.groups, rows.rows.T, strict=True):
         for d, table, pick in zip(group.dims, group.tables, group.picks, strict=True):
             factors[:, :, d] = table[pick[row]]
@@ -181,7 +180,7 @@ def _layouts(space: Mapspace, t: int, bounds: np.ndarray) -> list[Layout]:
 def _laid_out(space: Mapspace, t: int, bounds: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Orders int32 [N, D] and splits int64 [N] of spatial tiling level t; its digit is taken off `rest` [N]."""
     patterns, _, inverse = unique_rows(bounds)
-    order, split = np.empty((len(bounds), len(DIMS)), np.int32), np.empty(len(bounds), np.int64)
+    order, split = np.empty(bounds.shape, np.int32), np.empty(len(bounds), np.int64)
     for number, row in enumerate(patterns):
         found, at = _layouts(space, t, row), np.flatnonzero(inverse == number)
         rest[at], digit = np.divmod(rest[at], len(found))

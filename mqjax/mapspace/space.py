@@ -4,7 +4,7 @@ A mapping is an index factorisation (for each dimension an ordered product over 
 and a split of the spatial loops between X and Y. The *nominal* space is the product of these; the *pruned* space drops
 permutations of loops of bound 1; the *distinct* space also drops those that provably cost the same.
 
-Axes: D = 7 dimensions, T tiling levels (inner to outer), F factorisations of one dimension.
+Axes: D dimensions, T tiling levels (inner to outer), F factorisations of one dimension.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from mqjax.mapspace.doubt import may_forward
 from mqjax.mapspace.factors import splits
 from mqjax.mapspace.fitting import Fan
 from mqjax.mapspace.mapping import Mappings, decode
-from mqjax.types import DIMS, Layer
+from mqjax.projection import SLIDING, TENSORS
+from mqjax.types import Layer
 
 
 class Mapspace:
@@ -33,7 +34,8 @@ class Mapspace:
 
     def __init__(self, arch: Arch, layer: Layer, *, constraints: str = "paper") -> None:
         self.arch, self.layer, self.constraints = arch, layer, constraints
-        self.tiling: list[TilingLevel] = arch.tiling_levels(constraints)
+        self.dims = range(len(layer.loops))
+        self.tiling = [_of_loops(level, layer.loops) for level in arch.tiling_levels(constraints)]
 
     def __repr__(self) -> str:
         return f"Mapspace({self.arch.name}, {self.layer.name}, constraints={self.constraints!r}, size={self.size})"
@@ -43,13 +45,13 @@ class Mapspace:
     @cached_property
     def tables(self) -> tuple[np.ndarray, ...]:
         """Per dimension the factorisations int64 [F, T], in the reference's order."""
-        return tuple(self._table(d) for d in range(len(DIMS)))
+        return tuple(self._table(d) for d in self.dims)
 
     def _fixed(self, d: int, bound: int) -> dict[int, int]:
         """Factors of dimension d that the constraints fix, by tiling level, if its bound is `bound`."""
         fixed: dict[int, int] = {}
         for t, level in enumerate(self.tiling):
-            factor = level.factors.get(DIMS[d])
+            factor = level.factors.get(self.layer.loops[d])
             # A fixed factor above the bound is ignored, as in Timeloop: the dimension is free there.
             if factor is not None and factor <= bound:
                 fixed[t] = factor or bound
@@ -62,7 +64,7 @@ class Mapspace:
         return product == bound or (bound % product == 0 and len(fixed) < len(self.tiling))
 
     def _table(self, d: int) -> np.ndarray:
-        name, bound = DIMS[d], self.layer.bounds[d]
+        name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
         fixed = self._fixed(d, bound)
         product = math.prod(fixed.values())
         free = [t for t in range(len(self.tiling)) if t not in fixed]
@@ -92,12 +94,12 @@ class Mapspace:
         one_dimensional = level.spatial and 1 in self.arch.fanout[level.level]
         # Timeloop ignores the permutation given for the innermost temporal loops (MODEL.md section 13, quirk 10).
         if (t == 0 and not level.spatial) or (one_dimensional and not level.permutation):
-            return tuple(range(len(DIMS)))
-        return tuple(DIMS.index(dim) for dim in level.permutation)
+            return tuple(self.dims)
+        return tuple(self.layer.loops.index(dim) for dim in level.permutation)
 
     def free_dims(self, t: int) -> tuple[int, ...]:
         """Dimensions whose order at tiling level t is free, in canonical order."""
-        return tuple(d for d in range(len(DIMS)) if d not in self.prefix(t))
+        return tuple(d for d in self.dims if d not in self.prefix(t))
 
     @cached_property
     def free_splits(self) -> tuple[int, ...]:
@@ -110,7 +112,7 @@ class Mapspace:
         sizes = {
             "index_factorization": math.prod(len(table) for table in self.tables),
             "loop_permutation": math.prod(math.factorial(len(self.free_dims(t))) for t in range(len(self.tiling))),
-            "spatial": (len(DIMS) + 1) ** len(self.free_splits),
+            "spatial": (len(self.dims) + 1) ** len(self.free_splits),
             "datatype_bypass": 1,
         }
         return {**sizes, "total": math.prod(sizes.values())}
@@ -125,10 +127,10 @@ class Mapspace:
 
         The index is a mixed-radix number: factorisation (C least significant), then permutation, then split.
         """
-        arrays = Mappings.empty(len(indices), len(self.arch.levels))
+        arrays = Mappings.empty(len(indices), len(self.arch.levels), len(self.dims))
         arrays.keep[:] = [level.keep for level in self.arch.levels]
         for dims in (arrays.temporal_dim, arrays.spatial_dim):
-            dims[:] = np.arange(len(DIMS))
+            dims[:] = np.array(self.dims)
         for row, index in enumerate(indices):
             self._fill(arrays, row, index)
         return arrays
@@ -136,7 +138,7 @@ class Mapspace:
     def _fill(self, arrays: Mappings, row: int, index: int) -> None:
         if not 0 <= index < self.size:
             raise InputError(f"mapping index {index} is outside 0..{self.size - 1}")
-        factors = np.empty((len(DIMS), len(self.tiling)), np.int64)
+        factors = np.empty((len(self.dims), len(self.tiling)), np.int64)
         for d, table in enumerate(self.tables):
             index, digit = divmod(index, len(table))
             factors[d] = table[digit]
@@ -148,21 +150,20 @@ class Mapspace:
         for t, level in enumerate(self.tiling):
             split = level.split
             if t in self.free_splits:
-                index, split = divmod(index, len(DIMS) + 1)
+                index, split = divmod(index, len(self.dims) + 1)
             self._write_level(arrays, row, level, orders[t], factors[orders[t], t], split)
 
-    @staticmethod
-    def _write_level(arrays: Mappings, row: int, level: TilingLevel, order, bounds, split: int | None) -> None:
+    def _write_level(self, arrays: Mappings, row: int, level: TilingLevel, order, bounds, split: int | None) -> None:
         s = level.level
         if level.spatial:
             arrays.spatial_dim[row, s], arrays.spatial_bound[row, s] = order, bounds
-            arrays.spatial_axis[row, s] = np.arange(len(DIMS)) >= (split or 0)
+            arrays.spatial_axis[row, s] = np.array(self.dims) >= (split or 0)
         else:
             arrays.temporal_dim[row, s], arrays.temporal_bound[row, s] = order, bounds
 
     def mapping(self, index: int) -> list[dict[str, Any]]:
         """The nominal mapping `index` (see `arrays`) as a record."""
-        return decode(self.arch, self.arrays([index]), 0)
+        return decode(self.arch, self.layer, self.arrays([index]), 0)
 
     def sample(self, key: Any, n: int) -> Mappings:
         """n nominal mappings drawn uniformly with the JAX random key `key`; most will not fit the array."""
@@ -172,7 +173,7 @@ class Mapspace:
         generator = np.random.default_rng(seed)
         radices = [len(table) for table in self.tables]
         radices += [math.factorial(len(self.free_dims(t))) for t in range(len(self.tiling))]
-        radices += [len(DIMS) + 1] * len(self.free_splits)
+        radices += [len(self.dims) + 1] * len(self.free_splits)
         digits = [generator.integers(0, radix, n) for radix in radices]
         indices = []
         for row in range(n):
@@ -227,18 +228,25 @@ class Mapspace:
     @cached_property
     def _movable(self) -> list[tuple[int, ...]]:
         tiling = range(len(self.tiling))
-        return [tuple(d for d in range(len(DIMS)) if self.tables[d][:, t].max() > 1) for t in tiling]
+        return [tuple(d for d in self.dims if self.tables[d][:, t].max() > 1) for t in tiling]
 
     def slots(self, t: int) -> tuple[int, ...]:
         """Dimensions that some layer may tile at tiling level t: those whose factor is not fixed to 1."""
         factors = self.tiling[t].factors
-        return tuple(d for d in range(len(DIMS)) if factors.get(DIMS[d]) != 1)
+        return tuple(d for d in self.dims if factors.get(self.layer.loops[d]) != 1)
 
     @property
     def has_halo(self) -> bool:
         """Whether neighbouring tiles of Inputs can overlap: a kernel and an output extent above 1 along one side."""
-        layer = self.layer
-        return (layer.R > 1 and layer.P > 1) or (layer.S > 1 and layer.Q > 1)
+        return any(all(getattr(self.layer, term.dim) > 1 for term in rank) for rank in SLIDING)
+
+    def relevant(self, tensor: str) -> frozenset[int]:
+        """The dimensions that index a tensor."""
+        return self._relevant[TENSORS.index(tensor)]
+
+    @cached_property
+    def _relevant(self) -> list[frozenset[int]]:
+        return [frozenset(map(self.layer.loops.index, dims)) for dims in self.layer.projection.relevant]
 
     @cached_property
     def may_forward(self) -> bool:
@@ -269,6 +277,17 @@ class Mapspace:
     def fanout_valid(self) -> int:
         """Number of mappings of the pruned space that fit the fan-outs."""
         return math.prod(round(float(group.weight.sum())) for group in self.groups)
+
+
+def _of_loops(level: TilingLevel, loops: tuple[str, ...]) -> TilingLevel:
+    """A tiling level without the dimensions that a layer lacks."""
+    kept = [dim for dim in level.permutation if dim in loops]
+    split = level.split
+    if split is not None:
+        split -= sum(dim not in loops for dim in level.permutation[:split])
+        split = min(split, len(loops))
+    factors = {dim: factor for dim, factor in level.factors.items() if dim in loops}
+    return level._replace(factors=factors, permutation="".join(kept), split=split)
 
 
 def _permutation(items: tuple[int, ...], digit: int) -> list[int]:

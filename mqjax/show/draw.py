@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from mqjax.arch import FULL, Arch, Constraint
+from mqjax.cost.packing import mac_cost
 from mqjax.show.explain import Explanation, LevelUse, RunnerUp
-from mqjax.types import TENSORS
+from mqjax.types import TENSORS, BitWidths
 
 TENSOR_COLORS: dict[str, str] = dict(zip(TENSORS, ("#0b5fa5", "#4c9f70", "#d9730d"), strict=True))
 DARK, PALE = "#1d2430", "#eef1f5"
@@ -182,7 +183,15 @@ def arch_rows(arch: Arch) -> list[tuple[str, ...]]:
         )
     mac = arch.mac
     mesh = "x".join(map(str, mac.mesh))
-    return [*rows, (mac.name, mesh, "", "", "", "", "", "", f"{mac.energy_pj:g} per operation", f"{mac.area_um2:g}")]
+    return [*rows, (mac.name, mesh, "", "", "", "", "", "", f"{_energies(arch)} per operation", f"{mac.area_um2:g}")]
+
+
+def _energies(arch: Arch) -> str:
+    """Energy of an operation, from the narrowest operands to native ones where it depends on their widths."""
+    if isinstance(arch.mac.energy_pj, float | int):
+        return f"{arch.mac.energy_pj:g}"
+    least, native = (mac_cost(arch, bits).energy_pj for bits in (BitWidths(1, 1, 1), BitWidths()))
+    return f"{least:g} at 1 bit to {native:g}"
 
 
 def constraint_lines(arch: Arch) -> Iterator[str]:
@@ -241,7 +250,7 @@ def draw_arch(arch: Arch, form: str) -> bytes:
         _box(boxes, row, f"{level.name}  {level.mesh[0]} x {level.mesh[1]}  {size}", below, _kept(level.keep))
         bars.barh(row, level.read_pj / level.block_words, color=DARK, height=0.6)
     _box(boxes, len(levels), f"{arch.mac.name}  {arch.mac.mesh[0]} x {arch.mac.mesh[1]}", "", [])
-    bars.barh(len(levels), arch.mac.energy_pj, color="#8a93a3", height=0.6)
+    bars.barh(len(levels), mac_cost(arch, BitWidths()).energy_pj, color="#8a93a3", height=0.6)
     bars.set_xlabel("energy (pJ) of a word read, or of an operation")
     if any(level.read_pj for level, _ in levels):
         bars.set_xscale("log")

@@ -13,7 +13,7 @@ import numpy as np
 from mqjax.arch import Arch, Level
 from mqjax.cost.exact.evaluator import Analysed, analyse_mappings, evaluate
 from mqjax.cost.exact.price import Priced, Validity
-from mqjax.cost.packing import packing_table
+from mqjax.cost.packing import widths_of
 from mqjax.errors import InputError
 from mqjax.mapspace.mapping import Record, decode, encode
 from mqjax.mapspace.padding import padded
@@ -137,14 +137,15 @@ def explain(arch: Arch, layer: Layer, bits: BitWidths, mapping: Record) -> Expla
     arch.check_widths(bits, layer)
     arrays = encode(arch, [layer], [mapping])
     (part,) = analyse_mappings(arch, [layer], arrays)
-    packing = packing_table(arch, bits)
-    validity, priced = part.cost(arch, packing)
+    widths = widths_of(arch, bits)
+    validity, priced = part.cost(arch, widths)
     valid = bool(validity.valid[0])
     by_name = {entry["level"]: entry for entry in mapping}
     levels = tuple(
-        _level(arch, s, by_name[level.name], part, validity, priced, packing) for s, level in enumerate(arch.levels)
+        _level(arch, s, by_name[level.name], part, validity, priced, widths.operands)
+        for s, level in enumerate(arch.levels)
     )
-    steps = int(part.analysis.steps[0])
+    steps = int(priced.compute_cycles[0])
     return Explanation(
         arch=arch.name,
         layer=layer,
@@ -167,7 +168,7 @@ def _level(
     arch: Arch, s: int, entry: Any, part: Analysed, validity: Validity, priced: Priced, packing: np.ndarray
 ) -> LevelUse:
     level, fits, analysis = arch.levels[s], bool(validity.valid[0]), part.analysis
-    steps = float(analysis.steps[0])
+    steps = float(priced.compute_cycles[0])
     reads, writes = priced.reads[0, s].sum(), (priced.fills + priced.updates)[0, s].sum()
     fan = tuple(int(n) for n in analysis.fan_xy[0, s])
     return LevelUse(
@@ -248,5 +249,5 @@ def runner_up(
         return None
     best, value = float(costs[0]), float(costs[1])
     loss = value / best - 1 if best else float("inf")
-    record = decode(arch, nests, int(np.flatnonzero(values == costs[1])[0]))
+    record = decode(arch, space.layer, nests, int(np.flatnonzero(values == costs[1])[0]))
     return RunnerUp(metric, best, value, loss, int(counts[0]), record)

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
@@ -243,15 +244,15 @@ def _sensitivities(losses: dict[str, dict[str, list[float]]]) -> Figure:
     count = max(len(rows) for rows in losses.values())
     figure = Figure(figsize=(max(6.5, 0.24 * count + 2), 5.6), layout="constrained")
     panels = figure.subplots(len(losses), 1)
-    largest = max(np.max(list(rows.values())) for rows in losses.values()) or 1.0
-    scale = LogNorm(largest / 1000, largest)
+    largest = max(float(np.max(list(rows.values()))) for rows in losses.values()) or 1.0
+    colors = ScalarMappable(LogNorm(largest / 1000, largest), "viridis")
     for axes, (part, rows) in zip(panels, losses.items(), strict=True):
-        values = np.array(list(rows.values())).T[:-1]
-        image = axes.imshow(np.maximum(values, scale.vmin), norm=scale, cmap="viridis", aspect="auto", origin="lower")
+        values = np.maximum(np.array(list(rows.values())).T[:-1], largest / 1000)
+        axes.imshow(values, norm=colors.norm, cmap=colors.cmap, aspect="auto", origin="lower")
         axes.set_xticks(range(len(rows)), list(rows), rotation=90, fontsize=7)
         axes.set_yticks(range(len(values)), [str(width) for width in WIDTHS[:-1]])
         axes.set_ylabel(f"{'kernel' if part == 'kernels' else 'stored tensor'}: width (bits)")
-    figure.colorbar(image, ax=panels, label="loss beyond 8 bits")
+    figure.colorbar(colors, ax=panels, label="loss beyond 8 bits")
     return figure
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import judge
 import oracle
 from mqjax.arch import Arch, Level, Mac
+from mqjax.cost.packing import mac_cost
 from mqjax.io.accelerator import read_accelerator
 from mqjax.types import BitWidths, Layer
 from random_accelerators import Case, draw, simpler, to_yaml
@@ -36,12 +37,14 @@ FEATURES = {
         x.read_bandwidth is None and x.write_bandwidth is not None for x in case.arch.levels
     ),
     "zero energy": lambda case: any(0.0 in (x.read_pj, x.fill_pj, x.update_pj) for x in case.arch.levels),
+    "MAC energy by width": lambda case: not isinstance(case.arch.mac.energy_pj, float),
+    "MAC pace by width": lambda case: mac_cost(case.arch, case.bits[-1])[1:] != mac_cost(case.arch, case.bits[0])[1:],
     "2023": lambda case: case.arch.dialect == "2023",
     "no constraints": lambda case: not rules_of(case),
     "all constraints": lambda case: len(rules_of(case)) == len(case.arch.tiling_levels()),
     "rules in both lists": lambda case: case.arch.arch_constraints and case.arch.paper_constraints,
-    "partial permutation": lambda case: any(0 < len(rule.permutation) < 7 for rule in rules_of(case)),
-    "full permutation": lambda case: any(len(rule.permutation) == 7 for rule in rules_of(case)),
+    "partial permutation": lambda case: any(0 < len(rule.permutation) < 8 for rule in rules_of(case)),
+    "full permutation": lambda case: any(len(rule.permutation) == 8 for rule in rules_of(case)),
     "given split": lambda case: any(rule.split is not None for rule in rules_of(case)),
     "free split": lambda case: any(x.spatial and x.split is None for x in case.arch.tiling_levels()),
     "whole bound": lambda case: any(0 in dict(rule.factors).values() for rule in rules_of(case)),
@@ -53,6 +56,8 @@ FEATURES = {
     "dilation": lambda case: any(x.Wdilation * x.Hdilation > 1 for x in case.layers),
     "batch": lambda case: any(x.N > 1 for x in case.layers),
     "depthwise": lambda case: any(x.shape == "depthwise" and x.C > 1 for x in case.layers),
+    "grouped": lambda case: any(x.shape == "grouped" and x.G > 1 for x in case.layers),
+    "matmul": lambda case: any(x.shape == "matmul" and x.macs > 1 for x in case.layers),
     "prime": lambda case: any(n in (7, 13) for x in case.layers for n in x.bounds),
     "1 bit": lambda case: any(1 in bits.by_tensor() for bits in case.bits),
     "16 bits": lambda case: any(16 in bits.by_tensor() for bits in case.bits),

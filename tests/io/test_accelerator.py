@@ -17,8 +17,8 @@ from mqjax.types import BitWidths, Layer
 
 def test_accelerators_ship():
     assert shipped() == [
-        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "nvdla_large", "nvdla_small", "shidiannao", "simba",
-        "simba_8bit_changed", "simba_8bit_same", "tpu",
+        "eyeriss", "eyeriss_8bit_changed", "eyeriss_8bit_same", "eyeriss_bit_serial", "eyeriss_subword", "nvdla_large",
+        "nvdla_small", "shidiannao", "simba", "simba_8bit_changed", "simba_8bit_same", "tpu",
     ]  # fmt: skip
     for name in shipped():
         assert load_arch(name).name == name

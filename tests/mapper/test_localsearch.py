@@ -40,7 +40,7 @@ def test_codes_stand_for_mappings_of_the_space(data):
     children = codec.children(codes, np.random.default_rng(index % 2**32))
     for row in range(min(20, len(children))):
         nests = codec.nests(children[row : row + 1])
-        again = encode(arch, [layer], [decode(arch, nests, 0)])  # checks that the factors multiply to the bounds
+        again = encode(arch, [layer], [decode(arch, layer, nests, 0)])  # checks that the factors multiply to the bounds
         for t, level in enumerate(space.tiling):
             kind = again.spatial_dim if level.spatial else again.temporal_dim
             assert sorted(kind[0, level.level]) == list(range(7)), t

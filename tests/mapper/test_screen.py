@@ -49,7 +49,7 @@ def test_limits_leave_no_gap(name, seed, missing):
         best = np.exp(generator.normal(20, 3, (len(box.triples), 3)))
         unknown = generator.random(len(best)) < missing
         best[unknown] = np.inf
-        of_box = screen.Screen(box)
+        of_box = screen.Screen(box, macs=1000)
         limits = of_box.limits(best)
         assert (of_box._shares[~unknown] @ limits.limits >= best[~unknown]).all()
         assert limits.open.sum() == unknown.sum()
@@ -81,7 +81,9 @@ def test_the_screen_rules_out_most(archs):
     sweeper = Sweeper(space, packing_boxes(space.arch, BITS))
     whole = [sweeper.minima(job) for job in sweeper.jobs()]
     best = [np.concatenate(of_box).min(axis=0) for of_box in zip(*whole, strict=True)]
-    limits = tuple(screen.Screen(box).limits(least[box.places]) for box, least in zip(sweeper.boxes, best, strict=True))
+    screens = [screen.Screen(box, space.layer.macs) for box in sweeper.boxes]
+    found = zip(screens, sweeper.boxes, best, strict=True)
+    limits = tuple(of_box.limits(least[box.places]) for of_box, box, least in found)
     kept = Rows.join([sweeper.screen(job, limits)[0] for job in sweeper.jobs()])
     assert 0 < len(kept) < space.distinct / 20
     for start in range(0, len(kept), sweeper.chosen_size):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
-from mqjax.cost.packing import packing_table
+from mqjax.cost.packing import packing_table, widths_of
 from mqjax.hw import load_arch
 from mqjax.mapper.table import cost_table, entry_of, layer_table
 from mqjax.mapspace.space import Mapspace
@@ -44,7 +44,7 @@ def test_every_entry_equals_brute_force(name, layer, archs):
         if packing.tobytes() not in seen:
             least = [np.inf] * 3
             for part in analysed:
-                validity, priced = part.cost(arch, packing)
+                validity, priced = part.cost(arch, widths_of(arch, bits))
                 energy, cycles = priced.energy_pj[validity.valid], priced.cycles[validity.valid].astype(float)
                 of_part = (np.min(values, initial=np.inf) for values in (energy, energy * cycles, cycles))
                 least = [min(pair) for pair in zip(least, of_part, strict=True)]

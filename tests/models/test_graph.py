@@ -140,10 +140,12 @@ def test_what_is_no_network_is_refused(nodes, words):
         graph(*nodes)
 
 
-def test_grouped_convolutions_are_named():
+def test_grouped_convolutions_are_grouped_layers():
+    """Also depthwise ones of several filters per channel."""
+    net = graph(Node("a", Conv(4, 3, 1, 1), ("image",)), Node("b", Conv(6, 3, 1, 1, groups=2), ("a",)))
+    assert net.layers()[1] == Layer(C=2, M=3, R=3, S=3, P=4, Q=4, G=2, shape="grouped")
     net = graph(Node("a", Conv(4, 3, 1, 1, groups=2), ("image",)))
-    with pytest.raises(InputError, match="net_a"):
-        net.layers()
+    assert net.layers() == [Layer(C=1, M=2, R=3, S=3, P=4, Q=4, G=2, shape="grouped")]
 
 
 def test_too_small_images_are_refused():

@@ -18,7 +18,7 @@ from mqjax.arch import Arch
 from mqjax.cost.exact import multicast, nest, price
 from mqjax.cost.exact.forwarding import Forwarded, forwarded, signatures
 from mqjax.cost.exact.multicast import Signatures
-from mqjax.cost.packing import packing_table
+from mqjax.cost.packing import Widths, slowest_pace, widths_of
 from mqjax.errors import InputError
 from mqjax.mapspace.mapping import Mappings, Record, encode
 from mqjax.types import BitWidths, Layer
@@ -77,13 +77,13 @@ class Analysed(NamedTuple):
         moved = price.Traffic(*(x[rows] for x in self.traffic[:-1]), network=None)
         return Analysed(self.rows[rows], self.keep[rows], nest.Analysis(**analysis), moved)
 
-    def cost(self, arch: Arch, packing: np.ndarray) -> tuple[price.Validity, price.Priced]:
-        """Validity and cost at a packing, int64 [B, L, T] or [L, T] operands per word. Rows that do not fit are priced
-        too, and their numbers mean nothing."""
-        packing = np.broadcast_to(packing, self.keep.shape)
-        validity = price.check(arch, self.analysis, self.keep, packing)
+    def cost(self, arch: Arch, widths: Widths) -> tuple[price.Validity, price.Priced]:
+        """Validity and cost at some widths, of each mapping or of all. Rows that do not fit are priced too, and their
+        numbers mean nothing."""
+        widths = widths._replace(operands=np.broadcast_to(widths.operands, self.keep.shape))
+        validity = price.check(arch, self.analysis, self.keep, widths.operands)
         with np.errstate(all="ignore"):
-            return validity, price.price(arch, self.analysis, self.traffic, self.keep, packing)
+            return validity, price.price(arch, self.analysis, self.traffic, self.keep, widths)
 
 
 def evaluate(
@@ -99,9 +99,9 @@ def evaluate(
     size = len(arrays)
     cost = Cost(np.zeros(size, bool), np.full(size, np.inf), np.zeros(size, np.int64))
     arch.check_widths(bits, layer)
-    packing = packing_table(arch, bits)
+    widths = widths_of(arch, bits)
     for part in analyse_mappings(arch, [layer] * size, arrays, chunk=chunk):
-        validity, priced = part.cost(arch, packing)
+        validity, priced = part.cost(arch, widths)
         cost.valid[part.rows] = validity.valid
         cost.energy_pj[part.rows] = np.where(validity.valid, priced.energy_pj, np.inf)
         cost.cycles[part.rows] = np.where(validity.valid, priced.cycles, 0)
@@ -117,7 +117,7 @@ def analyse_mappings(
     """
     if not layers:
         return
-    problem, which = problems(layers)
+    problem, which = problems(layers, LARGEST_COUNT // slowest_pace(arch))
     # Few mappings fill a small chunk; a chunk of each size is compiled once.
     chunk = min(chunk, next((size for size in CHUNKS if size >= len(mappings)), CHUNKS[-1]))
     depth = len(arch.levels)
@@ -171,7 +171,7 @@ def _traffic(
         return price.traffic(arch, analysis, signatures, links, keep)
 
 
-def problems(layers: Sequence[Layer]) -> tuple[nest.Problem, np.ndarray]:
+def problems(layers: Sequence[Layer], largest_exact: float = LARGEST_COUNT) -> tuple[nest.Problem, np.ndarray]:
     """The problems of the distinct layers, at least one, along a leading axis, and for each of `layers` which one it is.
 
     Raises `InputError` where the counts of a layer could exceed those that are exact.
@@ -181,8 +181,8 @@ def problems(layers: Sequence[Layer]) -> tuple[nest.Problem, np.ndarray]:
     place: dict[Layer, int] = {}
     of_object = {key: place.setdefault(layer, len(place)) for key, layer in objects.items()}
     for layer in place:
-        check_counts(layer)
-    found = [nest.problem(layer) for layer in place]
+        check_counts(layer, largest_exact)
+    found = nest.alike([nest.problem(layer) for layer in place])
     stacked = nest.Problem(*(np.stack(parts) for parts in zip(*found, strict=True)))
     return stacked, np.array([of_object[id(layer)] for layer in layers], np.int64)
 

@@ -10,12 +10,13 @@ through one integer, a mixed-radix number in which no component can carry into t
 depends on the size of an array: children of a fan-out are counted by `multicast`, and looked at one by one only where
 they may forward data to each other (`forwarding`).
 
-Axes: B mappings, L levels, K loop slots per level, J = L * K temporal loops inner to outer, T tensors, D = 7
-dimensions, R = 4 ranks.
+Axes: B mappings, L levels, K loop slots per level, J = L * K temporal loops inner to outer, T tensors, D dimensions,
+R ranks.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +25,13 @@ import numpy as np
 from jax import Array, lax
 
 from mqjax.mapspace.mapping import Mappings
-from mqjax.types import DIMS, TENSORS, Layer
+from mqjax.projection import DIMS, SLIDING, TENSORS
+from mqjax.projection import alike as shapes_alike
+from mqjax.types import Layer
 
-RANKS = 4
 INPUTS = TENSORS.index("Inputs")
-_C, _M, _R, _S, _N, _P, _Q = range(len(DIMS))
 
-PAIRS = ((2, _R, _P), (3, _S, _Q))
+PAIRS = tuple((number, *(DIMS.index(term.dim) for term in rank)) for number, rank in enumerate(SLIDING))
 """The ranks of Inputs along which two dimensions move: (rank, kernel dimension, output dimension). All others move
 along one dimension at most."""
 
@@ -43,29 +44,38 @@ class Problem(NamedTuple):
 
 
 def problem(layer: Layer) -> Problem:
-    """The ranks of the three tensors of `layer` (MODEL.md section 1)."""
-    coefficients = np.zeros((len(TENSORS), RANKS, len(DIMS)), np.int64)
-    weights, inputs, outputs = coefficients
-    weights[0, _C] = weights[2, _R] = weights[3, _S] = 1
-    inputs[0, _N] = inputs[1, _C] = 1
-    inputs[2, [_R, _P]] = layer.Wdilation, layer.Wstride
-    inputs[3, [_S, _Q]] = layer.Hdilation, layer.Hstride
-    outputs[0, _N] = outputs[2, _Q] = outputs[3, _P] = 1
-    if layer.shape == "cnn":
-        weights[1, _M] = outputs[1, _M] = 1
-    else:
-        outputs[1, _C] = 1
+    """The ranks of the three tensors of `layer` (MODEL.md section 1); those of `SLIDING` come first in Inputs."""
+    ranks = max(len(ranks) for projection in shapes_alike(layer.shape) for ranks in projection.ranks)
+    coefficients = np.zeros((len(TENSORS), ranks, len(layer.loops)), np.int64)
+    for tensor, of_tensor in enumerate(layer.projection.ranks):
+        own = itertools.count(len(SLIDING) if tensor == INPUTS else 0)
+        for rank in of_tensor:
+            place = SLIDING.index(rank) if rank in SLIDING else next(own)
+            for dim, coefficient in layer.coefficients(rank).items():
+                coefficients[tensor, place, layer.loops.index(dim)] = coefficient
     return Problem(coefficients, rank_keys(coefficients, layer.bounds))
+
+
+def alike(problems: list[Problem]) -> list[Problem]:
+    """The problems with axes of equal lengths: ranks and dimensions that a layer lacks are empty."""
+    ranks, dims = np.max([problem.coefficients.shape[1:] for problem in problems], axis=0)
+
+    def padded(problem: Problem) -> Problem:
+        more = [(0, 0), (0, ranks - problem.coefficients.shape[1]), (0, dims - problem.coefficients.shape[2])]
+        return Problem(np.pad(problem.coefficients, more), np.pad(problem.keys, [more[0], more[2]]))
+
+    return [padded(problem) for problem in problems]
 
 
 def rank_keys(coefficients: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
     """Weights that turn a vector over ranks into one integer, injectively for every difference that can occur.
 
     Positions and shifts are at most a rank's length in magnitude, so differences of two of them stay below four
-    lengths, the radix used here.
+    lengths, the radix used here. At most five ranks are longer than 1, and their lengths multiply to less than 2^53, so that
+    the radices multiply to less than 2^64: keys that wrap around still differ.
     """
     lengths = 1 + coefficients @ (np.array(bounds, np.int64) - 1)  # [T, R]
-    radix = 4 * lengths + 1
+    radix = np.where(lengths > 1, 4 * lengths + 1, 1)
     place = np.cumprod(np.concatenate([np.ones_like(radix[:, :1]), radix[:, :-1]], axis=1), axis=1)
     return np.einsum("tr,trd->td", place, coefficients)
 
@@ -111,18 +121,18 @@ class _Steps(NamedTuple):
     fresh: Array  # [L, T] d0
 
 
-def _extents(mappings: Mappings) -> tuple[Array, Array, Array, Array]:
-    """For one mapping: extents [L, D] covered by levels 0..s, the same with only the spatial loops of s and without
+def _extents(mappings: Mappings, width: int) -> tuple[Array, Array, Array, Array]:
+    """For one mapping, with D = width: extents [L, D] covered by levels 0..s, the same with only the spatial loops of s and without
     any of s, and the strides of the temporal loops [L, K]."""
     dims = jnp.stack([mappings.spatial_dim, mappings.temporal_dim], axis=1)  # [L, 2, K]
     bounds = jnp.stack([mappings.spatial_bound, mappings.temporal_bound], axis=1)
     depth = len(dims)
-    one_hot = dims[..., None] == jnp.arange(len(DIMS))  # [L, 2, K, D]
+    one_hot = dims[..., None] == jnp.arange(width)  # [L, 2, K, D]
     own = jnp.where(one_hot, bounds[..., None], 1)
-    groups = jnp.prod(own, axis=2).reshape(2 * depth, len(DIMS))
+    groups = jnp.prod(own, axis=2).reshape(2 * depth, width)
     after = jnp.cumprod(groups, axis=0)
-    before = jnp.concatenate([jnp.ones_like(after[:1]), after[:-1]]).reshape(depth, 2, len(DIMS))
-    after = after.reshape(depth, 2, len(DIMS))
+    before = jnp.concatenate([jnp.ones_like(after[:1]), after[:-1]]).reshape(depth, 2, width)
+    after = after.reshape(depth, 2, width)
     covered = jnp.cumprod(own[:, 1], axis=1) * before[:, 1, None]  # [L, K, D], this loop included
     stride = jnp.sum(jnp.where(one_hot[:, 1], covered, 0), axis=-1) // bounds[:, 1]
     return lax.optimization_barrier((after[:, 1], after[:, 0], before[:, 0], stride))
@@ -199,10 +209,10 @@ def _reachable(problem: Problem, spatial: Array, inside: Array, steps: _Steps) -
     unit = problem.coefficients[INPUTS] * inside[:, None]  # [L, R, D]
     reach = jnp.sum(unit * (spatial[:, None] - 1), axis=-1)  # [L, R]
     apart = [
-        jnp.abs(steps.jump[:, rank] + steps.base[:, rank, None]) for rank in range(len(TENSORS), len(TENSORS) + RANKS)
+        jnp.abs(steps.jump[:, rank] + steps.base[:, rank, None]) for rank in range(len(TENSORS), steps.jump.shape[1])
     ]
     found = jnp.prod(spatial, axis=-1)[:, None] > 1
-    for rank in range(RANKS):
+    for rank in range(len(apart)):
         found &= apart[rank] <= reach[:, rank, None]
     for rank, kernel, output in PAIRS:
         # With children along one of the two dimensions, they lie a whole number of its steps apart.
@@ -213,7 +223,7 @@ def _reachable(problem: Problem, spatial: Array, inside: Array, steps: _Steps) -
 
 
 def _analyse_one(problem: Problem, mappings: Mappings) -> Analysis:
-    whole, with_spatial, inside, stride = _extents(mappings)
+    whole, with_spatial, inside, stride = _extents(mappings, problem.keys.shape[-1])
     spatial = with_spatial // inside
     steps = _steps(problem, mappings, inside, stride)
     tile = jnp.prod(_rank_lengths(problem.coefficients, whole), axis=-1)

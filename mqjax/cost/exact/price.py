@@ -16,7 +16,7 @@ import numpy as np
 from mqjax.arch import Arch
 from mqjax.cost.exact.multicast import Signatures
 from mqjax.cost.exact.nest import Analysis
-from mqjax.cost.packing import words
+from mqjax.cost.packing import Widths, compute_cycles, words
 from mqjax.types import TENSORS
 
 OUTPUTS = TENSORS.index("Outputs")
@@ -69,6 +69,7 @@ class Priced(NamedTuple):
     level_pj: np.ndarray  # float64 [B, L]
     mac_pj: np.ndarray  # float64 [B]
     energy_pj: np.ndarray  # float64 [B]
+    compute_cycles: np.ndarray  # int64 [B] what the MACs need
     slowdown: np.ndarray  # float64 [B, L]
     level_cycles: np.ndarray  # int64 [B, L]
     cycles: np.ndarray  # int64 [B]
@@ -128,9 +129,9 @@ def traffic(arch: Arch, analysis: Analysis, signatures: Signatures, links: np.nd
     return Traffic(reads, fills, updates, reductions, links, signatures._replace(accesses=accesses))
 
 
-def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, packing: np.ndarray) -> Priced:
-    """Cost of a batch of valid mappings; keep: bool [B, L, T], packing: int64 [B, L, T] operands per word."""
-    tech = arch.tech
+def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, widths: Widths) -> Priced:
+    """Cost of a batch of valid mappings; keep: bool [B, L, T], widths: what theirs mean, of axis B or for all."""
+    tech, packing = arch.tech, widths.operands
     instances = np.prod(analysis.instances_xy, axis=-1)  # [B, L + 1]
     reads, fills, updates, reductions = (words(count, packing) for count in moved[:4])
     counts = np.stack([reads, fills, updates], axis=-1)
@@ -143,8 +144,9 @@ def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, pack
     tensor_pj = instance_pj * used[..., None]
     level_pj = _total(tensor_pj)
     computes = analysis.steps * instances[:, 0]
-    mac_pj = computes * tech.mac_energy
-    slowdown, level_cycles = _throttle(arch, analysis, counts)
+    mac_pj = computes * widths.mac_pj
+    computing = compute_cycles(analysis.steps, widths)
+    slowdown, level_cycles = _throttle(arch, computing, counts)
     return Priced(
         tile=np.where(keep, analysis.tile, 0),
         part=np.where(keep, analysis.part, 0),
@@ -161,9 +163,10 @@ def price(arch: Arch, analysis: Analysis, moved: Traffic, keep: np.ndarray, pack
         level_pj=level_pj,
         mac_pj=mac_pj,
         energy_pj=_total(np.concatenate([mac_pj[:, None], level_pj], axis=1)),
+        compute_cycles=computing,
         slowdown=slowdown,
         level_cycles=level_cycles,
-        cycles=np.maximum(analysis.steps, level_cycles.max(axis=1)),
+        cycles=np.maximum(computing, level_cycles.max(axis=1)),
     )
 
 
@@ -185,9 +188,10 @@ def _accesses(arch: Arch, analysis: Analysis, keep: np.ndarray, content, pas, pe
     return reads, fills, updates, np.where(output, reads, 0)
 
 
-def _throttle(arch: Arch, analysis: Analysis, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slowdown [B, L] and cycles [B, L] of each level (MODEL.md section 10). counts: [B, L, T, 3]."""
-    steps = analysis.steps[:, None].astype(np.float64)
+def _throttle(arch: Arch, computing: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slowdown [B, L] and cycles [B, L] of each level (MODEL.md section 10), where the MACs need `computing` cycles [B].
+    counts: [B, L, T, 3]."""
+    steps = computing[:, None].astype(np.float64)
     read_demand = _total(counts[..., 0] / steps[..., None])
     write_demand = _total((counts[..., 1] + counts[..., 2]) / steps[..., None])
     slowdown = np.ones_like(read_demand)

@@ -24,20 +24,17 @@ import math
 import operator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mqjax.cost.fast.plan import INPUTS, OUTPUTS, WEIGHTS, C, M, N, Numbers, P, Plan, Q, R, S
-from mqjax.types import DIMS, TENSORS
+from mqjax.cost.fast.plan import Numbers, Plan, Ranks
+from mqjax.cost.packing import INPUTS, OUTPUTS, WEIGHTS, Packed
+from mqjax.projection import TENSORS
 
 LARGEST_COUNT = 2.0**48
 """Counts below this are exact here, their ceilings included (`_ceil`)."""
-
-
-_RANKS = ((P, R), (Q, S))
-"""Dimensions along the width and the height of Inputs."""
-
 
 LEAST_PJ = 1e-200
 """Energies of 0 count as this much."""
@@ -57,6 +54,7 @@ class Loop(NamedTuple):
 class Nest(NamedTuple):
     """A chunk of mappings, unrolled."""
 
+    ranks: Ranks
     loops: list[Loop]  # temporal, inner to outer
     suffix: list[Any]  # S_j: product of the bounds of loops j, j+1, ...; one longer than loops
     extents: list[dict[int, Any]]  # per level: extent of each dimension
@@ -72,32 +70,33 @@ def _product(factors: Any) -> Any:
 def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tuple[Array, ...]) -> Nest:
     """Loops, extents and instances from the bounds of all slots. picks: per free level, which of its free dimensions
     stands at each position, int32 [positions] or, if that differs among the mappings, [positions, N]."""
-    extent: dict[int, Any] = {d: 1.0 for d in range(len(DIMS))}
+    extent: dict[int, Any] = {d: 1.0 for d in range(n.bounds.shape[0])}
     loops: list[Loop] = []
     extents: list[dict[int, Any]] = []
     spatial: list[dict[int, Any]] = [{} for _ in plan.keep]
     reach: list[tuple[Any, Any]] = [(0.0, 0.0)] * len(plan.keep)
-    step = {P: n.stride[0], Q: n.stride[1], R: n.dilation[0], S: n.dilation[1]}
+    pairs = plan.ranks.pairs
+    step = {d: n.step[d] for pair in pairs for d in pair}
     for t, (level, is_spatial, fixed, free) in enumerate(plan.tiling):
         if is_spatial:
             for d in (*fixed, *free):
                 spatial[level][d] = bound[d, t]
             width, height = (
-                sum((bound[d, t] - 1) * step[d] * extent[d] for d in rank if d in spatial[level]) for rank in _RANKS
+                sum((bound[d, t] - 1) * step[d] * extent[d] for d in pair if d in spatial[level]) for pair in pairs
             )
             reach[level] = width, height
         else:
             shift = {d: step[d] * extent[d] for d in (*fixed, *free) if d in step}
             for d in fixed:
-                loops.append(Loop(bound[d, t], level, (d,), (None,), *_shifts((d,), (None,), shift)))
+                loops.append(Loop(bound[d, t], level, (d,), (None,), *_shifts(pairs, (d,), (None,), shift)))
             if len(free) == 1:
-                loops.append(Loop(bound[free[0], t], level, free, (None,), *_shifts(free, (None,), shift)))
+                loops.append(Loop(bound[free[0], t], level, free, (None,), *_shifts(pairs, free, (None,), shift)))
             elif free:
                 order = picks[plan.free_levels.index(t)]
                 for position in range(len(free)):
                     is_dim = tuple(order[position] == i for i in range(len(free)))
                     size = _select(is_dim, [bound[d, t] for d in free])
-                    loops.append(Loop(size, level, free, is_dim, *_shifts(free, is_dim, shift)))
+                    loops.append(Loop(size, level, free, is_dim, *_shifts(pairs, free, is_dim, shift)))
         for d in (*fixed, *free):
             extent[d] = extent[d] * bound[d, t]
         if not is_spatial:
@@ -108,7 +107,7 @@ def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tup
     inside: list[Any] = [1.0] * len(plan.keep)
     for level in range(len(plan.keep) - 2, -1, -1):
         inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
-    return Nest(loops, suffix[::-1], extents, spatial, inside, reach)
+    return Nest(plan.ranks, loops, suffix[::-1], extents, spatial, inside, reach)
 
 
 def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
@@ -118,16 +117,18 @@ def _select(is_dim: tuple[Any, ...], values: list[Any]) -> Any:
     return result
 
 
-def _shifts(dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]) -> tuple[Any, Any]:
+def _shifts(
+    pairs: tuple[tuple[int, ...], ...], dims: tuple[int, ...], picks: tuple[Any, ...], shift: dict[int, Any]
+) -> tuple[Any, Any]:
     """How far one step of a loop moves Inputs along width and height; `None` where it never does."""
     result = []
-    for rank in _RANKS:
-        if not any(d in rank for d in dims):
+    for pair in pairs:
+        if not any(d in pair for d in dims):
             result.append(None)
         elif len(dims) == 1:
             result.append(shift[dims[0]])
         else:
-            result.append(_select(picks, [shift[d] if d in rank else 0.0 for d in dims]))
+            result.append(_select(picks, [shift[d] if d in pair else 0.0 for d in dims]))
     return tuple(result)
 
 
@@ -140,15 +141,13 @@ def _is_one_of(loop: Loop, dims: tuple[int, ...]) -> Any:
     return functools.reduce(operator.or_, flags)
 
 
-def _relevant(tensor: int, loop: Loop, n: Numbers) -> Any:
-    """Whether Weights or Outputs depend on the loop; M has bound 1 in depthwise layers, so it may count either way."""
-    if tensor == WEIGHTS:
-        return _is_one_of(loop, (C, M, R, S))
-    dense = _is_one_of(loop, (M, N, P, Q))
-    channel = _is_one_of(loop, (C,))
-    if dense is True or channel is False:
-        return dense
-    return (channel & n.depthwise) | dense
+def _relevant(tensor: int, loop: Loop, nest: Nest, n: Numbers) -> Any:
+    """Whether Weights or Outputs depend on the loop."""
+    own = nest.ranks.own[tensor]
+    sure = _is_one_of(loop, tuple(d for d, always in own if always))
+    perhaps = [(d, _is_one_of(loop, (d,))) for d, always in own if not always]
+    flags = [is_dim & n.indexes[tensor, d] for d, is_dim in perhaps if is_dim is not False]
+    return sure if sure is True or not flags else functools.reduce(operator.or_, flags) | sure
 
 
 def _deliveries(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
@@ -156,37 +155,41 @@ def _deliveries(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     first = next(j for j in range(len(nest.loops) + 1) if j == len(nest.loops) or nest.loops[j].level > level)
     factor: Any = 1.0
     for j in range(len(nest.loops) - 1, first - 1, -1):
-        relevant = _relevant(tensor, nest.loops[j], n)
+        relevant = _relevant(tensor, nest.loops[j], nest, n)
         if relevant is not False:
             counts = nest.loops[j].bound > 1
             factor = jnp.where(counts if relevant is True else counts & relevant, nest.suffix[j], factor)
     return _tile(tensor, level, nest, n) * factor
 
 
-def _input_lengths(level: int, nest: Nest, n: Numbers) -> tuple[Any, Any]:
+def _input_lengths(level: int, nest: Nest, n: Numbers) -> list[Any]:
+    """Width and height of the tile of Inputs."""
     e = nest.extents[level]
-    width = n.stride[0] * (e[P] - 1) + n.dilation[0] * (e[R] - 1) + 1
-    height = n.stride[1] * (e[Q] - 1) + n.dilation[1] * (e[S] - 1) + 1
-    return width, height
+    return [1 + sum(n.step[d] * (e[d] - 1) for d in pair) for pair in nest.ranks.pairs]
+
+
+def _own(tensor: int, extents: dict[int, Any], nest: Nest, n: Numbers) -> Any:
+    """Product of the extents along the ranks of a tensor that have one dimension."""
+    return _product(
+        extents[d] if always else jnp.where(n.indexes[tensor, d], extents[d], 1.0)
+        for d, always in nest.ranks.own[tensor]
+        if d in extents
+    )
 
 
 def _tile(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
-    e = nest.extents[level]
-    if tensor == WEIGHTS:
-        return e[C] * e[M] * e[R] * e[S]
-    if tensor == OUTPUTS:
-        return e[N] * e[P] * e[Q] * e[M] * jnp.where(n.depthwise, e[C], 1.0)
-    width, height = _input_lengths(level, nest, n)
-    return e[N] * e[C] * width * height
+    lengths = _input_lengths(level, nest, n) if tensor == INPUTS else []
+    return _product([_own(tensor, nest.extents[level], nest, n), *lengths])
 
 
 def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
     """Delta of the tile of Inputs at `level`, with halos and coincidences.
 
     `at_w`, `at_h` is v_0 plus the sum of all shifts so far: loop j repeats the first move where its own shift equals
-    that. A loop over C or N gets a shift of its own, larger than any sum of real ones, so that it never matches.
+    that. A loop along another rank gets a shift of its own, larger than any sum of real ones, so that it never matches.
     """
+    alone = tuple(d for d, _ in nest.ranks.own[INPUTS])
     at_w: Any = 0.0
     at_h: Any = 0.0
     first_w: Any = 0.0
@@ -197,7 +200,7 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
         if loop.level <= level:
             continue
         moves = loop.bound > 1
-        far = _is_one_of(loop, (C, N))
+        far = _is_one_of(loop, alone)
         w, h = loop.w, loop.h
         if far is not False:
             huge = 2.0 ** (200 + 4 * j)
@@ -217,10 +220,10 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
             at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
         started = moves if started is False else moves | started
     width, height = _input_lengths(level, nest, n)
-    e = nest.extents[level]
-    overlap = e[N] * e[C] * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
+    own = _own(INPUTS, nest.extents[level], nest, n)
+    overlap = own * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
     first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
-    return e[N] * e[C] * width * height * nest.suffix[first] - overlap * repeated
+    return own * width * height * nest.suffix[first] - overlap * repeated
 
 
 def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
@@ -229,7 +232,7 @@ def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
         return None
     found: Any = jnp.zeros((), bool)
     for level, spatial in enumerate(nest.spatial):
-        for first, second in _RANKS:
+        for first, second in plan.ranks.pairs:
             if first in spatial and second in spatial:
                 found |= (spatial[first] > 1) & (spatial[second] > 1)
         if spatial and level > 0:
@@ -243,6 +246,7 @@ def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
     Such a step is the first of its kind nowhere, and follows one of the same shape: either all of them deliver whole
     tiles, as tiles of loop 0 do not overlap, or some outer loop repeats the move of loop 0 (MODEL.md section 6).
     """
+    alone = tuple(d for d, _ in nest.ranks.own[INPUTS])
     inside_w: Any = 0.0  # sum of the shifts of the loops further in
     inside_h: Any = 0.0
     first_w: Any = 0.0
@@ -256,7 +260,7 @@ def _forwards(level: int, nest: Nest, n: Numbers) -> Any:
             continue
         moves = loop.bound > 1
         w, h = (0.0 if shift is None else shift for shift in (loop.w, loop.h))
-        far = _is_one_of(loop, (C, N))
+        far = _is_one_of(loop, alone)
         if far is not False:
             w = jnp.where(far, 2.0 ** (200 + 4 * j), w)
         starts = moves & ~jnp.asarray(started)
@@ -281,11 +285,9 @@ class _Traffic(NamedTuple):
 
 def _groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Number of multicast groups at a level: the product of its relevant spatial bounds."""
-    relevant = {WEIGHTS: (C, M, R, S), INPUTS: (N, C, P, Q, R, S), OUTPUTS: (M, N, P, Q)}[tensor]
-    factor = _product(b for d, b in nest.spatial[level].items() if d in relevant)
-    if tensor == OUTPUTS and C in nest.spatial[level]:
-        factor = factor * jnp.where(n.depthwise, nest.spatial[level][C], 1.0)
-    return factor
+    spatial = nest.spatial[level]
+    sliding = [d for pair in nest.ranks.pairs for d in pair] if tensor == INPUTS else []
+    return _product([_own(tensor, spatial, nest, n), *(spatial[d] for d in sliding if d in spatial)])
 
 
 def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dict[int, _Traffic]:
@@ -335,10 +337,6 @@ class Counts(NamedTuple):
     doubtful: Any  # bool: what is said of Inputs are lower bounds; `None` where that cannot be
 
 
-Packed = tuple[Any, Any, Any]
-"""Per tensor (Weights, Inputs, Outputs) operands per word, float64 [K, L], from few to many."""
-
-
 def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
     """The counts of a chunk."""
     doubt = doubtful(plan, nest, n)
@@ -349,36 +347,86 @@ def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
 
 
 class Costs(NamedTuple):
-    """Cost terms of a chunk. A triple's energy is weights_pj + shared_pj, its cycles the maximum of the cycle terms;
-    cycles are inf where a tile does not fit, and where a mapping is doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing."""
+    """Cost terms of a chunk; `triple` says how they combine. Cycles are inf where a tile does not fit, and where a mapping is
+    doubtful. KS = KI * KO pairs of an Inputs and an Outputs packing. Where MACs differ by width, cycles have an axis KC of
+    their paces, and shared_pj lacks the MACs."""
 
     weights_pj: Array  # [KW, N]
-    weights_cycles: Array  # [KW, N]
+    weights_cycles: Array  # [(KC,) KW, N]
     shared_pj: Array  # [KS, N], MACs included
-    shared_cycles: Array  # [KS, N]
-    coupled_cycles: Array | None  # [KS, KW, N], only if some level holds Weights beside another tensor
+    shared_cycles: Array  # [KS, (KC,) N]
+    coupled_cycles: Array | None  # [KS, (KC,) KW, N], only if some level holds Weights beside another tensor
+    mac_pj: Array | None  # [KS, KW] of the layer's MACs, only where they differ by width
+    pace: Array | None  # int [KS, KW]
+
+    @property
+    def of_pairs(self) -> tuple[Array | None, ...]:
+        """What belongs to the pairs, each with axis KS first."""
+        return self.shared_pj, self.shared_cycles, self.coupled_cycles, self.mac_pj, self.pace
+
+    def pair(self, of_pair: tuple[Array | None, ...]) -> Costs:
+        """The costs of one pair, without axis KS, from its part of `of_pairs`."""
+        return Costs(self.weights_pj, self.weights_cycles, *of_pair)  # type: ignore
+
+    def triple(self, w: Any) -> tuple[Array, Array]:
+        """Energy in pJ and cycles, each [N], of a pair (see `pair`) with packing w of Weights."""
+        energy, weights_cycles, shared_cycles = (
+            self.weights_pj[w] + self.shared_pj,
+            self.weights_cycles,
+            self.shared_cycles,
+        )
+        coupled = self.coupled_cycles
+        if self.mac_pj is not None and self.pace is not None:
+            energy, k = energy + self.mac_pj[w], self.pace[w]
+            weights_cycles, shared_cycles = weights_cycles[k], shared_cycles[k]
+            coupled = None if coupled is None else coupled[k]
+        slowest = shared_cycles if coupled is None else jnp.maximum(shared_cycles, coupled[w])
+        return energy, jnp.maximum(weights_cycles[w], slowest)
+
+
+def compute_cycles(counts: Counts, cycles: Any, operations: Any) -> Any:
+    """What the MACs need at a pace (`mqjax.cost.packing.MacCost`)."""
+    return _ceil(counts.steps * cycles, operations)
 
 
 def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Costs:
     """Cost terms of a chunk of `size` mappings for all packings."""
-    energy = [_energy(n, counts, tensor, packings[tensor], size) for tensor in range(len(TENSORS))]
+    energy = [_energy(n, counts, tensor, packings.tensors[tensor], size) for tensor in range(len(TENSORS))]
     shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + counts.mac_pj
-    cycles = {tensors: _cycles(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
-    shared_cycles = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
-    shared_cycles = jnp.maximum(shared_cycles, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
     fits = fitting(plan, n, counts, packings, size)
+
+    def of_pace(computing: Any) -> tuple[Array, Array, Array | None]:
+        cycles = {t: _cycles(plan, n, counts, computing, _axes(packings, t), size) for t in _SHARERS}
+        shared = jnp.maximum(cycles[INPUTS,][:, None], cycles[OUTPUTS,])
+        shared = jnp.maximum(shared, cycles[INPUTS, OUTPUTS]).reshape(-1, size)
+        coupled = None
+        if fits.coupled is not None:
+            coupled = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
+            coupled = coupled.reshape(fits.coupled.shape)
+        return cycles[WEIGHTS,], shared, coupled
+
+    mac = packings.mac
+    if mac is None:
+        weights_cycles, shared_cycles, coupled = of_pace(counts.steps)
+    else:
+        paces = compute_cycles(counts, mac.cycles[:, None], mac.operations[:, None])
+        weights_cycles, shared_cycles, coupled = jax.vmap(of_pace)(paces)
     priced = fits.weights if counts.doubtful is None else fits.weights & ~counts.doubtful
-    coupled = None
-    if fits.coupled is not None:
-        slowest = functools.reduce(jnp.maximum, (cycles[tensors] for tensors in _COUPLED))
-        coupled = jnp.where(fits.coupled, slowest.reshape(fits.coupled.shape), jnp.inf)
+    shared_cycles = jnp.where(fits.shared, shared_cycles, jnp.inf)
+    if coupled is not None and fits.coupled is not None:
+        coupled = jnp.where(fits.coupled, coupled, jnp.inf)
+    if mac is not None:
+        shared_cycles = jnp.moveaxis(shared_cycles, 0, 1)
+        coupled = None if coupled is None else jnp.moveaxis(coupled, 0, 1)
     return Costs(
         weights_pj=energy[WEIGHTS],
-        weights_cycles=jnp.where(priced, cycles[WEIGHTS,], jnp.inf),
+        weights_cycles=jnp.where(priced, weights_cycles, jnp.inf),
         # Nothing is free: with an energy of 0 the EDP of what does not fit would be no number.
         shared_pj=jnp.maximum(shared_pj, LEAST_PJ).reshape(-1, size),
-        shared_cycles=jnp.where(fits.shared, shared_cycles, jnp.inf),
+        shared_cycles=shared_cycles,
         coupled_cycles=coupled,
+        mac_pj=None if mac is None else n.macs * mac.energy_pj,
+        pace=None if mac is None else mac.pace,
     )
 
 
@@ -396,26 +444,26 @@ def fitting(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int)
     shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]
     coupled = None
     if any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
-        cube = (*(len(packings[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
+        cube = (*(len(packings.tensors[t]) for t in (INPUTS, OUTPUTS, WEIGHTS)), size)
         together = functools.reduce(operator.and_, (fits[tensors] for tensors in _COUPLED))
         coupled = jnp.broadcast_to(together, cube).reshape(-1, *cube[2:])
     return Fits(fits[WEIGHTS,], shared.reshape(-1, size), coupled)
 
 
-class Bounds(NamedTuple):
-    """Lower bounds of the cost of a chunk's mappings: energy terms in pJ per tensor [K, N], and cycles [N] of the
-    packings with most operands."""
-
-    energy_pj: list[Array]
-    cycles: Array
+def least_energies(n: Numbers, counts: Counts, packings: Packed, size: int) -> list[Array]:
+    """Lower bounds without a division, with fractions of words: energy in pJ per tensor [K, N]."""
+    return [_energy(n, counts, tensor, packings.tensors[tensor], size, whole=False) for tensor in range(len(TENSORS))]
 
 
-def lower_bounds(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Bounds:
-    """Bounds without a division: energy with fractions of words, and cycles where most operands share a word."""
-    energy = [_energy(n, counts, tensor, packings[tensor], size, whole=False) for tensor in range(len(TENSORS))]
-    most = tuple(packing[-1:] for packing in packings)
-    cycles = [_cycles(plan, n, counts, _axes(most, tensors), size).reshape(size) for tensors in _SHARERS]  # type: ignore
-    return Bounds(energy, functools.reduce(jnp.maximum, cycles))
+def least_cycles(
+    plan: Plan, n: Numbers, counts: Counts, packings: Packed, computing: Any, size: int, slack: float
+) -> Array:
+    """Cycles [N] of the packings with most operands, where the MACs need `computing`; times 1 - slack where a level's
+    bandwidth sets them."""
+    weights, inputs, outputs = (packing[-1:] for packing in packings.tensors)
+    most = Packed((weights, inputs, outputs))
+    cycles = [_cycles(plan, n, counts, computing, _axes(most, t), size, slack).reshape(size) for t in _SHARERS]
+    return functools.reduce(jnp.maximum, cycles)
 
 
 def _energy(n: Numbers, counts: Counts, tensor: int, packing: Any, size: int, *, whole: bool = True) -> Array:
@@ -440,7 +488,7 @@ _SHARERS = ((WEIGHTS,), (INPUTS,), (OUTPUTS,), (INPUTS, OUTPUTS), *_COUPLED)
 def _axes(packings: Packed, tensors: tuple[int, ...]) -> dict[int, Array]:
     """Operands per word [..., L] of these tensors, on axes of their own in the order Inputs, Outputs, Weights."""
     axes = (INPUTS, OUTPUTS, WEIGHTS) if tensors in _COUPLED else tensors
-    return {t: jnp.expand_dims(packings[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
+    return {t: jnp.expand_dims(packings.tensors[t], [i for i, axis in enumerate(axes) if axis != t]) for t in tensors}
 
 
 def _users(counts: Counts, packings: dict[int, Array], s: int) -> list[tuple[_Traffic, Array]]:
@@ -468,25 +516,28 @@ def _fits(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], si
     return fits
 
 
-def _cycles(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
-    """Cycles [..., N] that the levels need which exactly these tensors share, at least the temporal steps."""
+def _cycles(
+    plan: Plan, n: Numbers, counts: Counts, computing: Any, packings: dict[int, Array], size: int, slack: float = 0.0
+) -> Array:
+    """Cycles [..., N] that the levels need which exactly these tensors share, at least those that the MACs need."""
     shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
-    cycles = jnp.broadcast_to(counts.steps, shape)
+    cycles = jnp.broadcast_to(computing, shape)
     for s in _shared_by(plan, packings):
         if s in plan.throttled:
-            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, counts.steps))
+            cycles = jnp.maximum(cycles, _throttled(s, _users(counts, packings, s), n, computing, slack))
     return cycles
 
 
-def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, steps: Any) -> Any:
+def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, computing: Any, slack: float) -> Any:
     """Cycles of a level with limited bandwidth, in the reference's floating-point steps (MODEL.md section 10)."""
     read: Any = 0.0
     write: Any = 0.0
     for entry, operands in users:
-        read = read + _ceil(entry.reads, operands) / steps
+        read = read + _ceil(entry.reads, operands) / computing
         written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
-        write = write + written / steps
+        write = write + written / computing
     limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
     slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
     slowdown = jnp.minimum(slowdown, jnp.where(write > limit_write, limit_write / write, 1.0))
-    return jnp.ceil(steps / slowdown)
+    cycles = computing / slowdown
+    return jnp.ceil(cycles * (1 - slack) if slack else cycles)
