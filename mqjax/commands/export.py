@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a finished search")
     parser.add_argument("--member", type=int, required=True, metavar="K", help="number of the front's member")
     listed = "; ".join(f"{name}: {found.about}" for name, found in FORMATS.items())
-    parser.add_argument("--format", choices=FORMATS, default="json", help=listed)
+    parser.add_argument("--format", choices=FORMATS, default="json", metavar="F", help=listed)
     parser.add_argument(
         "--out", type=Path, help="file (for timeloop, folder) to write; default: RUN/exports/member_K.FORMAT"
     )

@@ -362,7 +362,7 @@ def test_layer_lists(tmp_path):
         assert len(layers) == (2 if name[0] == "a" else 1)
         assert all({k: v for k, v in layer.dims.items() if v > 1} == wanted for layer in layers), name
     for text, words in {
-        "layers: [{C: 3, K: 4}]": "line 1: layers.0..K: unknown key",
+        "layers: [{C: 3, Z: 4}]": "line 1: layers.0..Z: unknown key",
         "layers: [{C: 0}]": "C: must be a whole number",
         "problem: {shape: rnn, C: 3}": "unknown shape 'rnn'",
         "layers: []": "list of layers",
