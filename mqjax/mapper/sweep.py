@@ -230,6 +230,7 @@ class Sweeper:
             of_pairs = [None if x is None else np.asarray(x) for x in of_box.of_pairs]
             for s, w in zip(*box.places, strict=True):
                 of_pair = of_box.pair(tuple(None if x is None else x[s] for x in of_pairs))
-                energy, cycles = map(np.asarray, of_pair.triple(w))
+                with jax.enable_x64(True):
+                    energy, cycles = map(np.asarray, of_pair.triple(w))
                 fits = np.isfinite(cycles)
                 yield energy[fits], cycles[fits]

@@ -342,7 +342,7 @@ def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--arch", "tpu"], "tpu"),
+        (["--arch", "abacus"], "abacus"),
         (["--arch", "simba", "--no-pad"], "factors of M multiply to 4"),
         (["--network", "resnet"], "resnet"),
         (["--dataset", "no_such_data"], "no_such_data"),
