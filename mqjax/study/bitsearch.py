@@ -47,8 +47,9 @@ class Accuracy(Protocol):
 class SearchResult:
     """All assignments that a search evaluated, in order.
 
-    genomes: int8 [E, L, 2], or [E, T + L] as `Wiring` orders them where the network is no chain; objectives: float64 [E, K], minimised; generation: int32 [E]; front: int64 [F], positions of
-    the non-dominated ones that fit the accelerator, by the first objective. seconds: where the time went.
+    genomes: int8 [E, L, 2], or [E, T + L] as `Wiring` orders them where the network is no chain; objectives: float64 [E, K],
+    minimised; generation: int32 [E], 0 for the first population; front: int64 [F], positions of the non-dominated ones that
+    fit the accelerator, by the first objective. seconds: where the time went.
     """
 
     names: tuple[str, ...]
