@@ -31,6 +31,11 @@ class Objective:
         return not set(self.parts).isdisjoint(METRICS)
 
     @property
+    def summed(self) -> tuple[str, ...]:
+        """Those of its parts that are summed over layers."""
+        return self.parts if self.combine in ("sum", "product") else ()
+
+    @property
     def metric(self) -> str | None:
         """The metric whose optimal mappings serve it best, layer by layer; `None` where mappings do not matter."""
         if not self.mapped:

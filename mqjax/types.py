@@ -129,6 +129,15 @@ def layer_keys(shape: str, name: str = "layer") -> dict[str, str]:
 SECONDS = 60.0
 """Time for one layer, after which its space counts as too large to cover."""
 
+
+def check_effort(pad: int | None, seconds: float) -> None:
+    """Raise `InputError` for a negative number of larger bounds to try, and for an impossible time."""
+    if pad is not None and pad < 0:
+        raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {pad}")
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds must be a positive number of seconds, not {seconds}")
+
+
 WIDTHS = tuple(range(2, 9))
 """The bit-widths that a search chooses from."""
 

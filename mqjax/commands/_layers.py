@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import shown
-from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer, layer_keys
+from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer, check_effort, layer_keys
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -82,15 +82,8 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
 
 def padding(args: argparse.Namespace) -> int | None:
     """`pad` of `mqjax.mapper.best.solve_layer` as the options say. Raises `InputError` for impossible ones."""
-    return checked_padding(None if args.no_pad else args.pad, args.seconds)
-
-
-def checked_padding(pad: int | None, seconds: float) -> int | None:
-    """`pad`. Raises `InputError` for a negative one, and for impossible `seconds`."""
-    if pad is not None and pad < 0:
-        raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {pad}")
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"--seconds must be a positive number of seconds, not {seconds}")
+    pad = None if args.no_pad else args.pad
+    check_effort(pad, args.seconds)
     return pad
 
 

@@ -40,7 +40,7 @@ def network_cost(
         raise InputError(f"the wiring has {len(wiring.layers)} layers, but the table has {len(table.layers)}")
     flat = wiring.checked(genomes)
     metric = mapping_metric(objectives, map_by)
-    parts = {part: None for objective in chosen for part in objective.parts if part not in ("live_bits", "area")}
+    parts = {part: None for objective in chosen for part in objective.summed}
     by_layer = {part: layer_costs(table, part, metric) for part in parts}
     live = np.array(wiring.live, np.float64)
     result = np.empty((len(flat), len(chosen)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mqjax.errors import InputError
-from mqjax.types import SECONDS
+from mqjax.types import SECONDS, check_effort
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,7 @@ class StudyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pad is not None and self.pad < 0:
-            raise InputError(f"--pad must be a number of larger bounds to try, 0 for none, not {self.pad}")
-        if not 0 < self.seconds < float("inf"):
-            raise InputError(f"--seconds must be a positive number of seconds, not {self.seconds}")
-
+        check_effort(self.pad, self.seconds)
         if self.seed < 0:
             raise InputError(f"--seed must not be negative, but is {self.seed}")
         for name in ("images", "test_images"):

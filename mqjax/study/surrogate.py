@@ -76,7 +76,7 @@ class Surrogate:
 
 def summed_parts(objectives: Sequence[str]) -> list[str]:
     """Of the parts that the objectives of a search are made of the first two that are sums over layers."""
-    parts = [part for name in objectives for part in objective_of(name).parts if part not in ("live_bits", "area")]
+    parts = [part for name in objectives for part in objective_of(name).summed]
     return list(dict.fromkeys(parts))[:2]
 
 
