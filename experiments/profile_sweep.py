@@ -39,44 +39,44 @@ def total(values: Any) -> jax.Array:
 
 
 def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
-    """Programs of (tables, picks, start) by name."""
+    """Programs of (tables, start) by name."""
     plan, n, size, box = sweeper.plan, sweeper.numbers, sweeper.size, limits[0]
 
-    def counts(tables, picks, start):
-        return programs.chunk_counts(plan, n, tables, picks, start, size)
+    def counts(tables, start):
+        return programs.chunk_counts(plan, tables, start, size)
 
-    def screened(tables, picks, start, boxes):
-        found, weight, beyond = counts(tables, picks, start)
+    def screened(tables, start, boxes):
+        found, weight, beyond = counts(tables, start)
         return [programs.screened(plan, n, found, box, weight, ~beyond, size, False) for box in boxes]
 
-    def one_triple(tables, picks, start):
+    def one_triple(tables, start):
         packings = box.packings._replace(tensors=tuple(table[:1] for table in box.packings.tensors))
-        return terms.cost_terms(plan, n, counts(tables, picks, start)[0], packings, size)
+        return terms.cost_terms(plan, n, counts(tables, start)[0], packings, size)
 
     return {
-        "read the tables": lambda t, p, s: programs.unrank(plan, t, s, size),
+        "read the tables": lambda t, s: programs.unrank(plan, t, s, size),
         "count accesses": counts,
         "price one triple": one_triple,
-        "bound the energy": lambda t, p, s: terms.least_energies(n, counts(t, p, s)[0], box.corners, size),
-        "see what fits": lambda t, p, s: terms.fitting(plan, n, counts(t, p, s)[0], box.packings, size),
-        "screen 343 triples": lambda t, p, s: screened(t, p, s, limits[:1]),
-        "screen 343 triples and native": lambda t, p, s: screened(t, p, s, limits),
+        "bound the energy": lambda t, s: terms.least_energies(n, counts(t, s)[0], box.corners, size),
+        "see what fits": lambda t, s: terms.fitting(plan, n, counts(t, s)[0], box.packings, size),
+        "screen 343 triples": lambda t, s: screened(t, s, limits[:1]),
+        "screen 343 triples and native": lambda t, s: screened(t, s, limits),
     }
 
 
 def measure(sweeper: Sweeper, program: Callable[..., Any]) -> float:
     """Nanoseconds per mapping over the first job."""
     job = next(iter(sweeper.jobs()))
-    _, tables, picks = sweeper._tables(job.block, None)
+    tables = sweeper._tables(job.block, None)
 
-    def loop(tables: Any, picks: Any) -> jax.Array:
+    def loop(tables: Any) -> jax.Array:
         def chunk(k, acc):
-            return acc + total(program(tables, picks, k.astype(jnp.float64) * sweeper.size))
+            return acc + total(program(tables, k.astype(jnp.float64) * sweeper.size))
 
         return jax.lax.fori_loop(0, job.chunks, chunk, jnp.float64(0))
 
     compiled = jax.jit(loop, compiler_options=programs.FAST)
-    return best_of(lambda: compiled(tables, picks).block_until_ready()) / (job.chunks * sweeper.size) * 1e9
+    return best_of(lambda: compiled(tables).block_until_ready()) / (job.chunks * sweeper.size) * 1e9
 
 
 def best_of(call: Callable[[], Any]) -> float:

@@ -74,14 +74,14 @@ def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, An
 def numpy_costs(sweeper: Sweeper, rows: Rows) -> Any:
     """Cost terms (`mqjax.cost.fast.terms.Costs`) of at most a chunk of mappings, for the sweeper's first box: the same formulas, run
     by NumPy one operation at a time."""
-    tables, picks = sweeper.chosen_tables(rows)
-    plan, n = sweeper.plan, sweeper.numbers
+    tables = sweeper.chosen_tables(rows)
+    plan, n = sweeper.plan, tables.numbers
     bound = dict(zip(itertools.chain(*plan.columns), tables.columns[0], strict=True))
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else np.float64(1))
     terms = _terms_in_numpy()
-    counts = terms.count(plan, n, terms.unroll(plan, n, bound, picks))
+    counts = terms.count(plan, n, terms.unroll(plan, n, bound, tables.picks))
     return terms.cost_terms(plan, n, counts, sweeper.boxes[0].packed, sweeper.chosen_size)
 
 
@@ -142,8 +142,8 @@ def table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
     layers = network_layers(network, depthwise=depthwise)
     first, _ = timed(lambda: cost_table(arch, layers))
     seconds, found = timed(lambda: cost_table(arch, layers))
-    distinct = sum(entry.sizes["evaluated"] for entry in found.tables)
-    pruned = sum(entry.sizes["pruned"] for entry in found.tables)
+    distinct = sum(entry.evaluated for entry in found.tables)
+    pruned = sum(entry.pruned_size for entry in found.tables)
     return {
         "arch": arch.name,
         "network": network,

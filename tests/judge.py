@@ -23,7 +23,7 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
 from mqjax.io.records import evaluate_records
 from mqjax.mapper.best import best_mappings
-from mqjax.mapper.decision import Optimum
+from mqjax.mapper.optima import Optimum
 from mqjax.mapper.optimum import solve
 from mqjax.mapper.programs import chunk_counts
 from mqjax.mapper.sweep import Sweeper
@@ -288,9 +288,9 @@ def _shown(space: Mapspace, rows: Rows, i: int) -> str:
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
-def _terms(plan: Any, n: Any, tables: Any, picks: Any, boxes: Any, size: int):
-    counts, _, _ = chunk_counts(plan, n, tables, picks, np.float64(0), size)
-    return counts, tuple(cost_terms(plan, n, counts, box, size) for box in boxes)
+def _terms(plan: Any, tables: Any, boxes: Any, size: int):
+    counts, _, _ = chunk_counts(plan, tables, np.float64(0), size)
+    return counts, tuple(cost_terms(plan, tables.numbers, counts, box, size) for box in boxes)
 
 
 def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
@@ -301,8 +301,7 @@ def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], lis
     for start in range(0, len(rows), sweeper.chosen_size):
         some = rows.take(slice(start, start + sweeper.chosen_size))
         with jax.enable_x64(True):
-            tables, picks = sweeper.chosen_tables(some)
-            counts, costs = _terms(sweeper._flat, sweeper.numbers, tables, picks, packed, sweeper.chosen_size)
+            counts, costs = _terms(sweeper._flat, sweeper.chosen_tables(some), packed, sweeper.chosen_size)
 
         def whole(values: Any, size: int = len(some)) -> np.ndarray:
             return np.broadcast_to(np.asarray(values), (sweeper.chosen_size,))[:size]

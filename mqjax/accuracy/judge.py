@@ -32,6 +32,7 @@ from mqjax.models.graph import Graph
 from mqjax.models.network import Network
 from mqjax.models.qat import QuantizedNetwork, batch_statistics
 from mqjax.models.quantization import Quantized, forward, round_kernels
+from mqjax.progress import SILENT, Progress
 from mqjax.types import WIDTHS, Layer
 
 DEFAULT_CHECKPOINTS = {
@@ -229,11 +230,11 @@ class QuantizedAccuracy:
         """The network's layers in genome order."""
         return self.architecture.layers()
 
-    def __call__(self, genomes: np.ndarray, *, progress: Callable[[], None] = lambda: None) -> np.ndarray:
+    def __call__(self, genomes: np.ndarray, *, progress: Progress = SILENT) -> np.ndarray:
         """Accuracy float64 [N] of genomes, int [N, T + L] (see `Wiring`): widths of stored tensors and kernels, in 2..8. Of
         a network whose layers read one new tensor each they may be given as [N, L, 2], input and weight width.
 
-        progress is called after each genome.
+        progress: advanced after each genome.
         """
         genomes = self.architecture.wiring().checked(genomes)
         values = np.empty(len(genomes))
@@ -244,8 +245,7 @@ class QuantizedAccuracy:
                 # A last part of a chunk is filled up, so that it needs no program of its own.
                 filled = np.resize(rows, self.at_once)
                 values[rows] = self._accuracies(jnp.asarray(genomes[filled], jnp.int32))[: len(rows)]
-                for _ in rows:
-                    progress()
+                progress.advance(len(rows))
         return values
 
     def _accuracies(self, widths: jax.Array) -> np.ndarray:

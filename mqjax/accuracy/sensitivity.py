@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from mqjax.data import normalize
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.models.quantization import forward, round_kernels
+from mqjax.progress import SILENT, Progress
 from mqjax.types import WIDTHS
 
 LOSSES = ("divergence", "error")
@@ -44,10 +44,10 @@ def sensitivities(
     loss: str = "divergence",
     images: int = IMAGES,
     cache: Path | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> Sensitivities:
     """Measure the losses of every gene at every width. images: training images, the first ones. cache: a folder where
-    results are kept by content. progress is called after each network. Raises `InputError` for bad options."""
+    results are kept by content. progress: advanced after each network. Raises `InputError` for bad options."""
     if loss not in LOSSES:
         raise InputError(f"the loss of a sensitivity must be one of {', '.join(LOSSES)}, not {loss!r}")
     if images < 1:
@@ -93,9 +93,7 @@ def _key(judge: QuantizedAccuracy, loss: str, images: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _losses(
-    judge: QuantizedAccuracy, genomes: np.ndarray, loss: str, images: int, progress: Callable[[], None]
-) -> np.ndarray:
+def _losses(judge: QuantizedAccuracy, genomes: np.ndarray, loss: str, images: int, progress: Progress) -> np.ndarray:
     """Loss float64 [N] of genomes int32 [N, T + L]: one compiled program, in which widths are traced."""
     shown, architecture = judge.trained.images, judge.architecture
     quantizer = judge.trained.quantizer
@@ -115,7 +113,7 @@ def _losses(
                 values[number] = np.mean(logits.argmax(axis=1) != labels)
             else:
                 values[number] = np.mean(np.sum(np.exp(target) * (target - _log_softmax(logits)), axis=1))
-            progress()
+            progress.advance()
     return values
 
 

@@ -34,6 +34,7 @@ from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
 from mqjax.models.network import Network as FloatNetwork
 from mqjax.models.qat import QuantizedNetwork, Step, reestimate
+from mqjax.progress import SILENT, Progress
 
 REESTIMATION_BATCHES = 40
 """Batches that the final batch norm statistics of a quantized network are taken from."""
@@ -199,14 +200,14 @@ def train(
     folder: str | Path,
     *,
     config: TrainConfig = TrainConfig(),
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress = SILENT,
     report: Callable[[EpochResult], None] | None = None,
 ) -> list[EpochResult]:
     """Train `model` in place, or continue the run that `folder` holds, to the same result as without the interruption.
 
-    Writes checkpoints after every epoch, metrics.csv and config.json. progress(step, steps, loss) is called after every
-    step, report after every epoch. A quantized network ends with its batch norms' statistics estimated anew. Raises
-    `InputError` where `folder` holds a run with another configuration or start, or where there is less than one batch.
+    Writes checkpoints after every epoch, metrics.csv and config.json. A quantized network ends with its batch norms'
+    statistics estimated anew. progress: advanced after every step, told the loss. report: called after every epoch.
+    Raises `InputError` where `folder` holds a run with another configuration or start, or where there is less than one batch.
     """
     if len(data) < config.batch:
         raise InputError(f"{len(data)} training images are fewer than one batch of {config.batch}")
@@ -221,15 +222,17 @@ def train(
     results: list[EpochResult] = []
     with open_manager(folder / "checkpoints") as manager:
         state, optimizer_state, results = _restore(manager, state, optimizer_state)
+        progress.advance(len(results) * per_epoch)
         for epoch in range(len(results), config.epochs):
             start, losses = time.perf_counter(), []
-            for number, (images, labels) in enumerate(batches(data, config, epoch)):
+            for images, labels in batches(data, config, epoch):
                 state, optimizer_state, loss = training_step(
                     graph, state, optimizer_state, images, labels, optimizer=optimizer, smoothing=config.smoothing
                 )
                 losses.append(loss)
-                if progress is not None:
-                    progress(epoch * per_epoch + number + 1, per_epoch * config.epochs, float(loss))
+                progress.advance()
+                if progress is not SILENT:  # who reads the loss waits for the step
+                    progress.say(f"loss {float(loss):.3f}")
             rate = per_epoch * config.batch / (time.perf_counter() - start)
             nnx.update(model, *jax.tree.map(jnp.copy, state))
             results.append(EpochResult(epoch + 1, float(np.mean(losses)), accuracy(model, validation), rate))

@@ -13,7 +13,7 @@ from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, add_
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
-    from mqjax.mapper.decision import Solution
+    from mqjax.mapper.optima import Solution
     from mqjax.types import BitWidths, Layer
 
 
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.io.timeloop import write_mapping
     from mqjax.mapper.best import solve_layer
     from mqjax.mapspace.padding import describe_padding
+    from mqjax.progress import Part
     from mqjax.show.progress import bar
 
     pad = padding(args)
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 constraints=args.constraints,
                 pad=pad,
                 seconds=args.seconds,
-                say=lambda text, layer=layer: progress.say(f"{layer.name}: {text}"),
+                progress=Part(progress, layer.name),
             )
             if args.constraints != "paper":
                 papers[layer] = _paper(arch, layer, triples, pad, args.seconds)
@@ -134,7 +135,7 @@ def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: boo
 
 def _say_what_fits_not(layer: Layer, solution: Solution) -> None:
     """Of the widths at which no mapping fits, the reason for the first. Raises `InputError` with it if these are all."""
-    from mqjax.mapper.decision import nothing_fits
+    from mqjax.mapper.optima import nothing_fits
 
     missing = [i for i, index in enumerate(solution.index[0]) if index < 0]
     if missing:

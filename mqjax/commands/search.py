@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         if given:
             raise InputError(f"--{next(iter(given)).replace('_', '-')} cannot be changed when a run is resumed")
-        found = run_study(folder=args.resume, resume=True, progress=bar)
+        found = run_study(folder=args.resume, resume=True, bars=bar)
     else:
         folder = given.pop("out", None)
         if "objectives" in given:
             given["objectives"] = tuple(given["objectives"].split(","))
-        found = run_study(StudyConfig(**given), folder=folder, progress=bar)
+        found = run_study(StudyConfig(**given), folder=folder, bars=bar)
     path = write_report(found.folder)
     _print_front(found.document)
     print(f"\nreport: {path}")

@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
     from mqjax.mapper.columns import check_parquet, write_csv, write_parquet
-    from mqjax.mapper.decision import nothing_fits
     from mqjax.mapper.hosts import join
+    from mqjax.mapper.optima import nothing_fits
     from mqjax.mapper.table import cost_table, entry_of, write_table
     from mqjax.mapspace.padding import padded_or_itself, padding_of
     from mqjax.mapspace.space import Mapspace
@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
             pad=pad,
             seconds=args.seconds,
             cache=cache,
-            progress=lambda layer: progress.advance(),
-            say=progress.say,
+            progress=progress,
         )
     seconds = time.perf_counter() - started
     if jax.process_index() > 0:
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 mapped = padded_or_itself(arch, layer, constraints=args.constraints, pad=pad)
                 space = Mapspace(arch, mapped, constraints=args.constraints)
                 reasons.append(str(nothing_fits(layer, space, bits, covered=entries.covered)))
-        valid = f"{entries.valid[entry_of(columns[1])]:,}" if entries.covered else "not counted"
+        valid = "not counted" if entries.valid is None else f"{entries.valid[entry_of(columns[1])]:,}"
         times = str((table.index == u).sum())
         larger = padding_of(layer, entries.mappings)
         name = f"{layer.name} ({larger})" if larger else layer.name

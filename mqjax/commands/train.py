@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             validation,
             args.out,
             config=config,
-            progress=lambda step, _, loss: progress.update(step, f"loss {loss:.3f}"),
+            progress=progress,
             report=report,
         )
     test = dataset.sized(dataset.split("test"), sizes["resolution"])

@@ -12,10 +12,11 @@ import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.errors import InputError, unknown
-from mqjax.mapper.decision import Optimum, Solution, best_of
-from mqjax.mapper.optimum import Say, quiet, solve
+from mqjax.mapper.optima import Optimum, Solution, best_of
+from mqjax.mapper.optimum import solve
 from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as
 from mqjax.mapspace.space import Mapspace
+from mqjax.progress import SILENT, Progress
 from mqjax.types import METRICS, SECONDS, BitWidths, Layer, all_widths
 
 TRIED_MOST = 256
@@ -67,21 +68,21 @@ def solve_layer(
     pad: int | None = 0,
     screened: bool = True,
     seconds: float = SECONDS,
-    say: Say = quiet,
+    progress: Progress = SILENT,
 ) -> Solution:
     """Best mappings of `layer` for all `bits` and all metrics (see `mqjax.mapper.optimum.solve`), on padded bounds where needed.
 
     pad: 0 pads the dimensions that the fixed factors do not divide, and only these; K > 0 also tries up to K larger
     bounds of every dimension whose bound exceeds 1, and keeps the best; None pads nothing: `InputError` where needed.
     Of more than `TRIED_MOST` combinations of bounds those of one dimension at a time are tried, then all combinations
-    of the ones that were best for some triple and metric. seconds: for each padded layer.
+    of the ones that were best for some triple and metric. seconds: for each padded layer. progress: told what is being done.
     """
 
     def solved(candidate: Layer) -> Solution:
         if pad:
-            say(describe_padding(layer, mapped_as(layer, candidate)) or "unpadded")
+            progress.say(describe_padding(layer, mapped_as(layer, candidate)) or "unpadded")
         space = Mapspace(arch, candidate, constraints=constraints)
-        return solve(space, bits, screened=screened, seconds=seconds, say=say)
+        return solve(space, bits, screened=screened, seconds=seconds, progress=progress)
 
     if pad is None:
         return best_of(layer, [solved(layer)])

@@ -29,6 +29,7 @@ def columns_of(table: CostTable) -> dict[str, list[Any] | np.ndarray]:
     fits = np.concatenate([entries.index.ravel() >= 0 for entries in table.tables])
     energy = np.where(fits, np.concatenate([entries.energy_pj.ravel() for entries in table.tables]), np.nan)
     cycles = np.where(fits, np.concatenate([entries.cycles.ravel() for entries in table.tables]), -1)
+    valid = [np.full(per, -1) if entries.valid is None else entries.valid for entries in table.tables]
     times = np.bincount(table.index, minlength=len(table.unique))
     return {
         "layer": [layer.name for layer in table.unique for _ in range(per * len(METRICS))],
@@ -40,7 +41,7 @@ def columns_of(table: CostTable) -> dict[str, list[Any] | np.ndarray]:
         "energy_pj": energy,
         "cycles": cycles,
         "edp": np.where(fits, energy * cycles, np.nan),
-        "valid_mappings": np.concatenate([np.tile(entries.valid, len(METRICS)) for entries in table.tables]),
+        "valid_mappings": np.concatenate([np.tile(counts, len(METRICS)) for counts in valid]),
         "proven": np.repeat([entries.covered for entries in table.tables], per * len(METRICS)),
     }
 

@@ -2,145 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from mqjax.cost.exact.evaluator import analyse_mappings
 from mqjax.cost.packing import Widths, packing_boxes
-from mqjax.errors import InputError
-from mqjax.mapper.reasons import why_nothing_fits
-from mqjax.mapspace.mapping import Mappings, decode, mapped_layer
+from mqjax.mapper.optima import Solution
+from mqjax.mapspace.mapping import Mappings, decode
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import METRICS, BitWidths, Layer
+from mqjax.types import METRICS, BitWidths
 
 ROWS_AT_ONCE = 2**13
 """Mappings, each with a packing, that are priced together: enough to amortize the calls, in little memory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimum:
-    """The best mapping of a layer at one width triple by one metric, with exact costs, and what was looked at.
-
-    mapped: the layer with the bounds that the mapping has; they exceed those of `layer` where it was padded.
-    nominal_size counts as Timeloop does; pruned_size drops permutations of loops of bound 1; evaluated says how many
-    mappings were looked at. covered: every mapping of the space was priced, ruled out by a bound, or is equivalent to one
-    that was, so the optimum is proven; valid_mappings then counts those of the pruned space that fit.
-    """
-
-    layer: Layer
-    mapped: Layer
-    bits: BitWidths
-    metric: str
-    energy_pj: float
-    cycles: int
-    mapping: list[dict[str, Any]]
-    nominal_size: int
-    pruned_size: int
-    evaluated: int
-    valid_mappings: int | None
-    covered: bool
-
-    @property
-    def edp(self) -> float:
-        """Energy-delay product, pJ * cycles."""
-        return self.energy_pj * self.cycles
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """Optimal mappings of one layer for several width triples by all metrics.
-
-    energy_pj, cycles: [3, triples] of the optimum by each of `METRICS`; index: [3, triples] into `mappings`, -1 where
-    nothing fits; valid: [triples] mappings of the pruned space that fit, `None` where the space was not covered;
-    nominal_size, pruned_size, evaluated and covered as in `Optimum`. space: where it was looked; of several spaces, as a
-    layer may be padded in several ways, the first, and numbers are those of all together.
-    """
-
-    layer: Layer
-    space: Mapspace
-    bits: tuple[BitWidths, ...]
-    energy_pj: np.ndarray
-    cycles: np.ndarray
-    index: np.ndarray
-    mappings: list[list[dict[str, Any]]]
-    nominal_size: int
-    pruned_size: int
-    valid: np.ndarray | None
-    evaluated: int
-    covered: bool
-
-    def optimum(self, metric: str, i: int) -> Optimum:
-        """The optimum by `metric` of triple i. Raises `InputError` where nothing fits."""
-        m = METRICS.index(metric)
-        if self.index[m, i] < 0:
-            raise nothing_fits(self.layer, self.space, self.bits[i], covered=self.covered)
-        mapping = self.mappings[self.index[m, i]]
-        return Optimum(
-            layer=self.layer,
-            mapped=mapped_layer(self.layer, mapping),
-            bits=self.bits[i],
-            metric=metric,
-            energy_pj=float(self.energy_pj[m, i]),
-            cycles=int(self.cycles[m, i]),
-            mapping=mapping,
-            nominal_size=self.nominal_size,
-            pruned_size=self.pruned_size,
-            evaluated=self.evaluated,
-            valid_mappings=None if self.valid is None else int(self.valid[i]),
-            covered=self.covered,
-        )
-
-    def values(self) -> np.ndarray:
-        """The optima themselves by each of `METRICS`, float64 [3, triples], inf where nothing fits."""
-        cycles = np.where(self.index < 0, np.inf, self.cycles)
-        energy = np.where(self.index < 0, np.inf, self.energy_pj)
-        return np.stack([energy[0], energy[1] * cycles[1], cycles[2]])
-
-
-def nothing_fits(layer: Layer, space: Mapspace, bits: BitWidths, *, covered: bool) -> InputError:
-    """What is to be said where no mapping of `layer`, mapped in `space`, was found that fits; covered: there is none."""
-    missing = "no mapping fits" if covered else "no mapping was found that fits"
-    return InputError(
-        f"layer {layer.name!r}: {missing} {space.arch.name!r} at bit-widths {bits} "
-        f"under the constraints {space.constraints!r}: {why_nothing_fits(space, bits)}"
-    )
-
-
-def best_of(layer: Layer, solutions: Sequence[Solution]) -> Solution:
-    """The best of several solutions, at each triple by each metric; of equals, by cycles, energy, and the first."""
-    first = solutions[0]
-    keys = [np.stack(arrays) for arrays in zip(*((s.energy_pj, s.cycles, s.values()) for s in solutions), strict=True)]
-    number = np.broadcast_to(np.arange(len(solutions))[:, None, None], keys[0].shape)
-    best = np.lexsort((number, *keys), axis=0)[:1]  # [1, 3, triples]
-
-    def chosen(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.take_along_axis(np.stack(arrays), best, axis=0)[0]
-
-    places = np.cumsum([0, *(len(s.mappings) for s in solutions)])
-    index = [np.where(s.index < 0, -1, s.index + place) for s, place in zip(solutions, places, strict=False)]
-    counts = [s.valid for s in solutions if s.valid is not None]
-    valid = np.sum(counts, axis=0) if len(counts) == len(solutions) else None
-    whole = chosen(index)
-    used, inverse = np.unique(whole[whole >= 0], return_inverse=True)
-    whole[whole >= 0] = inverse
-    mappings = [mapping for s in solutions for mapping in s.mappings]
-    return Solution(
-        layer=layer,
-        space=first.space,
-        bits=first.bits,
-        energy_pj=chosen([s.energy_pj for s in solutions]),
-        cycles=chosen([s.cycles for s in solutions]),
-        index=whole,
-        mappings=[mappings[i] for i in used],
-        nominal_size=sum(s.nominal_size for s in solutions),
-        pruned_size=sum(s.pruned_size for s in solutions),
-        valid=valid,
-        evaluated=sum(s.evaluated for s in solutions),
-        covered=all(s.covered for s in solutions),
-    )
 
 
 class Decision:

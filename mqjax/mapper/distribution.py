@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.space import Mapspace
+from mqjax.progress import SILENT, Progress
 from mqjax.types import BitWidths
 
 PER_DECADE = 50
@@ -39,12 +40,12 @@ class Distribution:
 
 
 def distributions(
-    space: Mapspace, bits: Sequence[BitWidths], *, progress: Callable[[], None] = lambda: None
+    space: Mapspace, bits: Sequence[BitWidths], *, progress: Progress = SILENT
 ) -> list[dict[str, Distribution]]:
     """For each width triple the distribution of "energy" and "edp" over the distinct mappings of `space` that fit.
 
     Every mapping that differs in cost counts once, however many equivalent ones it stands for. Raises `InputError` for
-    spaces where neighbours may forward data. progress is called after each part of the space.
+    spaces where neighbours may forward data. progress: advanced after each part of the space.
     """
     if space.may_forward:
         raise InputError(f"layer {space.layer.name!r}: no distribution where neighbours may forward data")
@@ -58,7 +59,7 @@ def distributions(
                 for m, values in enumerate((energy, energy * cycles)):
                     bins = np.clip(np.log10(values) * PER_DECADE, 0, tables.shape[2] - 1).astype(np.int64)
                     tables[u, m] += np.bincount(bins, minlength=tables.shape[2])
-        progress()
+        progress.advance()
     edges = 10.0 ** (np.arange(tables.shape[2] + 1) / PER_DECADE)
     found: list[dict[str, Distribution]] = [{}] * len(bits)
     first = 0

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from mqjax.mapper.decision import Decision
 from mqjax.mapspace.mapping import Mappings
 from mqjax.mapspace.space import Mapspace
+from mqjax.progress import SILENT, Progress
 from mqjax.types import BitWidths
 
 CHILDREN = 1024
@@ -40,11 +41,11 @@ def search_mappings(
     *,
     seed: int = 0,
     deadline: float = math.inf,
-    say: Callable[[str], None] = lambda message: None,
+    progress: Progress = SILENT,
 ) -> Decision:
     """Search `space` for mappings that are good for `bits` by all metrics, beginning at `starts`, mappings of it.
 
-    deadline: when to end at the latest, by `time.monotonic`. say: told after every generation how far the search is.
+    deadline: when to end at the latest, by `time.monotonic`. progress: told after every generation how far the search is.
     """
     generator = np.random.default_rng(seed)
     codec = _Codec(space)
@@ -59,7 +60,7 @@ def search_mappings(
         pool = np.concatenate([pool, children])
         decision.searched += len(children)
         idle = 0 if (decision.costs() < before).any() else idle + 1
-        say(f"too large to cover, searched: {decision.searched:,} mappings tried, generation {generation + 1}")
+        progress.say(f"too large to cover, searched: {decision.searched:,} mappings tried, generation {generation + 1}")
         if idle == PATIENCE or time.monotonic() > deadline:
             break
         energy, cycles = costs[:, generator.integers(0, costs.shape[1])]

@@ -16,7 +16,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,13 +26,15 @@ from mqjax.cost.exact.evaluator import check_counts
 from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
 from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
-from mqjax.mapper.decision import Decision, Solution, exact_costs
+from mqjax.mapper.decision import Decision, exact_costs
 from mqjax.mapper.localsearch import search_mappings
+from mqjax.mapper.optima import Solution
 from mqjax.mapper.screen import NEAR, Screen
 from mqjax.mapper.sweep import Job, Sweeper
 from mqjax.mapspace.mapping import Mappings, encode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
+from mqjax.progress import SILENT, Progress
 from mqjax.types import METRICS, SECONDS, BitWidths
 
 SAMPLED = 64
@@ -53,24 +55,22 @@ class Share:
 
 WHOLE = Share()
 
-Say = Callable[[str], None]
-"""Told now and then what is being done."""
-
-
-def quiet(message: str) -> None:
-    """Says nothing."""
-
 
 def solve(
-    space: Mapspace, bits: Sequence[BitWidths], *, screened: bool = True, seconds: float = SECONDS, say: Say = quiet
+    space: Mapspace,
+    bits: Sequence[BitWidths],
+    *,
+    screened: bool = True,
+    seconds: float = SECONDS,
+    progress: Progress = SILENT,
 ) -> Solution:
     """Cover the whole of `space` for all `bits` and all metrics. Where it is too large, or takes longer than `seconds`, the
     solution is the best that was found, and not proven.
 
     screened: rule out mappings by lower bounds; the solution is the same without, several times slower.
-    say: told now and then what is being done.
+    progress: told now and then what is being done.
     """
-    return decide(space, bits, screened=screened, seconds=seconds, say=say).solution()
+    return decide(space, bits, screened=screened, seconds=seconds, progress=progress).solution()
 
 
 def decide(
@@ -80,20 +80,20 @@ def decide(
     screened: bool = True,
     share: Share = WHOLE,
     seconds: float = SECONDS,
-    say: Say = quiet,
+    progress: Progress = SILENT,
 ) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
     check_counts(space.layer, LARGEST_COUNT / slowest_pace(space.arch))
     if space.too_large:
         starts = _starts(space, bits)
-        return search_mappings(space, bits, starts, deadline=time.monotonic() + seconds, say=say)
+        return search_mappings(space, bits, starts, deadline=time.monotonic() + seconds, progress=progress)
 
     def nests(codes: np.ndarray) -> Mappings:
         return mappings(space, Rows.of_codes(codes))
 
     decision = Decision(space, bits, 2 + len(space.groups), nests)
     if space.distinct:
-        _sweep(decision, screened, share, seconds, say)
+        _sweep(decision, screened, share, seconds, progress)
     return decision
 
 
@@ -109,13 +109,13 @@ def _starts(space: Mapspace, bits: Sequence[BitWidths]) -> list[Mappings]:
     return [encode(space.arch, [space.layer] * len(best), best)] if best else []
 
 
-def _sweep(decision: Decision, screened: bool, share: Share, seconds: float, say: Say) -> None:
+def _sweep(decision: Decision, screened: bool, share: Share, seconds: float, progress: Progress) -> None:
     """Sweep approximately, decide exactly."""
     sweeper = Sweeper(decision.space, decision.boxes)
     _compile(sweeper)
     # Minima do not depend on where a chunk was swept, so neither does the optimum.
     devices = _devices()
-    sweep = _Sweep(sweeper, decision, screened, seconds, len(devices), say)
+    sweep = _Sweep(sweeper, decision, screened, seconds, len(devices), progress)
     jobs = itertools.islice(sweep.sweeper.jobs(), share.index, None, share.count)
     with concurrent.futures.ThreadPoolExecutor(max(len(devices), os.cpu_count() or 1)) as pool:
         list(pool.map(sweep.try_out, sweep.sample(), itertools.cycle(devices)))
@@ -167,10 +167,10 @@ class _Sweep:
     """The state of a sweep, which several threads share."""
 
     def __init__(
-        self, sweeper: Sweeper, decision: Decision, screened: bool, seconds: float, devices: int, say: Say
+        self, sweeper: Sweeper, decision: Decision, screened: bool, seconds: float, devices: int, progress: Progress
     ) -> None:
         self.sweeper = sweeper
-        self._decision, self._screened, self._seconds, self._say = decision, screened, seconds, say
+        self._decision, self._screened, self._seconds, self._progress = decision, screened, seconds, progress
         # The clock starts when every device has compiled its programs, which says nothing of the space.
         self._compiling, self._deadline = devices, math.inf
         self._screens = [Screen(box, decision.space.layer.macs) for box in decision.boxes]
@@ -255,7 +255,7 @@ class _Sweep:
             if sum(map(len, self._doubtful)) >= EXACTLY_AT_ONCE:
                 doubtful, self._doubtful = self._doubtful, []
         space = self.sweeper.space
-        self._say(f"{min(self._looked_at, space.distinct):,} of {space.distinct:,} mappings looked at")
+        self._progress.say(f"{min(self._looked_at, space.distinct):,} of {space.distinct:,} mappings looked at")
         for rows in full:
             self.price(rows, device)
         if doubtful:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from mqjax.cost.fast.plan import Numbers, Plan
@@ -56,11 +55,13 @@ def _by_triple(tie: Array, costs: Costs, reduce: Any) -> Any:
 
 
 class Tables(NamedTuple):
-    """One block of each group's joint table: column values float64 [columns, capacity], rows in use, and weights."""
+    """What a compiled program reads of a block of mappings: one block of each group's joint table, G groups."""
 
-    columns: tuple[np.ndarray, ...]
-    weights: tuple[np.ndarray, ...]
-    rows: tuple[Any, ...]
+    numbers: Numbers  # of the layer and the accelerator
+    columns: tuple[Any, ...]  # G times float64 [columns, capacity] bounds
+    weights: tuple[Any, ...]  # G times float64 [capacity] pruned mappings that a row stands for
+    rows: tuple[Any, ...]  # G times float64 [] rows in use
+    picks: tuple[Any, ...]  # loop orders, per free level int32 [positions] or [positions, N]: see `terms.unroll`
 
 
 def unrank(plan: Plan, tables: Tables, start: Array, size: int) -> tuple[dict[tuple[int, int], Any], Any, Any]:
@@ -98,32 +99,28 @@ def _read_in_order(plan: Plan, tables: Tables, g: int, start: Array, number: Arr
     return bound, weight, jnp.where(number < tables.rows[g], 0.0, 1.0)
 
 
-def chunk_counts(plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], start: Array, size: int):
+def chunk_counts(plan: Plan, tables: Tables, start: Array, size: int):
     """Counts of mappings start, start + 1, ..., of a block, their weights [size], and which lie past its end."""
     bound, weight, rest = unrank(plan, tables, start, size)
-    beyond = rest > 0
+    beyond, n = rest > 0, tables.numbers
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
-    counts = count(plan, n, unroll(plan, n, bound, picks))
+    counts = count(plan, n, unroll(plan, n, bound, tables.picks))
     return counts, jnp.where(beyond, 0.0, jnp.broadcast_to(weight, (size,))), beyond
 
 
-def _costs(
-    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], boxes: tuple[Packed, ...], start: Array, size: int
-) -> tuple[Costs, ...]:
+def _costs(plan: Plan, tables: Tables, boxes: tuple[Packed, ...], start: Array, size: int) -> tuple[Costs, ...]:
     """Cost terms of a chunk for each box; mappings past the end of the block do not fit."""
-    counts, _, beyond = chunk_counts(plan, n, tables, picks, start, size)
-    costs = [cost_terms(plan, n, counts, packings, size) for packings in boxes]
+    counts, _, beyond = chunk_counts(plan, tables, start, size)
+    costs = [cost_terms(plan, tables.numbers, counts, packings, size) for packings in boxes]
     return tuple(c._replace(weights_cycles=jnp.where(beyond, jnp.inf, c.weights_cycles)) for c in costs)
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
-def terms(
-    plan: Plan, n: Numbers, tables: Tables, picks: tuple[Array, ...], boxes: tuple[Packed, ...], chunk: Array, size: int
-) -> tuple[Costs, ...]:
+def terms(plan: Plan, tables: Tables, boxes: tuple[Packed, ...], chunk: Array, size: int) -> tuple[Costs, ...]:
     """Cost terms of chunk number `chunk` of a block, for each box of packings."""
-    return _costs(plan, n, tables, picks, boxes, chunk.astype(jnp.float64) * size, size)
+    return _costs(plan, tables, boxes, chunk.astype(jnp.float64) * size, size)
 
 
 FAST = {
@@ -136,9 +133,7 @@ FAST = {
 @partial(jax.jit, static_argnames=("plan", "size", "most"), compiler_options=FAST)
 def minima(
     plan: Plan,
-    n: Numbers,
     tables: Tables,
-    picks: tuple[Array, ...],
     boxes: tuple[Packed, ...],
     first: Array,
     chunks: Array,
@@ -149,11 +144,12 @@ def minima(
     energy, EDP and delay (with the energy as its fraction)."""
 
     def chunk(k: Array, best: tuple[Array, ...]) -> tuple[Array, ...]:
-        costs = _costs(plan, n, tables, picks, boxes, (first + k).astype(jnp.float64) * size, size)
+        costs = _costs(plan, tables, boxes, (first + k).astype(jnp.float64) * size, size)
         # Without the barrier XLA would compute the terms again for every pair.
         costs = lax.optimization_barrier(costs)
         found = [
-            _by_triple(n.tie, c, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives])) for c in costs
+            _by_triple(tables.numbers.tie, c, lambda w, s, objectives: jnp.stack([jnp.min(x) for x in objectives]))
+            for c in costs
         ]
         return tuple(b.at[k].set(f) for b, f in zip(best, found, strict=True))
 
@@ -164,9 +160,7 @@ def minima(
 @partial(jax.jit, static_argnames=("plan", "size"), compiler_options=FAST)
 def candidates(
     plan: Plan,
-    n: Numbers,
     tables: Tables,
-    picks: tuple[Array, ...],
     boxes: tuple[Packed, ...],
     limits: tuple[Array, ...],
     size: int,
@@ -177,8 +171,10 @@ def candidates(
         close = [(x <= limit[s, w, m]) & (x < jnp.inf) for m, x in enumerate(objectives)]
         return close[0] | close[1] | close[2]
 
-    costs = lax.optimization_barrier(_costs(plan, n, tables, picks, boxes, jnp.float64(0), size))
-    return tuple(_by_triple(n.tie, c, partial(within, limit)) for c, limit in zip(costs, limits, strict=True))
+    costs = lax.optimization_barrier(_costs(plan, tables, boxes, jnp.float64(0), size))
+    return tuple(
+        _by_triple(tables.numbers.tie, c, partial(within, limit)) for c, limit in zip(costs, limits, strict=True)
+    )
 
 
 class Modes(NamedTuple):
@@ -206,9 +202,7 @@ SLACK = 2.0**-45
 @partial(jax.jit, static_argnames=("plan", "size", "most", "some_open"), compiler_options=FAST)
 def screen(
     plan: Plan,
-    n: Numbers,
     tables: Tables,
-    picks: tuple[Array, ...],
     boxes: tuple[Limits, ...],
     first: Array,
     chunks: Array,
@@ -225,9 +219,10 @@ def screen(
 
     def chunk(k: Array, carry: tuple[Array, tuple[Array, ...], Array]) -> tuple[Array, tuple[Array, ...], Array]:
         found, valid, covered = carry
-        counts, weight, beyond = chunk_counts(plan, n, tables, picks, (first + k).astype(jnp.float64) * size, size)
+        counts, weight, beyond = chunk_counts(plan, tables, (first + k).astype(jnp.float64) * size, size)
         within, fit = zip(
-            *(screened(plan, n, counts, box, weight, ~beyond, size, some_open) for box in boxes), strict=True
+            *(screened(plan, tables.numbers, counts, box, weight, ~beyond, size, some_open) for box in boxes),
+            strict=True,
         )
         valid = tuple(before + more for before, more in zip(valid, fit, strict=True))
         kept = functools.reduce(operator.or_, within).astype(jnp.int8)

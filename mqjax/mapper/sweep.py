@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 
-from mqjax.cost.fast.plan import Numbers, make_plan, numbers
+from mqjax.cost.fast.plan import make_plan, numbers
 from mqjax.cost.packing import PackingBox
 from mqjax.mapper import programs
 from mqjax.mapper.programs import Limits, Tables
@@ -94,8 +93,8 @@ class Sweeper:
             for first in range(0, chunks, CHUNKS_PER_CALL):
                 yield Job(number, first, min(CHUNKS_PER_CALL, chunks - first))
 
-    def _block_tables(self, number: int, device: Any) -> tuple[Numbers, Tables, tuple[Array, ...]]:
-        """The numbers, the tables of a block, and its loop orders, on a device."""
+    def _block_tables(self, number: int, device: Any) -> Tables:
+        """What programs read of a block, on a device."""
         block = self._blocks[number]
         columns, weights = [], []
         for group, slots, rows in zip(self.space.groups, self.plan.columns, block.rows, strict=True):
@@ -107,8 +106,9 @@ class Sweeper:
             weight[: len(rows)] = group.weight[rows] if block.counted else 0.0
             columns.append(table)
             weights.append(weight)
-        tables = Tables(tuple(columns), tuple(weights), tuple(np.float64(len(rows)) for rows in block.rows))
-        return jax.device_put((self.numbers, tables, self._picks(block.order)), device)
+        rows = tuple(np.float64(len(rows)) for rows in block.rows)
+        tables = Tables(self.numbers, tuple(columns), tuple(weights), rows, self._picks(block.order))
+        return jax.device_put(tables, device)
 
     @staticmethod
     def _write_bounds(table: np.ndarray, group: Group, slots: tuple[tuple[int, int], ...], rows: np.ndarray) -> None:
@@ -134,8 +134,8 @@ class Sweeper:
         picks = [self._picks_of_level(t, order.get(t, ())) for order, _ in group.orders]
         return number, np.stack(picks, axis=1)
 
-    def chosen_tables(self, rows: Rows) -> tuple[Tables, tuple[np.ndarray, ...]]:
-        """One table of at most `chosen_size` mappings with their weights, and their loop orders."""
+    def chosen_tables(self, rows: Rows) -> Tables:
+        """What programs read of at most `chosen_size` mappings: one table."""
         columns = np.ones((len(self._flat.columns[0]), self.chosen_size))
         first = 0
         for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.rows.T, strict=True):
@@ -145,9 +145,9 @@ class Sweeper:
         order[: len(rows)] = rows.order
         weight = np.zeros(self.chosen_size)
         weight[: len(rows)] = pruned_weights(self.space, rows)
-        tables = Tables((columns,), (weight,), (np.float64(len(rows)),))
         digits = self.numbering.digits(order)
-        return tables, tuple(picks[:, digits[group]] for group, picks in self._order_picks)
+        picks = tuple(picks[:, digits[group]] for group, picks in self._order_picks)
+        return Tables(self.numbers, (columns,), (weight,), (np.float64(len(rows)),), picks)
 
     def minima(self, job: Job, device: Any = None) -> tuple[np.ndarray, ...]:
         """Least costs of the chunks of a job, per box float64 [chunks, KS, KW, 3].
@@ -157,7 +157,7 @@ class Sweeper:
         with jax.enable_x64(True), jax.default_device(device):
             best = programs.minima(
                 self.plan,
-                *self._tables(job.block, device),
+                self._tables(job.block, device),
                 self._packed,
                 np.int64(job.first),
                 np.int64(job.chunks),
@@ -172,11 +172,10 @@ class Sweeper:
         with jax.enable_x64(True), jax.default_device(device):
             if job.rows is None:
                 chunks = np.int64(job.first), np.int64(job.chunks)
-                arguments = (*self._tables(job.block, device), limits, *chunks, self.size, CHUNKS_PER_CALL)
+                arguments = (self._tables(job.block, device), limits, *chunks, self.size, CHUNKS_PER_CALL)
                 found, valid, covered = programs.screen(self.plan, *arguments, some_open)
             else:
-                tables, picks = self.chosen_tables(job.rows)
-                arguments = (self.numbers, tables, picks, limits, np.int64(0), np.int64(1), self.chosen_size, 1)
+                arguments = (self.chosen_tables(job.rows), limits, np.int64(0), np.int64(1), self.chosen_size, 1)
                 found, valid, covered = programs.screen(self._flat, *arguments, some_open)
         kept, doubtful = (self._rows(job, np.flatnonzero(np.asarray(found) == kind)) for kind in (1, 2))
         return Found(kept, doubtful, tuple(np.asarray(x) for x in valid), float(covered))
@@ -190,20 +189,15 @@ class Sweeper:
     def least(self, rows: Rows, device: Any = None) -> tuple[np.ndarray, ...]:
         """Least costs of at most `chosen_size` mappings, per box float64 [KS, KW, 3]."""
         with jax.enable_x64(True), jax.default_device(device):
-            tables, picks = self.chosen_tables(rows)
-            zero, one = np.int64(0), np.int64(1)
-            best = programs.minima(
-                self._flat, self.numbers, tables, picks, self._packed, zero, one, self.chosen_size, 1
-            )
+            tables, zero, one = self.chosen_tables(rows), np.int64(0), np.int64(1)
+            best = programs.minima(self._flat, tables, self._packed, zero, one, self.chosen_size, 1)
         return tuple(np.asarray(of_box)[0] for of_box in best)
 
     def candidates(self, rows: Rows, limits: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Which of at most `chosen_size` mappings come within `limits`, per box [KS, KW, 3]: bool [KS, KW, N]."""
         with jax.enable_x64(True):
-            tables, picks = self.chosen_tables(rows)
-            found = programs.candidates(
-                self._flat, self.numbers, tables, picks, self._packed, tuple(limits), self.chosen_size
-            )
+            tables = self.chosen_tables(rows)
+            found = programs.candidates(self._flat, tables, self._packed, tuple(limits), self.chosen_size)
         return tuple(np.asarray(of_box)[..., : len(rows)] for of_box in found)
 
     def sample(self, count: int) -> Rows:
@@ -215,7 +209,7 @@ class Sweeper:
     def operations(self, job: Job) -> float:
         """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""
         with jax.enable_x64(True):
-            arguments = (*self._tables(job.block, None), self._packed, np.int64(0), self.size)
+            arguments = (self._tables(job.block, None), self._packed, np.int64(0), self.size)
             counted: Any = programs.terms.lower(self.plan, *arguments).compile().cost_analysis()
         triples = sum(math.prod(box.shape) for box in self.boxes)
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
@@ -225,7 +219,7 @@ class Sweeper:
         """Approximate energies and cycles of the mappings of a chunk that fit, for each triple of each box in turn."""
         with jax.enable_x64(True):
             number = np.int64(job.first + chunk)
-            found = programs.terms(self.plan, *self._tables(job.block, None), self._packed, number, self.size)
+            found = programs.terms(self.plan, self._tables(job.block, None), self._packed, number, self.size)
         for box, of_box in zip(self.boxes, found, strict=True):
             of_pairs = [None if x is None else np.asarray(x) for x in of_box.of_pairs]
             for s, w in zip(*box.places, strict=True):

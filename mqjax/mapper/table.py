@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ import jax
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.errors import InputError, unknown
+from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.mapper.best import solve_layer
-from mqjax.mapper.decision import Solution
+from mqjax.mapper.decision import Decision
 from mqjax.mapper.hosts import gather
-from mqjax.mapper.optimum import Decision, Say, Share, decide, quiet
+from mqjax.mapper.optima import Optima, Solution, metric_number
+from mqjax.mapper.optimum import Share, decide
 from mqjax.mapspace.mapping import mapped_layer
 from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
+from mqjax.progress import SILENT, Part, Progress
 from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
 MODEL_VERSION = 3
@@ -38,46 +40,12 @@ _BITS = [*all_widths(), BitWidths()]
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerTable:
-    """Optima of one layer. Axes: metric (in the order of `METRICS`), then the 343 width triples I, W, O of `WIDTHS` in
-    C order, then the native triple: 344 entries.
-
-    energy_pj (pJ) and cycles of the optimum by each metric; index: its place in `mappings`, -1 where nothing fits;
-    valid: mappings of the pruned space that fit, -1 where the space was searched and not covered. sizes: "nominal",
-    "pruned", and "evaluated" mappings. covered: whether every mapping was accounted for, so that the optima are proven.
-    seconds: time that a space too large to cover was searched for, if one was.
-    """
-
-    energy_pj: np.ndarray  # float64 [3, 344]
-    cycles: np.ndarray  # int64 [3, 344]
-    index: np.ndarray  # int64 [3, 344]
-    valid: np.ndarray  # int64 [344]
-    mappings: list[list[dict[str, Any]]]
-    sizes: dict[str, int]
-    covered: bool
-    seconds: float | None = None
-
-    def value(self, metric: str, *, by: str | None = None) -> np.ndarray:
-        """The optimum itself or, on the mapping that is optimal `by` another metric, what `metric` is there, float64
-        [344]: pJ, pJ * cycles or cycles."""
-        m = _metric(by or metric)
-        energy, cycles = self.energy_pj[m], np.where(self.index[m] < 0, np.inf, self.cycles[m])
-        return {"energy": energy, "edp": energy * cycles, "delay": cycles}[METRICS[_metric(metric)]]
-
-    def mapped_as(self, layer: Layer, metric: str, bits: BitWidths) -> dict[str, int]:
-        """Bounds by dimension in which the optimal mapping exceeds `layer`; see `mqjax.mapspace.padding`."""
-        place = self.index[_metric(metric), entry_of(bits)]
-        if place < 0:
-            return {}
-        return mapped_as(layer, mapped_layer(layer, self.mappings[place]))
-
-
-@dataclasses.dataclass(frozen=True)
 class CostTable:
     """Optimal costs of a network's layers. Axes I, W, O index the bit-widths `WIDTHS` (2..8) of Inputs, Weights
     and Outputs; U indexes the unique layers; L all layers of the network.
 
     best: metric -> float64 [U, I, W, O]: the least energy (pJ), EDP (pJ * cycles) or delay (cycles) of any mapping.
+    tables: the same with mappings, at the 343 width triples of `WIDTHS` (I, W, O in C order) and, last, the native one.
     """
 
     arch: str
@@ -85,7 +53,7 @@ class CostTable:
     unique: tuple[Layer, ...]
     index: np.ndarray  # int [L] -> U
     best: dict[str, np.ndarray]
-    tables: tuple[LayerTable, ...] = ()
+    tables: tuple[Optima, ...] = ()
     area_um2: float | None = None  # of the whole accelerator
 
     widths = WIDTHS
@@ -100,7 +68,7 @@ class CostTable:
     def mapping(self, metric: str, layer: int, bits: BitWidths) -> list[dict[str, Any]]:
         """The mapping, as a record, that is optimal by `metric` for layer number `layer` of the network."""
         table = self.tables[self.index[layer]]
-        place = table.index[_metric(metric), entry_of(bits)]
+        place = table.index[metric_number(metric), entry_of(bits)]
         if place < 0:
             raise InputError(f"layer {self.layers[layer].name!r}: no mapping fits {self.arch!r} at bit-widths {bits}")
         return table.mappings[place]
@@ -112,19 +80,13 @@ class CostTable:
 
 
 def entry_of(bits: BitWidths) -> int:
-    """Position of a width triple in a `LayerTable`; the last one is native."""
+    """Position of a width triple in a table of all; the last one is native."""
     if bits == BitWidths():
         return len(WIDTHS) ** 3
     widths = (bits.inputs, bits.weights, bits.outputs)
     if not all(width in WIDTHS for width in widths):
         raise InputError(f"a table has the widths {WIDTHS[0]}..{WIDTHS[-1]} and native, not {bits}")
     return int(np.ravel_multi_index([WIDTHS.index(width) for width in widths if width is not None], _GRID))
-
-
-def _metric(name: str) -> int:
-    if name not in METRICS:
-        raise InputError(unknown("metric", name, METRICS))
-    return METRICS.index(name)
 
 
 def cost_table(
@@ -135,25 +97,23 @@ def cost_table(
     pad: int | None = 0,
     seconds: float = SECONDS,
     cache: Path | None = None,
-    progress: Callable[[Layer], None] | None = None,
-    say: Say = quiet,
+    progress: Progress = SILENT,
 ) -> CostTable:
     """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven unless
     the table's `covered` says otherwise.
 
     constraints, pad, seconds: see `mqjax.mapper.best.solve_layer`.
     cache: a folder where tables are kept by content (see `mqjax.io.files.cache_folder`); `None` computes afresh.
-    progress: called after each unique layer. Where several processes run (`mqjax.mapper.hosts`), all must call this alike;
-    they share the work, and each returns the whole table. say: told now and then what is being done.
+    progress: advanced after each unique layer. Where several processes run (`mqjax.mapper.hosts`), all must call this
+    alike; they share the work, and each returns the whole table.
     """
     unique = tuple(dict.fromkeys(layers))
     options = _Options(arch, constraints, pad, seconds, cache)
     compute = _shared_tables if jax.process_count() > 1 else _tables
     tables = []
-    for layer, table in zip(unique, compute(options, unique, say), strict=True):
+    for table in compute(options, unique, progress):
         tables.append(table)
-        if progress is not None:
-            progress(layer)
+        progress.advance()
     best = {metric: np.stack([table.value(metric)[:-1].reshape(_GRID) for table in tables]) for metric in METRICS}
     index = np.array([unique.index(layer) for layer in layers])
     return CostTable(arch.name, tuple(layers), unique, index, best, tuple(tables), arch.area_um2)
@@ -178,14 +138,14 @@ class _Options:
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         return Path(self.cache) / "tables" / f"{digest}.json.gz"
 
-    def stored(self, layer: Layer) -> LayerTable | None:
+    def stored(self, layer: Layer) -> Optima | None:
         """The cached table of a layer, if there is one that was not searched for a shorter time."""
         if self.pad is None:
             Mapspace(self.arch, layer, constraints=self.constraints).tables  # noqa: B018 - raises where it cannot be met
         table = _load(self.path(layer))
         return None if table is None or (table.seconds or math.inf) < self.seconds else table
 
-    def save(self, layer: Layer, table: LayerTable) -> None:
+    def save(self, layer: Layer, table: Optima) -> None:
         _save(self.path(layer), table)
 
 
@@ -197,18 +157,18 @@ def layer_table(
     pad: int | None = 0,
     seconds: float = SECONDS,
     cache: Path | None = None,
-) -> LayerTable:
+) -> Optima:
     """Optima of one layer for all 343 width triples and native, from the cache if they are there; see `cost_table`."""
-    return _one_table(_Options(arch, constraints, pad, seconds, cache), layer, quiet)
+    return _one_table(_Options(arch, constraints, pad, seconds, cache), layer, SILENT)
 
 
-def _tables(options: _Options, layers: Sequence[Layer], say: Say) -> Iterator[LayerTable]:
+def _tables(options: _Options, layers: Sequence[Layer], progress: Progress) -> Iterator[Optima]:
     # While one layer's factor tables are joined on the host, another's mappings are swept.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda layer: _one_table(options, layer, say), layers)
+        yield from pool.map(lambda layer: _one_table(options, layer, progress), layers)
 
 
-def _shared_tables(options: _Options, layers: Sequence[Layer], say: Say) -> list[LayerTable]:
+def _shared_tables(options: _Options, layers: Sequence[Layer], progress: Progress) -> list[Optima]:
     """Tables of which every process computes its share: each sweeps a part of every layer's space."""
     if options.pad:
         raise InputError("several processes share a table only without larger bounds to try; leave the padding at 0")
@@ -219,7 +179,7 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], say: Say) -> list
     def decided(layer: Layer) -> Decision:
         mapped = padded_or_itself(options.arch, layer, constraints=options.constraints, pad=options.pad)
         space = Mapspace(options.arch, mapped, constraints=options.constraints)
-        return decide(space, _BITS, share=share, seconds=options.seconds, say=lambda text: say(f"{layer.name}: {text}"))
+        return decide(space, _BITS, share=share, seconds=options.seconds, progress=Part(progress, layer.name))
 
     missing = [layer for layer, known in zip(layers, everywhere, strict=True) if not known]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -233,14 +193,14 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], say: Say) -> list
             of_layer = [next(parts) for _ in decisions[layer].arrays()]
             for other in set(range(share.count)) - {share.index}:
                 decisions[layer].merge(*(part[other] for part in of_layer))
-            table = _layer_table(decisions[layer].solution(), options.seconds)
+            table = _tabulated(decisions[layer].solution(), options.seconds)
             options.save(layer, table)
         assert table is not None
         tables.append(table)
     return tables
 
 
-def _one_table(options: _Options, layer: Layer, say: Say) -> LayerTable:
+def _one_table(options: _Options, layer: Layer, progress: Progress) -> Optima:
     """Optima of one layer for all 343 width triples and native, from the cache if it is there."""
     table = options.stored(layer)
     if table is None:
@@ -251,29 +211,21 @@ def _one_table(options: _Options, layer: Layer, say: Say) -> LayerTable:
             constraints=options.constraints,
             pad=options.pad,
             seconds=options.seconds,
-            say=lambda text: say(f"{layer.name}: {text}"),
+            progress=Part(progress, layer.name),
         )
-        table = _layer_table(solution, options.seconds)
+        table = _tabulated(solution, options.seconds)
         options.save(layer, table)
     return table
 
 
-def _layer_table(solution: Solution, seconds: float) -> LayerTable:
-    sizes = {"nominal": solution.nominal_size, "pruned": solution.pruned_size, "evaluated": solution.evaluated}
-    return LayerTable(
-        energy_pj=solution.energy_pj,
-        cycles=solution.cycles,
-        index=solution.index,
-        valid=np.full(len(_BITS), -1) if solution.valid is None else solution.valid,
-        mappings=solution.mappings,
-        sizes=sizes,
-        covered=solution.covered,
-        seconds=None if solution.covered else seconds,
-    )
+def _tabulated(solution: Solution, seconds: float) -> Optima:
+    """A solution without its layer and space, which the table's name and file know."""
+    shared = {field.name: getattr(solution, field.name) for field in dataclasses.fields(Optima)}
+    return Optima(**{**shared, "seconds": None if solution.covered else seconds})
 
 
 def write_table(path: Path, table: CostTable) -> None:
-    """Write a whole table as JSON: unique layers with their costs, mappings and counts (axes as in `LayerTable`); where
+    """Write a whole table as JSON: unique layers with their costs, mappings and counts (axes as in `Optima`); where
     mappings are of larger bounds than the layer's, `mapped_as` gives these for every mapping."""
     layers = []
     for layer, entries in zip(table.unique, table.tables, strict=True):
@@ -288,28 +240,30 @@ def write_table(path: Path, table: CostTable) -> None:
     write_atomically(path, gzip.compress(text, 6, mtime=0) if path.suffix == ".gz" else text)
 
 
-def _plain(table: LayerTable) -> dict[str, Any]:
-    arrays = {name: getattr(table, name).tolist() for name in _ARRAYS}
-    for name in ("energy_pj", "cycles"):
-        # JSON knows no infinity; an index of -1 says that nothing fits.
-        arrays[name] = [[None if value == np.inf else value for value in row] for row in arrays[name]]
-    return {**arrays, "mappings": table.mappings, "sizes": table.sizes, "covered": table.covered}
+def _plain(table: Optima) -> dict[str, Any]:
+    """The content of a layer's table; an index of -1 says that nothing fits, valid counts of -1 that none were made."""
+    valid = np.full(len(table.bits), -1) if table.valid is None else table.valid
+    return {
+        # JSON knows no infinity.
+        "energy_pj": [[None if value == np.inf else value for value in row] for row in table.energy_pj.tolist()],
+        "cycles": table.cycles.tolist(),
+        "index": table.index.tolist(),
+        "valid": valid.tolist(),
+        "mappings": table.mappings,
+        "sizes": table.sizes,
+        "covered": table.covered,
+    }
 
 
-_ARRAYS = {"energy_pj": np.float64, "cycles": np.int64, "index": np.int64, "valid": np.int64}
-
-
-def _save(path: Path | None, table: LayerTable) -> None:
+def _save(path: Path | None, table: Optima) -> None:
     if path is None:
         return
-    content: dict[str, Any] = {name: getattr(table, name).tolist() for name in _ARRAYS}
-    content |= {"mappings": table.mappings, "sizes": table.sizes, "covered": table.covered, "seconds": table.seconds}
-    text = json.dumps(content)
+    text = json.dumps({**_plain(table), "seconds": table.seconds})
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_atomically(path, gzip.compress(f"{digest}\n{text}".encode(), 6, mtime=0))
 
 
-def _load(path: Path | None) -> LayerTable | None:
+def _load(path: Path | None) -> Optima | None:
     """The table in a cache file if there is one, or `None`, with a warning, where the file is torn or not ours."""
     if path is None or not path.exists():
         return None
@@ -318,8 +272,20 @@ def _load(path: Path | None) -> LayerTable | None:
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise ValueError("its checksum does not match")
         content = json.loads(text)
-        arrays = {name: np.array(content.pop(name), dtype) for name, dtype in _ARRAYS.items()}
-        return LayerTable(**arrays, **content)
+        energies = [[np.inf if value is None else value for value in row] for row in content["energy_pj"]]
+        return Optima(
+            bits=tuple(_BITS),
+            energy_pj=np.array(energies, np.float64),
+            cycles=np.array(content["cycles"], np.int64),
+            index=np.array(content["index"], np.int64),
+            valid=np.array(content["valid"], np.int64) if content["covered"] else None,
+            mappings=content["mappings"],
+            nominal_size=content["sizes"]["nominal"],
+            pruned_size=content["sizes"]["pruned"],
+            evaluated=content["sizes"]["evaluated"],
+            covered=content["covered"],
+            seconds=content["seconds"],
+        )
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         warnings.warn(f"cached table {path} is damaged ({error}); computing it again", stacklevel=3)
         return None

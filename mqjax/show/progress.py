@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,41 +25,40 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
 
 
-SPOKEN_EVERY = 10.0
+SPOKEN_EVERY = 20.0
 """Seconds between lines about work that goes on, where there is no terminal."""
 
 
 class Bar:
-    """One line of progress; `advance` and `update` do nothing where there is no terminal."""
+    """A `mqjax.progress.Progress` on standard error: a bar on a terminal; elsewhere a line now and then, as long as the work
+    says what it does."""
 
-    def __init__(self, progress: Progress | None, task: int, title: str = "") -> None:
-        self._progress, self._task, self._title = progress, task, title
-        self._spoken = time.monotonic()
+    def __init__(self, title: str, total: int, unit: str, drawn: rich.progress.Progress | None) -> None:
+        self._title, self._total, self._unit, self._done = title, total, unit, 0
+        self._drawn, self._spoken = drawn, time.monotonic()
+        self._task = rich.progress.TaskID(0) if drawn is None else drawn.add_task(title, total=total, note="")
 
     def say(self, note: str) -> None:
-        """Tell what is being done: behind the bar or, where there is no terminal, in a line every ten seconds."""
-        if self._progress is not None:
-            self._progress.update(self._task, note=note)  # type: ignore[arg-type]
+        """Tell what is being done: behind the bar or, where there is no terminal, in a line."""
+        if self._drawn is not None:
+            self._drawn.update(self._task, note=note)
         elif time.monotonic() - self._spoken >= SPOKEN_EVERY:
             self._spoken = time.monotonic()
-            print(f"{self._title}: {note}", file=sys.stderr, flush=True)
+            done = f"{self._done:,} of {self._total:,} {self._unit}"
+            print(f"{self._title}: {done}, {note}", file=sys.stderr, flush=True)
 
-    def advance(self, steps: int = 1) -> None:
-        """Count `steps` more units as done."""
-        if self._progress is not None:
-            self._progress.advance(self._task, steps)  # type: ignore[arg-type]
-
-    def update(self, completed: int, note: str = "") -> None:
-        """Set the number of units done, and a note behind the bar."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=completed, note=note)  # type: ignore[arg-type]
+    def advance(self, units: int = 1) -> None:
+        """Count `units` more as done."""
+        self._done += units
+        if self._drawn is not None:
+            self._drawn.advance(self._task, units)
 
 
 @contextmanager
 def bar(title: str, total: int, unit: str) -> Iterator[Bar]:
-    """A progress bar on standard error over `total` units."""
+    """Progress over `total` units."""
     if not sys.stderr.isatty():
-        yield Bar(None, 0, title)
+        yield Bar(title, total, unit, None)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -68,8 +68,8 @@ def bar(title: str, total: int, unit: str) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress, progress.add_task(title, total=total, note=""))
+    with rich.progress.Progress(*columns, console=Console(stderr=True)) as drawn:
+        yield Bar(title, total, unit, drawn)
 
 
 def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

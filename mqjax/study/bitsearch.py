@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from mqjax.mapper.table import CostTable
 from mqjax.network.cost import network_cost
 from mqjax.network.wiring import Wiring
 from mqjax.objectives import mapping_metric, objective_of
+from mqjax.progress import SILENT, Progress
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
 from mqjax.study.seeding import ROUNDS, first_population
@@ -79,7 +80,7 @@ def search(
     map_by: str | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
     surrogate: Surrogate | None = None,
     rounds: Sequence[int] = ROUNDS,
 ) -> SearchResult:
@@ -88,7 +89,7 @@ def search(
     accuracy: needed for the objective "error" (1 - accuracy). population: individuals, even, at least 8 (the seven
     uniform assignments are always in the first). wiring: which layer reads and writes which tensor, default a chain.
     map_by: see `mqjax.network.cost.network_cost`. folder: where checkpoints go; a run found there is continued.
-    cache: folder of accuracies known from other runs. progress(done, total) counts evaluations.
+    cache: folder of accuracies known from other runs. progress: advanced by assignments, `evaluations` in all.
     surrogate: measured losses and costs, along whose front the first population lies, which may be larger than
     `population`; without it the first population are mutations of the uniform assignments. Needs the objective "error".
     rounds: see `mqjax.study.seeding.first_population`.
@@ -99,7 +100,7 @@ def search(
     if surrogate is not None and "error" not in objectives:
         raise InputError("a surrogate of the loss serves only searches with the objective 'error'")
     wiring = Wiring.chain(table.layers) if wiring is None else wiring
-    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache, wiring, map_by)
+    evaluator = _Evaluator(table, accuracy, tuple(objectives), cache, wiring, map_by, progress)
     genes = wiring.genes
     algorithm = NSGA2(population, np.zeros(genes, np.int32), low=WIDTHS[0], high=WIDTHS[-1])
     params = algorithm.default_params
@@ -107,13 +108,11 @@ def search(
     root = jax.random.key(seed)
     with run:
         state, start = run.restore(evaluator.seconds)
-        total = evaluations(population, generations, surrogate, rounds)
-        begin = total - population * generations
+        begin = evaluations(population, 0, surrogate, rounds)
+        if start:
+            evaluator.count(begin + population * (start - 1))
         for generation in range(start, generations + 1):
             key_ask, key_tell = jax.random.split(jax.random.fold_in(root, generation))
-            if progress is not None:
-                done = begin + population * (generation - 1) if generation else 0
-                evaluator.progress = lambda more, done=done: progress(done + more, total)
             if state is None:
                 children = uniform_population(key_ask, population, genes, low=WIDTHS[0], high=WIDTHS[-1])
                 if surrogate is not None:
@@ -129,6 +128,7 @@ def search(
                     state, _ = algorithm.tell(key_tell, children, fitness, state, params)
             with evaluator.timed("checkpoints"):
                 run.record(generation, children, fitness, state, evaluator.seconds)
+            evaluator.count(begin + population * generation)
     return run.result(tuple(objectives), wiring, evaluator.seconds)
 
 
@@ -164,11 +164,12 @@ class _Evaluator:
         cache: Path | None,
         wiring: Wiring,
         map_by: str | None,
+        progress: Progress,
     ) -> None:
         self.wiring, self.map_by = wiring, map_by
         self.table, self.accuracy, self.objectives = table, accuracy, objectives
         self.seconds: dict[str, float] = {"accuracy": 0.0, "hardware": 0.0, "nsga2": 0.0, "checkpoints": 0.0}
-        self.progress: Callable[[int], None] = lambda done: None
+        self._progress, self._counted = progress, 0
         if accuracy is not None:
             path = None if cache is None else Path(cache) / "accuracy" / f"{accuracy.cache_key}.csv"
             self.known = AppendedTable(path)
@@ -179,6 +180,11 @@ class _Evaluator:
         start = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - start
+
+    def count(self, assignments: int) -> None:
+        """Tell that so many assignments are done since the beginning; those that were known already come along at once."""
+        self._progress.advance(assignments - self._counted)
+        self._counted = assignments
 
     def __call__(self, flat: np.ndarray) -> np.ndarray:
         """Fitness float64 [N, K] of genomes int [N, T + L]."""
@@ -206,8 +212,7 @@ class _Evaluator:
             values = self.accuracy(genomes[[row for _, row in part]])
             for (key, _), value in zip(part, values, strict=True):
                 self.known.add(key, float(value))  # at once, for runs that are killed or that go on beside this one
-            self.progress(len(genomes) - len(asked) + start + len(part))
-        self.progress(len(genomes))
+            self.count(self._counted + len(part))
         return np.array([self.known.get(key) for key in keys])
 
 

@@ -15,6 +15,7 @@ from mqjax.accuracy.judge import Trained
 from mqjax.accuracy.training import QUANTIZED, accuracy, train
 from mqjax.data import Images, training_images
 from mqjax.models.qat import QuantizedNetwork
+from mqjax.progress import Bars
 
 
 def retrain(
@@ -26,16 +27,16 @@ def retrain(
     *,
     epochs: int,
     seed: int,
-    bar: Any,
+    bars: Bars,
 ) -> None:
     """Train every member of the front, genomes int [F, ...], quantization-aware, in a folder of its own, and note its accuracy
-    on the test images in its entry of front.json's `document`. bar: opens a progress bar."""
+    on the test images in its entry of front.json's `document`. bars: told of the training."""
     data, validation = training_images(trained.dataset, trained.model.architecture.resolution)
     config = dataclasses.replace(QUANTIZED, epochs=epochs, batch=min(QUANTIZED.batch, len(data)), seed=seed)
     steps = len(data) // config.batch * config.epochs
     members = list(zip(document["members"], genomes, strict=True))
-    with bar("retraining", steps * len(members), "steps") as progress, jax.enable_x64(False):
-        for number, (member, genome) in enumerate(members):
+    with bars("retraining", steps * len(members), "steps") as progress, jax.enable_x64(False):
+        for member, genome in members:
             model = QuantizedNetwork(nnx.clone(trained.model), trained.quantizer, jnp.asarray(genome, jnp.int32))
             train(
                 model,
@@ -43,7 +44,7 @@ def retrain(
                 validation,
                 folder / "retrained" / f"member_{member['id']:03d}",
                 config=config,
-                progress=lambda step, _, loss, done=steps * number: progress.update(done + step, f"loss {loss:.3f}"),
+                progress=progress,
             )
             member["retrained_accuracy"] = accuracy(model, test)
     document["retrained"] = {"epochs": config.epochs, "training_images": len(data)}

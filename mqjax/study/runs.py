@@ -24,8 +24,8 @@ from mqjax.io.files import write_atomically
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import write_mapping
 from mqjax.mapper.table import CostTable, entry_of
-from mqjax.mapspace.mapping import mapped_bounds
-from mqjax.mapspace.padding import padding_of
+from mqjax.mapspace.mapping import mapped_bounds, mapped_layer
+from mqjax.mapspace.padding import mapped_as, padding_of
 from mqjax.network.cost import layer_widths, network_cost
 from mqjax.network.wiring import Wiring
 from mqjax.objectives import OBJECTIVES, mapping_metric
@@ -169,14 +169,14 @@ class _Breakdown:
                 }
             )
         for key, record in zip(keys, evaluate_records(self._arch, records), strict=True):
-            stats = record["stats"]
+            stats, layer = record["stats"], self._table.unique[key[0]]
             levels = {name: level["energy_total_pJ"] for name, level in stats["levels"].items()}
             self._known[key] = {
                 "bits": str(key[1]),
                 "energy_pj": stats["totals"]["energy_pJ"],
                 "cycles": stats["totals"]["cycles"],
                 "level_pj": {self._arch.mac.name: stats["mac"]["energy_pJ"], **levels},
-                "mapped_as": self._table.tables[key[0]].mapped_as(self._table.unique[key[0]], self._metric, key[1]),
+                "mapped_as": mapped_as(layer, mapped_layer(layer, record["mapping"])),
                 "mapping": record["mapping"],
             }
 

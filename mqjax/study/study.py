@@ -18,13 +18,14 @@ from mqjax.accuracy.sensitivity import Sensitivities, sensitivities, write_sensi
 from mqjax.errors import InputError, unknown
 from mqjax.hw import load_arch
 from mqjax.io.files import cache_folder
-from mqjax.mapper.decision import nothing_fits
+from mqjax.mapper.optima import nothing_fits
 from mqjax.mapper.table import CostTable, cost_table
 from mqjax.mapspace.padding import padded_or_itself, padding_of
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import NETWORKS
 from mqjax.models.files import is_file
 from mqjax.network.wiring import Wiring
+from mqjax.progress import Bars, Progress, no_bars
 from mqjax.study.bitsearch import SearchResult, check_options, evaluations, search
 from mqjax.study.config import GENERATIONS, StudyConfig
 from mqjax.study.judges import Judge, load_judge
@@ -57,32 +58,13 @@ class Run:
     document: dict[str, Any]
 
 
-class Silent:
-    """A progress bar that shows nothing; `mqjax.show.progress.Bar` has the same methods."""
-
-    def say(self, note: str) -> None: ...
-
-    def advance(self, steps: int = 1) -> None: ...
-
-    def update(self, completed: int, note: str = "") -> None: ...
-
-
-Bars = Callable[[str, int, str], contextlib.AbstractContextManager[Any]]
-"""Opens a progress bar: title, number of units, unit."""
-
-
-def silent(title: str, total: int, unit: str) -> contextlib.AbstractContextManager[Silent]:
-    """A bar that shows nothing."""
-    return contextlib.nullcontext(Silent())
-
-
 def run_study(
     config: StudyConfig | None = None,
     *,
     judge: Judge | None = None,
     folder: Path | None = None,
     resume: bool = False,
-    progress: Bars = silent,
+    bars: Bars = no_bars,
 ) -> Run:
     """Search widths, test the front, and write the run folder; a resumed run takes its settings from its folder.
 
@@ -105,7 +87,7 @@ def run_study(
         prepared.check(folder, stored)
     else:
         check_free(folder)
-    return _study(prepared, folder, started, resume, progress)
+    return _study(prepared, folder, started, resume, bars)
 
 
 class _Prepared:
@@ -161,7 +143,7 @@ class _Prepared:
                 raise InputError(f"{folder} cannot be resumed: {what} is not what the run began with")
 
 
-def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar: Bars) -> Run:
+def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars: Bars) -> Run:
     config = prepared.config
     seconds = {"start": time.perf_counter() - started}
 
@@ -172,13 +154,13 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar:
         seconds[what] = time.perf_counter() - clock
 
     with timed("table"):
-        table = _table(prepared, bar)
+        table = _table(prepared, bars)
     if not resume:
         claim(folder, {**config.settings(), **prepared.digests})
     print(f"run folder: {folder}", file=sys.stderr)
     with timed("sensitivities"):
-        surrogate = _surrogate(prepared, table, folder, bar)
-    with bar("searching", evaluations(config.population, prepared.generations, surrogate), "assignments") as progress:
+        surrogate = _surrogate(prepared, table, folder, bars)
+    with bars("searching", evaluations(config.population, prepared.generations, surrogate), "assignments") as progress:
         result = search(
             table,
             prepared.accuracy,
@@ -190,18 +172,18 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar:
             map_by=config.map_by,
             folder=folder / "population",
             cache=cache_folder(),
-            progress=lambda done, _: progress.update(done),
+            progress=progress,
             surrogate=surrogate,
         )
     with timed("test"):
         images, test, about = _test(prepared)
-        with bar("testing", len(result.front) + len(WIDTHS), "assignments") as progress:
+        with bars("testing", len(result.front) + len(WIDTHS), "assignments") as progress:
             document = describe(
                 prepared.arch,
                 table,
                 result,
                 wiring=prepared.wiring,
-                test_accuracy=lambda genomes: test(genomes, progress.advance),
+                test_accuracy=lambda genomes: test(genomes, progress),
                 map_by=config.map_by,
                 surrogate=surrogate,
                 about=about,
@@ -212,7 +194,7 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar:
         with timed("retrain"):
             genomes, epochs = result.genomes[result.front], config.retrain
             retrain(
-                prepared.accuracy.trained, genomes, document, images, folder, epochs=epochs, seed=config.seed, bar=bar
+                prepared.accuracy.trained, genomes, document, images, folder, epochs=epochs, seed=config.seed, bars=bars
             )
     document["seconds"] = {**{k: round(v, 3) for k, v in seconds.items()}, **document["seconds"]}
     write_run(folder, document, result)
@@ -229,10 +211,10 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bar:
     return Run(folder, config, table, result, members, document)
 
 
-def _table(prepared: _Prepared, bar: Bars) -> CostTable:
+def _table(prepared: _Prepared, bars: Bars) -> CostTable:
     """Optimal costs of all layers, saying which of them are padded. Raises `InputError` where one fits at no widths."""
     config = prepared.config
-    with bar("tabulating", len(set(prepared.layers)), "layers") as progress:
+    with bars("tabulating", len(set(prepared.layers)), "layers") as progress:
         table = cost_table(
             prepared.arch,
             prepared.layers,
@@ -240,8 +222,7 @@ def _table(prepared: _Prepared, bar: Bars) -> CostTable:
             pad=config.pad,
             seconds=config.seconds,
             cache=cache_folder(),
-            progress=lambda layer: progress.advance(),
-            say=progress.say,
+            progress=progress,
         )
     for layer, entries in zip(table.unique, table.tables, strict=True):
         if (entries.index[0, :-1] < 0).all():
@@ -252,7 +233,7 @@ def _table(prepared: _Prepared, bar: Bars) -> CostTable:
     return table
 
 
-def _surrogate(prepared: _Prepared, table: CostTable, folder: Path, bar: Bars) -> Surrogate | None:
+def _surrogate(prepared: _Prepared, table: CostTable, folder: Path, bars: Bars) -> Surrogate | None:
     """What the search begins from: measured losses (kept in the run folder) and summed costs."""
     config, wiring = prepared.config, prepared.wiring
     if not config.surrogate:
@@ -260,8 +241,8 @@ def _surrogate(prepared: _Prepared, table: CostTable, folder: Path, bar: Bars) -
     if prepared.own:
         losses = Sensitivities(*(np.asarray(part, np.float64) for part in prepared.accuracy.sensitivities()))
     else:
-        with bar("measuring", wiring.genes * (len(WIDTHS) - 1) + 1, "sensitivities") as progress:
-            losses = sensitivities(prepared.accuracy, cache=cache_folder(), progress=progress.advance)
+        with bars("measuring", wiring.genes * (len(WIDTHS) - 1) + 1, "sensitivities") as progress:
+            losses = sensitivities(prepared.accuracy, cache=cache_folder(), progress=progress)
     write_sensitivities(folder / "sensitivities.json", losses)
     costs = summed_costs(table, config.objectives, config.map_by)
     return Surrogate(wiring, losses.kernels, losses.tensors, costs)
@@ -272,9 +253,9 @@ def _test(prepared: _Prepared) -> tuple[Any, Callable[..., np.ndarray], dict[str
     accuracy, config = prepared.accuracy, prepared.config
     if prepared.own:
 
-        def judged(genomes: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
+        def judged(genomes: np.ndarray, progress: Progress) -> np.ndarray:
             values = np.asarray(accuracy.test(genomes), np.float64)
-            advance(len(genomes))
+            progress.advance(len(genomes))
             return values
 
         return None, judged, {"accuracy": {"kind": "judge", "judge": config.judge or type(accuracy).__name__}}
@@ -287,4 +268,4 @@ def _test(prepared: _Prepared) -> tuple[Any, Callable[..., np.ndarray], dict[str
         "accuracy": {**accuracy.describe(), "float": accuracy.float_accuracy},
         "test": {"split": split, "images": limit, "float": test.float_accuracy},
     }
-    return images, lambda genomes, advance: test(genomes, progress=advance), about
+    return images, lambda genomes, progress: test(genomes, progress=progress), about

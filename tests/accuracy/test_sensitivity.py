@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from mqjax.accuracy.judge import default_accuracy
 from mqjax.accuracy.sensitivity import read_sensitivities, sensitivities
@@ -20,11 +21,11 @@ def judge():
 
 
 def test_errors_are_those_that_the_judge_finds(judge, tmp_path):
-    calls = []
-    found = sensitivities(judge, loss="error", images=IMAGES, cache=tmp_path, progress=lambda: calls.append(1))
+    seen, silence = Recorder(), Recorder()
+    found = sensitivities(judge, loss="error", images=IMAGES, cache=tmp_path, progress=seen)
     wiring = judge.architecture.wiring()
     assert found.kernels.shape == (len(wiring.layers), 7) and found.tensors.shape == (len(wiring.tensors), 7)
-    assert len(calls) == 1 + 6 * wiring.genes
+    assert seen.done == 1 + 6 * wiring.genes
     assert (found.kernels[:, -1] == 0).all() and (found.tensors[:, -1] == 0).all()
     shown = judge.trained.images
     there = judge.on(Images(shown.images[:IMAGES], shown.labels[:IMAGES]))
@@ -38,8 +39,8 @@ def test_errors_are_those_that_the_judge_finds(judge, tmp_path):
     np.testing.assert_allclose([loss for _, loss in genes], wanted, atol=1e-12)
     assert wanted.max() > 0
     # What was measured is kept by content, and read back to the last digit.
-    again = sensitivities(judge, loss="error", images=IMAGES, cache=tmp_path, progress=lambda: calls.append(2))
-    assert 2 not in calls and np.array_equal(again.kernels, found.kernels)
+    again = sensitivities(judge, loss="error", images=IMAGES, cache=tmp_path, progress=silence)
+    assert not silence.advances and np.array_equal(again.kernels, found.kernels)
 
 
 def test_bad_options_and_files_are_named(judge, tmp_path):

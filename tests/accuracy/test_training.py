@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from recorder import Recorder
 
 from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment, batches, make_optimizer, train
 from mqjax.cli import main
@@ -80,16 +81,12 @@ def test_training_learns_and_keeps_its_metrics(finished):
 
 @pytest.mark.parametrize("stop", [14, 20])  # in the middle of the second epoch, at its last step
 def test_interrupted_run_resumes_to_the_identical_weights(finished, tmp_path, stop):
-    def interrupt(step, steps, loss):
-        if step == stop:
-            raise KeyboardInterrupt
-
     data, validation = stripes(160, 0), stripes(64, 1)
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), data, validation, tmp_path / "b", config=CONFIG, progress=interrupt)
-    seen, model = [], fresh()
-    train(model, data, validation, tmp_path / "b", config=CONFIG, progress=lambda step, *_: seen.append(step))
-    assert seen == list(range(11, 31))  # goes on from the checkpoint of the first epoch, not from the start
+        train(fresh(), data, validation, tmp_path / "b", config=CONFIG, progress=Recorder(stop))
+    seen, model = Recorder(), fresh()
+    train(model, data, validation, tmp_path / "b", config=CONFIG, progress=seen)
+    assert seen.advances == list(range(10, 31))  # goes on from the checkpoint of the first epoch, not from the start
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[0]), strict=True))
 
 
@@ -99,11 +96,9 @@ def test_torn_last_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
     for path in (last / "arrays").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    seen = []
-    train(
-        fresh(), stripes(160, 0), stripes(64, 1), tmp_path / "c", config=CONFIG, progress=lambda s, *_: seen.append(s)
-    )
-    assert seen == list(range(21, 31))
+    seen = Recorder()
+    train(fresh(), stripes(160, 0), stripes(64, 1), tmp_path / "c", config=CONFIG, progress=seen)
+    assert seen.advances == list(range(20, 31)) and len(seen.notes) == 10
 
 
 def test_folder_of_another_run_is_refused(finished, tmp_path):
@@ -120,16 +115,12 @@ def test_folder_of_another_run_is_refused(finished, tmp_path):
 def test_quantized_network_learns_resumes_and_is_kept(tmp_path):
     data, validation = stripes(160, 0), stripes(64, 1)
 
-    def interrupt(step, steps, loss):
-        if step == 14:
-            raise KeyboardInterrupt
-
     whole, broken = quantized(4), quantized(4)
     before = accuracy(whole, stripes(200, 2))
     train(whole, data, validation, tmp_path / "a", config=CONFIG)
     assert accuracy(whole, stripes(200, 2)) > max(0.9, before)
     with pytest.raises(KeyboardInterrupt):
-        train(broken, data, validation, tmp_path / "b", config=CONFIG, progress=interrupt)
+        train(broken, data, validation, tmp_path / "b", config=CONFIG, progress=Recorder(14))
     train(again := quantized(4), data, validation, tmp_path / "b", config=CONFIG)
     assert all(np.array_equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
     with pytest.raises(InputError, match="other settings"):

@@ -32,7 +32,7 @@ from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, GlobalAvgPool
 from mqjax.models.quantization import forward
 from mqjax.study.config import StudyConfig
 from mqjax.study.runs import environment
-from mqjax.types import BitWidths
+from mqjax.types import BitWidths, all_widths
 
 RELU = Activation("relu")
 SCHEMA = Path(__file__).parents[2] / "mqjax" / "export" / "widths.schema.json"
@@ -277,15 +277,17 @@ def test_columns_of_a_table(tmp_path):
     import pyarrow.parquet
 
     from mqjax.mapper.columns import columns_of, write_csv, write_parquet
-    from mqjax.mapper.table import CostTable, LayerTable, entry_of
+    from mqjax.mapper.optima import Optima
+    from mqjax.mapper.table import CostTable, entry_of
     from mqjax.types import Layer
 
     generator = np.random.default_rng(0)
     index = generator.integers(-1, 3, (3, 344))
-    entries = LayerTable(
+    entries = Optima(
+        bits=(*all_widths(), BitWidths()),
         energy_pj=np.where(index < 0, np.inf, generator.uniform(1, 9, (3, 344))),
         cycles=generator.integers(1, 2**40, (3, 344)), index=index, valid=generator.integers(0, 9, 344), mappings=[],
-        sizes={}, covered=True,
+        nominal_size=9, pruned_size=9, evaluated=9, covered=True,
     )  # fmt: skip
     layers = tuple(Layer(C=c, M=4, name=name) for c, name in ((4, "one"), (8, "two"), (4, "again")))
     table = CostTable("some", layers, layers[:2], np.array([0, 1, 0]), {}, (entries, entries))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
 from mqjax.cost.packing import packing_table, widths_of
@@ -131,8 +132,9 @@ def test_table_depends_on_the_accelerator_by_value(tmp_path, archs):
 
 
 def test_equal_layers_are_tabulated_once(archs):
-    seen = []
+    seen = Recorder()
     layers = [Layer(C=4, M=8, P=4, Q=4, name="a"), Layer(C=8, M=8), Layer(C=4, M=8, P=4, Q=4, name="b")]
-    table = cost_table(archs["eyeriss"], layers, progress=seen.append)
-    assert seen == layers[:2] and list(table.index) == [0, 1, 0]
+    table = cost_table(archs["eyeriss"], layers, progress=seen)
+    assert seen.done == 2 and list(table.index) == [0, 1, 0]
+    assert {note.split(":")[0] for note in seen.notes} == {"a", "layer"}
     assert table.best["energy"].shape == (2, 7, 7, 7)

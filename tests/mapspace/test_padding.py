@@ -15,6 +15,7 @@ from mqjax.mapper import best as mapper
 from mqjax.mapper.best import best_mappings, solve_layer
 from mqjax.mapper.optimum import solve
 from mqjax.mapper.table import cost_table, entry_of
+from mqjax.mapspace.mapping import mapped_layer
 from mqjax.mapspace.padding import bounds_to_try, mapped_as, padded, padding_of
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths, Layer
@@ -75,9 +76,9 @@ def test_tables_say_what_is_padded(archs, tmp_path):
     layer = Layer(C=10, M=16, P=2, name="ten")
     table = cost_table(archs["simba"], [layer], cache=tmp_path)
     again = cost_table(archs["simba"], [layer], cache=tmp_path)
-    for entries in (table.tables[0], again.tables[0]):
-        assert padding_of(layer, entries.mappings) == "C=10 mapped as 12"
-        assert entries.mapped_as(layer, "energy", BITS[1]) == {"C": 12}
+    for found in (table, again):
+        assert padding_of(layer, found.tables[0].mappings) == "C=10 mapped as 12"
+        assert mapped_as(layer, mapped_layer(layer, found.mapping("energy", 0, BITS[1]))) == {"C": 12}
     wanted = best_mappings(archs["simba"], layer, BITS[1])[0]["energy"]
     assert table.tables[0].energy_pj[0, entry_of(BITS[1])] == wanted.energy_pj
 
