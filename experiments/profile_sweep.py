@@ -23,7 +23,7 @@ from mqjax.cost.fast import terms
 from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
 from mqjax.mapper import programs
-from mqjax.mapper.screen import Screen
+from mqjax.mapper.limits import Limiter
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.space import Mapspace
 from mqjax.study.runs import environment
@@ -58,7 +58,7 @@ def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[...,
         "count accesses": counts,
         "price one triple": one_triple,
         "bound the energy": lambda t, s: terms.least_energies(n, counts(t, s)[0], box.corners, size),
-        "see what fits": lambda t, s: terms.fitting(plan, n, counts(t, s)[0], box.packings, size),
+        "see what fits": lambda t, s: terms.what_fits(plan, n, counts(t, s)[0], box.packings, size),
         "screen 343 triples": lambda t, s: screened(t, s, limits[:1]),
         "screen 343 triples and native": lambda t, s: screened(t, s, limits),
     }
@@ -101,7 +101,7 @@ def main() -> None:
         )
         found = [sweeper.least(sweeper.sample(2000).take(slice(0, 2000)))]
         limits = tuple(
-            Screen(box, LAYER.macs).limits(least[box.places])
+            Limiter(box, LAYER.macs).limits(least[box.places])
             for box, least in zip(sweeper.boxes, found[0], strict=True)
         )
         with jax.enable_x64(True):

@@ -154,7 +154,7 @@ def walk(
     return values[graph.nodes[-1].name]
 
 
-class Block(nnx.Module):
+class ConvBlock(nnx.Module):
     """A layer's kernel with its batch norm or bias. shape: [R, S, C, M] of the kernel."""
 
     def __init__(self, op: Op, shape: tuple[int, int, int, int], *, depthwise: bool = False, rngs: nnx.Rngs) -> None:
@@ -184,7 +184,7 @@ class Network(nnx.Module):
         self.architecture = architecture
         self.blocks = nnx.Dict(
             {
-                node.name: Block(
+                node.name: ConvBlock(
                     node.op, architecture.kernel_shape(node), depthwise=architecture.depthwise(node), rngs=rngs
                 )
                 for node in architecture.kernels

@@ -1,4 +1,7 @@
-"""The documentation: every page is in the site, every name of the reference exists, links lead somewhere."""
+"""The documentation: every page is in the site, every name of the reference exists, links lead somewhere.
+
+Guards: docs/API.md, "From Python".
+"""
 
 from __future__ import annotations
 

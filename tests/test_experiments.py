@@ -1,4 +1,7 @@
-"""Scripts under experiments/ run, and say what they should."""
+"""Scripts under experiments/ run, and say what they should.
+
+Guards: README.md, "What is exact, and what is a model"; docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

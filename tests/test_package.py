@@ -1,4 +1,7 @@
-"""The project as a whole: the README's example, the public names, imports that flow one way, bench."""
+"""The project as a whole: the README's example, the public names, imports that flow one way, bench.
+
+Guards: README.md, "From Python"; docs/ARCHITECTURE.md, "Architecture".
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,21 @@ def test_folders_import_what_they_may():
             assert above in ALLOWED[folder] | {folder, "errors", "types", "progress", "projection"}, (
                 f"{name} imports {other}"
             )
+
+
+GUARDED = re.compile(r'([\w/]+\.md), ("[^;]+")')
+"""A page, and the headings in it, each in quotation marks, that a module of tests guards."""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_tests_name_what_they_guard(path):
+    words = ast.get_docstring(ast.parse(path.read_text())) or ""
+    guarded = GUARDED.findall(" ".join(words.rpartition("Guards: ")[2].split()))
+    assert guarded, f"{path.name} does not say what it guards"
+    for page, quoted in guarded:
+        headings = [line.lstrip("# ") for line in (ROOT / page).read_text().splitlines() if line.startswith("#")]
+        for heading in re.findall('"([^"]+)"', quoted):
+            assert any(line.startswith(heading) for line in headings), f"{page} has no section {heading!r}"
 
 
 def test_imports_have_no_cycles():

@@ -1,4 +1,7 @@
-"""Projections (MODEL.md section 1): shapes of layers are rows of data, from which all else follows."""
+"""Projections (MODEL.md section 1): shapes of layers are rows of data, from which all else follows.
+
+Guards: docs/MODEL.md, "1. Problem".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Proven-optimal mappings: sweep the whole distinct space, then decide among near-ties with the exact evaluator.
 
-A sample of the space gives first costs for every width triple. Lower bounds (`mqjax.mapper.screen`) then rule out most mappings;
+A sample of the space gives first costs for every width triple. Lower bounds (`mqjax.mapper.limits`) then rule out most mappings;
 the others are priced for every triple, which lowers the limits for what follows. Those that come within rounding of the
 least cost are priced exactly, as are all those that are not ruled out and in which neighbours may forward data. Ties are
 broken by (metric, cycles, energy, mapping order), so the answer depends neither on what was ruled out when, nor on chunk
@@ -27,9 +27,9 @@ from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
 from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, exact_costs
+from mqjax.mapper.limits import NEAR, Limiter
 from mqjax.mapper.localsearch import search_mappings
 from mqjax.mapper.optima import Solution
-from mqjax.mapper.screen import NEAR, Screen
 from mqjax.mapper.sweep import Job, Sweeper
 from mqjax.mapspace.mapping import Mappings, encode
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
@@ -145,7 +145,7 @@ def _compile(sweeper: Sweeper) -> None:
         rows = sweeper.sample(1).take(slice(1))
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
         limits = tuple(
-            Screen(box, sweeper.space.layer.macs).limits(np.ones((len(box.triples), len(METRICS))))
+            Limiter(box, sweeper.space.layer.macs).limits(np.ones((len(box.triples), len(METRICS))))
             for box in sweeper.boxes
         )
         device = _devices()[0]
@@ -173,7 +173,7 @@ class _Sweep:
         self._decision, self._screened, self._seconds, self._progress = decision, screened, seconds, progress
         # The clock starts when every device has compiled its programs, which says nothing of the space.
         self._compiling, self._deadline = devices, math.inf
-        self._screens = [Screen(box, decision.space.layer.macs) for box in decision.boxes]
+        self._limiters = [Limiter(box, decision.space.layer.macs) for box in decision.boxes]
         self._best = [np.full((len(box.triples), len(METRICS)), np.inf) for box in decision.boxes]
         self._pending: list[Rows] = []
         self._doubtful: list[Rows] = []
@@ -235,7 +235,7 @@ class _Sweep:
             return self._give_up()
         with self._lock:
             best = [x.copy() if self._screened else np.full_like(x, np.inf) for x in self._best]
-        limits = tuple(screen.limits(x) for screen, x in zip(self._screens, best, strict=True))
+        limits = tuple(limiter.limits(x) for limiter, x in zip(self._limiters, best, strict=True))
         found = self.sweeper.screen(job, limits, device)
         full: list[Rows] = []
         doubtful: list[Rows] = []

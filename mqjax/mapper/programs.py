@@ -24,10 +24,10 @@ from mqjax.cost.fast.terms import (
     compute_cycles,
     cost_terms,
     count,
-    fitting,
     least_cycles,
     least_energies,
     unroll,
+    what_fits,
 )
 from mqjax.cost.packing import INPUTS, OUTPUTS, WEIGHTS, Packed
 from mqjax.types import METRICS
@@ -118,7 +118,7 @@ def _costs(plan: Plan, tables: Tables, boxes: tuple[Packed, ...], start: Array, 
 
 
 @partial(jax.jit, static_argnames=("plan", "size"))
-def terms(plan: Plan, tables: Tables, boxes: tuple[Packed, ...], chunk: Array, size: int) -> tuple[Costs, ...]:
+def priced(plan: Plan, tables: Tables, boxes: tuple[Packed, ...], chunk: Array, size: int) -> tuple[Costs, ...]:
     """Cost terms of chunk number `chunk` of a block, for each box of packings."""
     return _costs(plan, tables, boxes, chunk.astype(jnp.float64) * size, size)
 
@@ -186,7 +186,7 @@ class Modes(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What rules out mappings for a box of packings: see `mqjax.mapper.screen`."""
+    """What rules out mappings for a box of packings: see `mqjax.mapper.limits`."""
 
     packings: Packed
     corners: Packed  # per tensor the fewest and the most operands per word, [1 or 2, L]
@@ -238,7 +238,7 @@ def screened(
     plan: Plan, n: Numbers, counts: Counts, box: Limits, weight: Array, inside: Array, size: int, some_open: bool
 ) -> tuple[Array, Array]:
     """Which mappings of a chunk may be wanted for a box, and the weight of those that fit each triple [KS, KW]."""
-    fits = fitting(plan, n, counts, box.packings, size)
+    fits = what_fits(plan, n, counts, box.packings, size)
     fits = Fits(fits.weights.astype(jnp.float64), fits.shared.astype(jnp.float64), fits.coupled)
     energies = least_energies(n, counts, box.corners, size)
     fitting_most = inside & (fits.weights[-1] * fits.shared[-1] > 0)

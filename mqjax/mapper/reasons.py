@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mqjax.mapper.rejections import Need, Reasons, Rejection, reasons
+from mqjax.mapper.rejections import Need, Reasons, Rejection, find_reasons
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths
 
@@ -12,7 +12,7 @@ def why_nothing_fits(space: Mapspace, bits: BitWidths) -> str:
     found = space.arch.too_wide(bits)
     if found is not None:
         return f"{found[0]} bits do not fit the {found[1].word_bits}-bit words of {found[1].name}"
-    return describe(reasons(space, bits), space, bits)
+    return describe(find_reasons(space, bits), space, bits)
 
 
 def describe(found: Reasons, space: Mapspace, bits: BitWidths) -> str:

@@ -83,7 +83,7 @@ class Reasons:
     change: tuple[Need, ...]
 
 
-def reasons(space: Mapspace, bits: BitWidths) -> Reasons:
+def find_reasons(space: Mapspace, bits: BitWidths) -> Reasons:
     """Why no mapping of `space` fits at these widths, none of which exceeds a word."""
     source = _source(space)
     count = _Count(space, bits, source.sampled)

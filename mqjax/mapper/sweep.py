@@ -210,7 +210,7 @@ class Sweeper:
         """Floating-point operations per mapping that XLA counts in the cost terms and their combination."""
         with jax.enable_x64(True):
             arguments = (self._tables(job.block, None), self._packed, np.int64(0), self.size)
-            counted: Any = programs.terms.lower(self.plan, *arguments).compile().cost_analysis()
+            counted: Any = programs.priced.lower(self.plan, *arguments).compile().cost_analysis()
         triples = sum(math.prod(box.shape) for box in self.boxes)
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
         return float(counted["flops"]) / self.size + 8 * triples
@@ -219,7 +219,7 @@ class Sweeper:
         """Approximate energies and cycles of the mappings of a chunk that fit, for each triple of each box in turn."""
         with jax.enable_x64(True):
             number = np.int64(job.first + chunk)
-            found = programs.terms(self.plan, self._tables(job.block, None), self._packed, number, self.size)
+            found = programs.priced(self.plan, self._tables(job.block, None), self._packed, number, self.size)
         for box, of_box in zip(self.boxes, found, strict=True):
             of_pairs = [None if x is None else np.asarray(x) for x in of_box.of_pairs]
             for s, w in zip(*box.places, strict=True):

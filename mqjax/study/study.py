@@ -36,7 +36,7 @@ from mqjax.types import WIDTHS, BitWidths
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class FrontMember:
     """A member of a front. genome: int8 [L, 2] or, of a network that is no chain, [T + L]; objectives: in the order of the run's names; accuracies in 0..1."""
 
     id: int
@@ -54,7 +54,7 @@ class Run:
     config: StudyConfig
     table: CostTable
     result: SearchResult
-    members: tuple[Member, ...]
+    members: tuple[FrontMember, ...]
     document: dict[str, Any]
 
 
@@ -199,7 +199,7 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
     document["seconds"] = {**{k: round(v, 3) for k, v in seconds.items()}, **document["seconds"]}
     write_run(folder, document, result)
     members = tuple(
-        Member(
+        FrontMember(
             member["id"],
             genome,
             tuple(member["objectives"].values()),

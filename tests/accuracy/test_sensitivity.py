@@ -1,4 +1,7 @@
-"""Sensitivities: what narrowing one tensor alone costs, by the judge's own quantization."""
+"""Sensitivities: what narrowing one tensor alone costs, by the judge's own quantization.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training: it learns, resumes exactly after an interruption, and refuses what is not its own; checkpoints on disk."""
+"""Training: it learns, resumes exactly after an interruption, and refuses what is not its own; checkpoints on disk.
+
+Guards: docs/ACCURACY.md, "Quantization-aware training".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The commands map, table and mapspace: what they print, write and refuse."""
+"""The commands map, table and mapspace: what they print, write and refuse.
+
+Guards: README.md, "From the command line".
+"""
 
 from __future__ import annotations
 

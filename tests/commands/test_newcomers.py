@@ -1,4 +1,7 @@
-"""What newcomers meet first: help, version, near misses of names, accelerator files, folders of images."""
+"""What newcomers meet first: help, version, near misses of names, accelerator files, folders of images.
+
+Guards: README.md, "From the command line"; docs/ARCHITECTURE_FORMAT.md, "Accelerator files".
+"""
 
 from __future__ import annotations
 

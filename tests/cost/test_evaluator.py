@@ -1,4 +1,7 @@
-"""The general evaluator on accelerators of any shape against plain Python: arrays at every level, any loops and keeps."""
+"""The general evaluator on accelerators of any shape against plain Python: arrays at every level, any loops and keeps.
+
+Guards: docs/MODEL.md, "6. Data movement between levels", "7. From deliveries to reads / fills / updates".
+"""
 
 from __future__ import annotations
 

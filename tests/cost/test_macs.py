@@ -1,4 +1,7 @@
-"""Energy and pace of MACs by width (MODEL.md section 16), from the file to the proven optimum."""
+"""Energy and pace of MACs by width (MODEL.md section 16), from the file to the proven optimum.
+
+Guards: docs/MODEL.md, "16. MACs by width".
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from mqjax.cost.packing import compute_cycles, mac_cost, packing_boxes, slowest_
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.accelerator import read_accelerator
+from mqjax.mapper.limits import MODES_MOST, Limiter
 from mqjax.mapper.optimum import solve
-from mqjax.mapper.screen import MODES_MOST, Screen
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths, Layer, all_widths
 from random_accelerators import Case, to_yaml
@@ -132,7 +135,7 @@ def test_limits_of_classes_leave_no_gap():
     class, and at least the best EDP and delay."""
     arch, generator = with_macs(energy_pj=random_table(), operations_per_cycle=random_table()), np.random.default_rng(1)
     (box,) = packing_boxes(arch, all_widths())
-    screen, widths = Screen(box, 1000), box.widths
+    screen, widths = Limiter(box, 1000), box.widths
     best = np.exp(generator.normal(20, 3, (len(box.triples), 3)))
     limits = screen.limits(best)
     modes = limits.modes

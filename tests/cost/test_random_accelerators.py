@@ -1,4 +1,7 @@
-"""Random accelerators: fast path, exact evaluator and enumeration must agree on each (see `judge`)."""
+"""Random accelerators: fast path, exact evaluator and enumeration must agree on each (see `judge`).
+
+Guards: docs/MODEL.md, "4. Validity", "6. Data movement between levels", "8. Energy", "11. Map space and search".
+"""
 
 from __future__ import annotations
 

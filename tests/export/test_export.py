@@ -1,4 +1,7 @@
-"""What is exported says the same as the run: widths by layer in every format, and logits in QONNX."""
+"""What is exported says the same as the run: widths by layer in every format, and logits in QONNX.
+
+Guards: docs/OWN_NETWORK.md, "Taking the result away".
+"""
 
 from __future__ import annotations
 

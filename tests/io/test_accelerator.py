@@ -1,4 +1,7 @@
-"""Accelerator files: the shipped ones equal the reference's facts, bad ones are named by file, line and key."""
+"""Accelerator files: the shipped ones equal the reference's facts, bad ones are named by file, line and key.
+
+Guards: docs/ARCHITECTURE_FORMAT.md, "Accelerator files"; docs/MODEL.md, "2. Architectures".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Bad input of every kind ends in one sentence (`InputError`), whatever is wrong with it."""
+"""Bad input of every kind ends in one sentence (`InputError`), whatever is wrong with it.
+
+Guards: README.md, "From the command line".
+"""
 
 from __future__ import annotations
 

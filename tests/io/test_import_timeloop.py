@@ -1,4 +1,7 @@
-"""Timeloop v0.3 accelerators: each spelling gives what Timeloop makes of it, and what cannot be read is named."""
+"""Timeloop v0.3 accelerators: each spelling gives what Timeloop makes of it, and what cannot be read is named.
+
+Guards: docs/ARCHITECTURE_FORMAT.md, "From Timeloop".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Valid files with something wrong: every one ends in one sentence that names it, and nothing is written.
 
 Accelerator and map files are in test_bad_input.py; here are records, networks, run folders and checkpoints.
+
+Guards: README.md, "From the command line".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The evaluator against records of the reference tool: every quantity, integers exactly, others to 1e-12."""
+"""The evaluator against records of the reference tool: every quantity, integers exactly, others to 1e-12.
+
+Guards: docs/MODEL.md, "5. Packing", "6. Data movement between levels", "8. Energy", "10. Cycles, utilization, area".
+"""
 
 from __future__ import annotations
 

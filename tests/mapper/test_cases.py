@@ -1,6 +1,8 @@
 """Small accelerators on which a wrong answer is easy to give, with the right ones (tests/golden/cases): each for a kind.
 
 The right values come from an independent evaluator and plain enumeration of the spaces.
+
+Guards: docs/MODEL.md, "11. Map space and search", "13. Oddities and quirks".
 """
 
 from __future__ import annotations

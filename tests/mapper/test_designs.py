@@ -1,4 +1,7 @@
-"""The designs in hw/ that are no copies of the paper's: what their papers say of them, and spaces that can be covered."""
+"""The designs in hw/ that are no copies of the paper's: what their papers say of them, and spaces that can be covered.
+
+Guards: docs/ARCHITECTURE_FORMAT.md, "`constraints`".
+"""
 
 from __future__ import annotations
 

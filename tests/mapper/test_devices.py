@@ -1,4 +1,7 @@
-"""Tables do not depend on how many devices or processes compute them."""
+"""Tables do not depend on how many devices or processes compute them.
+
+Guards: README.md, "What is exact, and what is a model".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Spaces too large to cover: what the search finds is exact, no worse than the paper's space, and called unproven."""
+"""Spaces too large to cover: what the search finds is exact, no worse than the paper's space, and called unproven.
+
+Guards: README.md, "What is exact, and what is a model".
+"""
 
 from __future__ import annotations
 

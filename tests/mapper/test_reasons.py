@@ -1,4 +1,7 @@
-"""Why nothing fits: counts against plain enumeration, and that the change which is named is enough and no less is."""
+"""Why nothing fits: counts against plain enumeration, and that the change which is named is enough and no less is.
+
+Guards: docs/MODEL.md, "4. Validity".
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from mqjax.errors import InputError
 from mqjax.mapper import rejections
 from mqjax.mapper.best import best_mappings
 from mqjax.mapper.reasons import why_nothing_fits
-from mqjax.mapper.rejections import Need, Reasons, reasons
+from mqjax.mapper.rejections import Need, Reasons, find_reasons
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths, Layer
 from random_accelerators import Case, draw
@@ -83,7 +86,7 @@ def check(case: Case) -> Reasons | None:
     if arch.too_wide(bits):
         return None
     size, fitting, valid, failed = enumerated(arch, layer, case.constraints, bits)
-    found = reasons(Mapspace(arch, layer, constraints=case.constraints), bits)
+    found = find_reasons(Mapspace(arch, layer, constraints=case.constraints), bits)
     assert (found.size, found.fitting, found.sampled) == (size, fitting, False)
     stage = failed["pre_evaluation" if fitting else "construct"]
     assert {r.level: r.rejected for r in found.rejections} == stage
@@ -126,7 +129,7 @@ def test_least_needs_are_those_of_all_mappings():
     for seed in range(40):
         case = cramped(random.Random(seed), 40)
         arch, layer, bits = case.arch, case.layers[0], case.bits[-1]
-        found = None if arch.too_wide(bits) else reasons(Mapspace(arch, layer, constraints=case.constraints), bits)
+        found = None if arch.too_wide(bits) else find_reasons(Mapspace(arch, layer, constraints=case.constraints), bits)
         for r in found.rejections if found is not None and found.fitting else ():
             (need,) = r.needs
             if not need.exceeds:
@@ -146,7 +149,7 @@ def test_a_kernel_that_must_lie_on_the_array_whole(archs, capsys):
     message = capsys.readouterr().err
     assert "all exceed the fan-out of DummyBuffer (at least 13 instances along Y where it has 12" in message
     assert "S=13 must lie there whole" in message and "of 10,080 mappings" in message
-    change = reasons(Mapspace(archs["eyeriss"], TALL), BitWidths()).change
+    change = find_reasons(Mapspace(archs["eyeriss"], TALL), BitWidths()).change
     assert change == (Need("DummyBuffer", "Y", 13, 12), Need("ifmap_spad", "words", 13, 12))
     assert best_mappings(grown(archs["eyeriss"], change), TALL, BitWidths())[0]["energy"].covered
 
@@ -154,7 +157,7 @@ def test_a_kernel_that_must_lie_on_the_array_whole(archs, capsys):
 def test_words_depend_on_the_widths(archs):
     for bits, words in ((BitWidths(), 500), (BitWidths(8, 8, 8), 250), (BitWidths(8, 4, 8), 125)):
         space = Mapspace(archs["eyeriss"], Layer(R=500), constraints="arch")
-        found = {r.level: r.needs for r in reasons(space, bits).rejections}
+        found = {r.level: r.needs for r in find_reasons(space, bits).rejections}
         needed = (Need("weights_spad", "words", words, 224),) if words > 224 else None
         assert found.get("weights_spad") == needed
     with pytest.raises(
@@ -178,7 +181,7 @@ def test_larger_spaces(archs, monkeypatch, looked_at):
     assert rows < math.prod(map(len, space.tables))
     if looked_at != "all":
         monkeypatch.setattr(rejections, "EXACT_MOST", rows if looked_at == "fitting" else rows - 1)
-    found = reasons(space, BitWidths(8, 8, 8))
+    found = find_reasons(space, BitWidths(8, 8, 8))
     if looked_at != "sample":
         assert (found.size, found.fitting, found.sampled) == (space.pruned_size, space.fanout_valid, False)
     else:
@@ -195,5 +198,5 @@ def test_too_large_spaces_are_sampled(archs):
         in reason
     )
     assert "tilings sampled" in reason and reason.endswith("; PEWeightRegs with 1 word would admit one")
-    fits = reasons(Mapspace(archs["simba"], KERNEL, constraints="none"), BitWidths(8, 8, 8))
+    fits = find_reasons(Mapspace(archs["simba"], KERNEL, constraints="none"), BitWidths(8, 8, 8))
     assert fits.sampled and fits.change == ()

@@ -1,4 +1,7 @@
-"""The bound screen: its limits are sound, and what it rules out never matters."""
+"""The bound screen: its limits are sound, and what it rules out never matters.
+
+Guards: README.md, "What is exact, and what is a model".
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from mqjax.benchmark import numpy_costs
 from mqjax.cost.packing import packing_boxes
 from mqjax.hw import load_arch
-from mqjax.mapper import screen
+from mqjax.mapper import limits as bounds
 from mqjax.mapper.optimum import solve
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapspace.rows import Rows
@@ -34,7 +37,7 @@ def table_of(words: list[int], widths: list[int]) -> np.ndarray:
 def test_means_of_corners_bound_every_packing(words, widths, counts):
     """sum_l count_l / operands_l is at least the mean of its values at the first and last row, whatever the counts."""
     table = table_of(words, widths)
-    shares = screen._shares(table)
+    shares = bounds._shares(table)
     values = (np.array(counts[: len(words)]) / table).sum(axis=1)
     assert (shares >= 0).all() and np.allclose(shares.sum(axis=1), 1)
     assert (values >= shares @ values[[0, -1]] * (1 - 1e-12)).all()
@@ -49,7 +52,7 @@ def test_limits_leave_no_gap(name, seed, missing):
         best = np.exp(generator.normal(20, 3, (len(box.triples), 3)))
         unknown = generator.random(len(best)) < missing
         best[unknown] = np.inf
-        of_box = screen.Screen(box, macs=1000)
+        of_box = bounds.Limiter(box, macs=1000)
         limits = of_box.limits(best)
         assert (of_box._shares[~unknown] @ limits.limits >= best[~unknown]).all()
         assert limits.open.sum() == unknown.sum()
@@ -81,8 +84,8 @@ def test_the_screen_rules_out_most(archs):
     sweeper = Sweeper(space, packing_boxes(space.arch, BITS))
     whole = [sweeper.minima(job) for job in sweeper.jobs()]
     best = [np.concatenate(of_box).min(axis=0) for of_box in zip(*whole, strict=True)]
-    screens = [screen.Screen(box, space.layer.macs) for box in sweeper.boxes]
-    found = zip(screens, sweeper.boxes, best, strict=True)
+    limiters = [bounds.Limiter(box, space.layer.macs) for box in sweeper.boxes]
+    found = zip(limiters, sweeper.boxes, best, strict=True)
     limits = tuple(of_box.limits(least[box.places]) for of_box, box, least in found)
     kept = Rows.join([sweeper.screen(job, limits)[0] for job in sweeper.jobs()])
     assert 0 < len(kept) < space.distinct / 20

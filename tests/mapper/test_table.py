@@ -1,4 +1,7 @@
-"""Cost tables: every entry against brute force, and the files that keep them."""
+"""Cost tables: every entry against brute force, and the files that keep them.
+
+Guards: README.md, "What is exact, and what is a model"; docs/MODEL.md, "11.6 Termination and best".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Mapspaces: sizes and counts of the reference, and optima against brute force by the oracle."""
+"""Mapspaces: sizes and counts of the reference, and optima against brute force by the oracle.
+
+Guards: docs/MODEL.md, "11. Map space and search", "11.3 Permutation and split subspaces, pruning".
+"""
 
 from __future__ import annotations
 

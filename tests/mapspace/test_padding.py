@@ -1,4 +1,7 @@
-"""Layers with larger bounds: those that fixed factors need, and those that only map better."""
+"""Layers with larger bounds: those that fixed factors need, and those that only map better.
+
+Guards: docs/MODEL.md, "11.1 Tiling levels and constraints".
+"""
 
 from __future__ import annotations
 

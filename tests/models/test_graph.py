@@ -1,4 +1,7 @@
-"""Networks as graphs: published sizes, and stored tensors, genes and layers worked out by hand ("A network is a graph")."""
+"""Networks as graphs: published sizes, and stored tensors, genes and layers worked out by hand ("A network is a graph").
+
+Guards: docs/OWN_NETWORK.md, "Your own network".
+"""
 
 from __future__ import annotations
 

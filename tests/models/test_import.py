@@ -1,4 +1,7 @@
-"""Weights of Keras and PyTorch: files with their names and layouts give the network that they describe."""
+"""Weights of Keras and PyTorch: files with their names and layouts give the network that they describe.
+
+Guards: docs/ACCURACY.md, "Weights from elsewhere".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The networks: published sizes, the reference's layer lists, and the convolutions against independent ones."""
+"""The networks: published sizes, the reference's layer lists, and the convolutions against independent ones.
+
+Guards: README.md, "Data and networks"; docs/MODEL.md, "9. Networks".
+"""
 
 from __future__ import annotations
 

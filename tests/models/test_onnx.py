@@ -1,4 +1,7 @@
-"""ONNX files: what they compute is kept, what cannot be kept is refused by name."""
+"""ONNX files: what they compute is kept, what cannot be kept is refused by name.
+
+Guards: docs/OWN_NETWORK.md, "ONNX".
+"""
 
 from __future__ import annotations
 

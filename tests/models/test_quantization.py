@@ -1,4 +1,7 @@
-"""Quantization: grids against their definition, one program for all widths, and accuracy close to float at 8 bits."""
+"""Quantization: grids against their definition, one program for all widths, and accuracy close to float at 8 bits.
+
+Guards: docs/ACCURACY.md, "How a network is quantized", "Accuracy of an assignment".
+"""
 
 from __future__ import annotations
 

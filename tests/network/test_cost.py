@@ -1,4 +1,7 @@
-"""Costs of assignments: one mapping per layer for all objectives, widths by the tensors that layers read and write."""
+"""Costs of assignments: one mapping per layer for all objectives, widths by the tensors that layers read and write.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Explanations add up to the reference records exactly; mapping files come back to the same numbers."""
+"""Explanations add up to the reference records exactly; mapping files come back to the same numbers.
+
+Guards: docs/MODEL.md, "6. Data movement between levels", "8. Energy".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""NSGA-II: evosax conventions, selection by the definition, and quality against pymoo at equal budget."""
+"""NSGA-II: evosax conventions, selection by the definition, and quality against pymoo at equal budget.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Dominance ranks, crowding and hypervolume against their definitions and moocore."""
+"""Dominance ranks, crowding and hypervolume against their definitions and moocore.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Search, run folders and reports on a tiny problem: same seed, same front; a killed run resumes to it."""
+"""Search, run folders and reports on a tiny problem: same seed, same front; a killed run resumes to it.
+
+Guards: docs/SEARCH.md, "The search"; README.md, "From the command line".
+"""
 
 from __future__ import annotations
 

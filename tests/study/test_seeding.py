@@ -1,4 +1,7 @@
-"""The first population along the front of the surrogate."""
+"""The first population along the front of the surrogate.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

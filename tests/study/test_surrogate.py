@@ -1,4 +1,7 @@
-"""Exact fronts of summed losses and costs, against plain enumeration of all assignments."""
+"""Exact fronts of summed losses and costs, against plain enumeration of all assignments.
+
+Guards: docs/SEARCH.md, "The search".
+"""
 
 from __future__ import annotations
 

@@ -393,7 +393,7 @@ def cost_terms(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: i
     """Cost terms of a chunk of `size` mappings for all packings."""
     energy = [_energy(n, counts, tensor, packings.tensors[tensor], size) for tensor in range(len(TENSORS))]
     shared_pj = energy[INPUTS][:, None] + energy[OUTPUTS] + counts.mac_pj
-    fits = fitting(plan, n, counts, packings, size)
+    fits = what_fits(plan, n, counts, packings, size)
 
     def of_pace(computing: Any) -> tuple[Array, Array, Array | None]:
         cycles = {t: _cycles(plan, n, counts, computing, _axes(packings, t), size) for t in _SHARERS}
@@ -438,7 +438,7 @@ class Fits(NamedTuple):
     coupled: Array | None  # bool [KS, KW, N], only if some level holds Weights beside another tensor
 
 
-def fitting(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Fits:
+def what_fits(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Fits:
     """Which mappings of a chunk fit at which packings."""
     fits = {tensors: _fits(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
     shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]

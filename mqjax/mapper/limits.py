@@ -24,7 +24,7 @@ MODES_MOST = 8
 """Classes of a box at most; more would take longer than pricing."""
 
 
-class Screen:
+class Limiter:
     """The width triples of a box, screened together, for a layer of `macs` operations. Axis U: its distinct triples."""
 
     def __init__(self, box: PackingBox, macs: int) -> None:
