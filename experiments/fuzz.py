@@ -1,11 +1,12 @@
 """Try random accelerators, layers and widths for as long as one likes; report what disagrees.
 
-    python experiments/fuzz.py --minutes 10 --seed 1
+    python experiments/fuzz.py --minutes 10 --seed 1 [--quick]
 
 Each case is judged as in the tests (tests/judge.py): the fast path against the exact evaluator, that against a model in
 plain Python, whole spaces against enumeration. A disagreement is printed with the accelerator as YAML, the layer, the
 widths and both values; the first of each kind also with the simplest case found that still shows it. Printed last: how
 many of how many cases agree. Exit status 1 if any disagrees. Case number i of a seed is always the same.
+--quick: one small case.
 """
 
 from __future__ import annotations
@@ -73,10 +74,13 @@ def main() -> int:
     parser.add_argument(
         "--simplify", type=float, default=60.0, help="seconds spent on the first case of a kind (default %(default)s)"
     )
+    parser.add_argument("--quick", action="store_true", help="try one small case")
     args = parser.parse_args()
+    if args.quick:
+        args.size = 60
     end, tried, agreeing = time.monotonic() + 60 * args.minutes, 0, 0
     kinds: Counter[str] = Counter()
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (args.quick and tried):
         number = args.first + tried
         case = draw(random.Random(f"{args.seed}/{number}"), size=args.size)
         messages = found_in(case)

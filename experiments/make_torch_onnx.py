@@ -1,9 +1,9 @@
 """Makes the ONNX files of the tests with PyTorch's own exporter, and what PyTorch computes with the networks.
 
-    python experiments/make_torch_onnx.py tests/golden/onnx
+    python experiments/make_torch_onnx.py tests/golden/onnx [--quick]
 
 Needs PyTorch, which nothing else here does (made with 1.13, as Debian 12 has it). Weights are drawn at random, batch norms
-included, so that nothing in a file can be left out unnoticed.
+included, so that nothing in a file can be left out unnoticed. Expected: seconds; --quick makes one of the three.
 """
 
 from __future__ import annotations
@@ -64,13 +64,16 @@ class Plain(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    folder = args.folder
     torch.manual_seed(0)
-    for name, model, shape, folding in (
+    cases = (
         ("torch_residual", Residual(), (2, 3, 16, 16), True),
         ("torch_residual_unfolded", Residual(), (2, 3, 16, 16), False),
         ("torch_plain", Plain(), (2, 1, 16, 16), True),
-    ):
+    )
+    for name, model, shape, folding in cases[:1] if args.quick else cases:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for part in (module.weight.data, module.running_var):

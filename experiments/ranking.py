@@ -67,7 +67,8 @@ def main() -> None:
         args.assignments = 3
         few = trained.dataset.sized("validation", trained.model.architecture.resolution, limit=128)
         data = validation = test = few
-    genomes = assignments(args.assignments, trained.model.architecture.wiring().genes)
+    wiring = trained.model.architecture.wiring()
+    genomes = assignments(args.assignments, wiring.genes)
     options = f"--network {args.network} --assignments {args.assignments} --epochs {args.epochs}"
     command = f"python experiments/ranking.py {options}"
     found = json.loads(args.out.read_text()) if args.out.exists() else {"assignments": []}
@@ -76,9 +77,7 @@ def main() -> None:
     trained_before = {row["genome"]: row["trained"] for row in found["assignments"]}
     uniform, columns = {}, {}
     for method, judge in judges.items():
-        values = judge(
-            np.concatenate([np.stack([np.full_like(genomes[0], width) for width in WIDTHS]), genomes])
-        ).tolist()
+        values = judge(np.concatenate([wiring.uniform, genomes])).tolist()
         uniform[method] = dict(zip(map(str, WIDTHS), values, strict=False))
         columns[method] = values[len(WIDTHS) :]
     rows = []

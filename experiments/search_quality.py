@@ -59,7 +59,7 @@ class Pair:
         self.table: CostTable = cost_table(load_arch(arch), self.judge.layers, cache=cache_folder())
         losses = sensitivities(self.judge, cache=cache_folder())
         self.surrogate = Surrogate(self.wiring, losses.kernels, losses.tensors, summed_costs(self.table, OBJECTIVES))
-        self.uniform = self.objectives(np.repeat(np.array(WIDTHS)[:, None], self.wiring.genes, axis=1))
+        self.uniform = self.objectives(self.wiring.uniform)
 
     def objectives(self, genomes: np.ndarray) -> np.ndarray:
         """float64 [N, 2] of genomes int [N, G]."""

@@ -6,7 +6,7 @@ Runs the `mqjax train` commands of RUNS one after the other; leaves metrics.csv 
 all test images with the commands in accuracies.json, and curves of the runs in float.png and quantized.png. A killed run
 is continued, a finished one is only read.
 Expected on 2 cores: 2 minutes an epoch of MobileNetV2, 1 of MobileNetV1; three hours for all;
---quick: v1_8 alone.
+--quick: v1_8 alone, on the embedded subset.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import argparse
 import csv
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
 
 from mqjax.accuracy.training import EpochResult
+from mqjax.data import EMBEDDED
 from mqjax.io.files import write_atomically
 from mqjax.show.figures import training_curves
 
@@ -44,16 +46,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/training"))
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    more = ""
     if args.quick:
-        args.only = ["v1_8"]
+        args.only, more = ["v1_8"], f" --batch 500 --data-dir {EMBEDDED}"
     summary = args.out / "accuracies.json"
     document = json.loads(summary.read_text()) if summary.exists() else {"device": "", "runs": {}}
     document["device"] = jax.devices()[0].device_kind
     for name in args.only:
         folder = args.runs / name
-        command = f"mqjax train {RUNS[name]}"
+        command = f"mqjax train {RUNS[name]}{more}"
         print(command, flush=True)
-        done = subprocess.run([*command.split(), "--out", folder], check=True, stdout=subprocess.PIPE, text=True)
+        arguments = [sys.executable, "-m", "mqjax.cli", *command.split()[1:], "--out", folder]
+        done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
         reached = json.loads(done.stdout)
         document["runs"][name] = {"command": command, **{k: v for k, v in reached.items() if k != "checkpoint"}}
         write_atomically(args.out / f"{name}.csv", (folder / "metrics.csv").read_text())

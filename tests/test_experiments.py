@@ -5,11 +5,17 @@ Guards: README.md, "What is exact, and what is a model"; docs/SEARCH.md, "The se
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
+import shutil
 import sys
 
+import numpy as np
 import pytest
+
+from conftest import GOLDEN, golden
+from mqjax.data import load_dataset
 
 
 def quick(script: str, monkeypatch, *options: str) -> None:
@@ -63,6 +69,67 @@ def test_search_quality_compares_all_methods(capsys, monkeypatch):
     assert all(0 < value < 1 for method in pair.values() for value in method["hypervolumes"])
 
 
+def test_quantized_training_leaves_curves_and_accuracies(monkeypatch, tmp_path):
+    quick("train_quantized", monkeypatch, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path))
+    (run,) = json.loads((tmp_path / "accuracies.json").read_text())["runs"].values()
+    assert run["test_accuracy"] > 0.8 and (tmp_path / "quantized.png").stat().st_size > 1000
+
+
+def test_reference_records_are_compared(monkeypatch, tmp_path, capsys):
+    for name in ("public", "stress", "authors"):
+        shutil.copy(GOLDEN / f"{name}.jsonl.gz", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check_reference", "--quick", str(tmp_path)])
+    assert importlib.import_module("check_reference").main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "in 3 files" in lines[0] and any(line.startswith("levels.reads ") for line in lines)
+    with gzip.open(tmp_path / "wrong.jsonl.gz", "wt") as file:
+        record = next(record for record in golden("public") if record["valid"])
+        record["stats"]["totals"]["cycles"] += 1
+        file.write(json.dumps(record))
+    assert importlib.import_module("check_reference").main() == 1
+
+
+def test_the_tests_sample_is_taken_from_reference_data(monkeypatch, tmp_path):
+    for name, folder in (("public", "eval/public"), ("stress", "eval/stress"), ("authors", "authors")):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(GOLDEN / f"{name}.jsonl.gz", tmp_path / folder)
+    for name, folder in (("sizes", "mapspace"), ("enum", "mapspace"), ("valid_counts", "mapspace"), ("best", "best")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in golden(name)))
+    (tmp_path / "out").mkdir()
+    quick("make_golden", monkeypatch, str(tmp_path), str(tmp_path / "out"))
+    for name in ("public", "stress", "authors", "sizes", "enum", "valid_counts", "best"):
+        with gzip.open(tmp_path / "out" / f"{name}.jsonl.gz", "rt") as lines:
+            found = [json.loads(line) for line in lines]
+        assert 0 < len(found) <= 40 and all(row in golden(name) for row in found)
+
+
+def test_the_embedded_images_are_a_balanced_sample(monkeypatch, tmp_path):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 10 * 503), ("t10k", 30)):
+        images, labels = generator.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes(), 1))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes(), 1))
+    quick("prepare_fashion_mnist", monkeypatch, str(tmp_path), str(tmp_path / "prepared"))
+    dataset = load_dataset("fashion_mnist", data_dir=tmp_path / "prepared")
+    splits = {name: dataset.load(name) for name in ("train", "validation", "test")}
+    assert [len(splits[name]) for name in splits] == [20, 20, 20]
+    assert all((np.bincount(split.labels) == 2).all() for split in splits.values())
+    assert not {x.tobytes() for x in splits["train"].images} & {x.tobytes() for x in splits["validation"].images}
+
+
+def test_onnx_files_come_from_torchs_own_exporter(monkeypatch, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch makes these files; the tests read those that are committed")
+    quick("make_torch_onnx", monkeypatch, str(tmp_path))
+    assert len(list(tmp_path.glob("*.onnx"))) == len(list(tmp_path.glob("*.npz"))) == 1
+
+
+def test_random_cases_agree(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--quick", "--seed", "3"])
+    assert importlib.import_module("fuzz").main() == 0
+    assert capsys.readouterr().out == "1 of 1 cases agree\n"
+
+
 def test_a_judge_of_ones_own(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["custom_judge", "--quick"])
     importlib.import_module("custom_judge").main()
@@ -88,3 +155,9 @@ def test_what_is_no_judge_is_refused(tmp_path, capsys, judge):
 
     assert main(["search", "--judge", judge, "--out", str(tmp_path / "run")]) == 2
     assert "--judge" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_large_populations_come_close_to_the_exact_front(capsys, monkeypatch):
+    quick("large_population", monkeypatch)
+    (pair,) = json.loads(capsys.readouterr().out).values()
+    assert pair["exact_front"] > 100 and 0 <= pair["median_gap"] < 0.5 and pair["median_gap"] <= pair["largest_gap"]

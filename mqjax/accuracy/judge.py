@@ -6,7 +6,6 @@ at once by `vmap`, the default elsewhere; `mqjax bench` measures both.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import re
@@ -22,103 +21,25 @@ import optax
 from flax import nnx
 
 from mqjax.accuracy.signature import signature
+from mqjax.accuracy.trained import Trained, calibration_images, trained_network
 from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
-from mqjax.data import Dataset, Images, load_dataset, normalize
+from mqjax.data import Images, normalize
 from mqjax.errors import InputError
-from mqjax.models.calibration import Quantizer, calibrate
-from mqjax.models.checkpoint import load_checkpoint
-from mqjax.models.files import is_file, load_network
+from mqjax.models.calibration import Quantizer
 from mqjax.models.graph import Graph
-from mqjax.models.network import Network
 from mqjax.models.qat import QuantizedNetwork, batch_statistics
 from mqjax.models.quantization import Quantized, forward, round_kernels
 from mqjax.progress import SILENT, Progress
 from mqjax.types import WIDTHS, Layer
 
-DEFAULT_CHECKPOINTS = {
-    ("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashion_mnist",
-    ("mobilenetv2", "fashion_mnist"): "mobilenetv2_035_fashion_mnist",
-}
-"""Shipped checkpoints by network and data set."""
-
 REVISION = 4
 """Part of cache keys: raised whenever this code would find other accuracies for the same network, method and images."""
-
-CALIBRATION_IMAGES, CALIBRATION_PIXELS = 512, 2**23
-"""Training images for grids and batch norms: so many, or fewer where they are large, since all their tensors are kept."""
-
-SHARED_IMAGES = 4096
-"""Training images that calibration and short training draw from, at most: they are kept in memory."""
 
 PIXELS_AT_ONCE = {"cpu": 2**21, "gpu": 2**24, "tpu": 2**24}
 """Pixels of a batch, times the assignments evaluated together, by platform: 8 and 64 of the embedded networks."""
 
 FINETUNING = TrainConfig(epochs=1, batch=64, learning_rate=0.01, clip_norm=1.0)
 """Settings of short training; its steps are those of `parse_method`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained network with the grids that calibration on training images found.
-
-    images: those for calibration and short training. about: the checkpoint's model.json.
-    """
-
-    name: str
-    model: Network
-    quantizer: Quantizer
-    images: Images
-    about: dict[str, Any]
-    dataset: Dataset
-
-
-def trained_network(
-    network: str, dataset: str, *, checkpoint: str | Path | None = None, data_dir: str | Path | None = None
-) -> Trained:
-    """Load and calibrate a trained network. checkpoint: a folder, a shipped one's name, or the shipped one that fits. A
-    network that is an ONNX file is its own checkpoint, or the one that a checkpoint trained on.
-
-    Raises `InputError` for unknown networks and data sets, and for a checkpoint that does not fit.
-    """
-    data = load_dataset(dataset, data_dir=data_dir)
-    if is_file(network) and checkpoint is None:
-        checkpoint = network
-    elif checkpoint is None:
-        if (network, dataset) not in DEFAULT_CHECKPOINTS:
-            raise InputError(
-                f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass it by --checkpoint "
-                "(mqjax search) or --init (mqjax train)"
-            )
-        checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
-    model, about = load_checkpoint(checkpoint)
-    if is_file(network):
-        _check_file(network, model.architecture, data, about)
-    elif model.architecture.name != network or about["dataset"] != dataset:
-        raise InputError(
-            f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
-            f"not of {network!r} on {dataset!r}"
-        )
-    split = data.split("train")
-    images = data.sized(split, model.architecture.resolution, limit=min(data.count(split), SHARED_IMAGES))
-    with jax.enable_x64(False):
-        quantizer = calibrate(model, jnp.asarray(normalize(_shown(images))))
-    return Trained(str(checkpoint), model, quantizer, images, about, data)
-
-
-def _check_file(network: str, found: Graph, data: Dataset, about: dict[str, Any]) -> None:
-    """Raise `InputError` where a network from a file does not fit the data set, or a checkpoint not the file."""
-    wanted = load_network(network).graph
-    if wanted is None:
-        raise InputError(f"{network} lists layers alone; accuracy needs a network with weights, such as an ONNX file")
-    if wanted != found or about["dataset"] not in (None, data.name):
-        raise InputError(
-            f"the checkpoint is of another network than the one in {network}, or was trained on other data"
-        )
-    if (found.classes, found.channels) != (data.classes, data.channels):
-        raise InputError(
-            f"{network} takes images of {found.channels} channels to {found.classes} classes, but {data.name!r} has "
-            f"{data.channels} and {data.classes}"
-        )
 
 
 def best_at_once(resolution: int, batch: int, finetune_steps: int | None) -> int:
@@ -128,12 +49,6 @@ def best_at_once(resolution: int, batch: int, finetune_steps: int | None) -> int
     if platform == "cpu" and finetune_steps is None:
         return 1
     return max(1, PIXELS_AT_ONCE.get(platform, PIXELS_AT_ONCE["cpu"]) // (batch * resolution**2))
-
-
-def _shown(images: Images) -> np.ndarray:
-    """The first training images, uint8, as many as statistics are taken over."""
-    count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_PIXELS // images.images[0, ..., 0].size))
-    return images.images[:count]
 
 
 def parse_method(text: str) -> int | None:
@@ -275,7 +190,7 @@ class QuantizedAccuracy:
         for batch, labels in itertools.islice(itertools.chain.from_iterable(epochs), self.finetune_steps):
             state, optimizer_state = step(state, optimizer_state, batch, labels)
         measure = self._program(_statistics, graph, axes=(0, None))
-        shown = normalize(_shown(images))
+        shown = normalize(calibration_images(images))
         found = [measure(state, part) for part in np.array_split(shown, max(1, len(shown) // FINETUNING.batch))]
         statistics = jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
         return self._program(_finish, graph, axes=(0, 0))(state, statistics)

@@ -150,7 +150,7 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
     """A trained network at --bits, its sizes, and the start that the checkpoint will tell of."""
     import jax.numpy as jnp
 
-    from mqjax.accuracy.judge import trained_network
+    from mqjax.accuracy.trained import trained_network
     from mqjax.errors import InputError
     from mqjax.models.qat import QuantizedNetwork
     from mqjax.study.assignments import parse_assignment

@@ -64,7 +64,7 @@ class Member:
         import jax
         import jax.numpy as jnp
 
-        from mqjax.accuracy.judge import trained_network
+        from mqjax.accuracy.trained import trained_network
         from mqjax.study.assignments import parse_assignment
 
         if not self.own:

@@ -76,6 +76,11 @@ class Wiring:
         return layers + np.searchsorted(np.array(self.first), layers, side="right")
 
     @property
+    def uniform(self) -> np.ndarray:
+        """The genomes whose widths are all alike, int32 [7, T + L], one for each of 2..8."""
+        return np.repeat(np.array(WIDTHS, np.int32)[:, None], self.genes, axis=1)
+
+    @property
     def pairs(self) -> bool:
         """Whether every layer is the first to read one tensor, so that a genome is L pairs (input, weight)."""
         return self.first == tuple(range(len(self.layers)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mqjax.accuracy.judge import Trained
+from mqjax.accuracy.trained import Trained
 from mqjax.accuracy.training import QUANTIZED, accuracy, train
 from mqjax.data import Images, training_images
 from mqjax.models.qat import QuantizedNetwork

@@ -34,7 +34,7 @@ def first_population(
     assignments to judge along the front, for each round. most: see `surrogate_front`.
     Nothing is random: equal losses, costs and errors give equal genomes.
     """
-    genomes = np.repeat(np.array(WIDTHS, np.int32)[:, None], surrogate.wiring.genes, axis=1)
+    genomes = surrogate.wiring.uniform
     found = errors(genomes)
     # Whoever accepts half of the error that 2 bits everywhere cause needs no search.
     hopeless = (found[0] + found[-1]) / 2

@@ -17,7 +17,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqjax.accuracy.judge import QuantizedAccuracy, Trained, default_accuracy, parse_method
+from mqjax.accuracy.judge import QuantizedAccuracy, default_accuracy, parse_method
+from mqjax.accuracy.trained import Trained
 from mqjax.data import Images, load_dataset, normalize
 from mqjax.errors import InputError
 from mqjax.models.calibration import Scheme, calibrate, fold, stored_tensors
