@@ -107,7 +107,7 @@ def test_the_tests_sample_is_taken_from_reference_data(monkeypatch, tmp_path):
 def test_the_embedded_images_are_a_balanced_sample(monkeypatch, tmp_path):
     generator = np.random.default_rng(0)
     for part, count in (("train", 10 * 503), ("t10k", 30)):
-        images, labels = generator.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        images, labels = generator.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + images.tobytes(), 1))
         (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes(), 1))
     quick("prepare_fashion_mnist", monkeypatch, str(tmp_path), str(tmp_path / "prepared"))
@@ -161,3 +161,11 @@ def test_large_populations_come_close_to_the_exact_front(capsys, monkeypatch):
     quick("large_population", monkeypatch)
     (pair,) = json.loads(capsys.readouterr().out).values()
     assert pair["exact_front"] > 100 and 0 <= pair["median_gap"] < 0.5 and pair["median_gap"] <= pair["largest_gap"]
+
+
+def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path):
+    quick("headline", monkeypatch, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "found.json"))
+    (front,) = json.loads(capsys.readouterr().out).values()
+    assert 0 < front["saved_against_8_bits"] < 1 and front["test_accuracy"] > 0.5
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["training_images"] == 2000 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1"]

@@ -41,7 +41,7 @@ ALLOWED = {
     "accuracy": {"data", "io", "models"},
     "network": {"mapper", "objectives"},
     "study": {"accuracy", "arch", "data", "hw", "io", "mapper", "mapspace", "models", "network", "objectives"},
-    "show": {"accuracy", "arch", "cost", "io", "mapspace", "objectives", "study"},
+    "show": {"accuracy", "arch", "cost", "io", "mapper", "mapspace", "network", "objectives", "study"},
     "export": {"accuracy", "io", "models", "study"},
     "benchmark": {"arch", "cost", "hw", "mapper", "mapspace", "models", "network", "study"},
     "commands": {"io", "objectives", "study"},

@@ -27,11 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="widths I/W/O of Inputs, Weights and Outputs, 'native', 'all', or 'file': those of an ONNX file's quantizers",
     )
     parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
+    parser.add_argument("--pareto", action="store_true", help="all mappings that none beats in both energy and delay")
+    parser.add_argument("--figure", type=Path, help="with --pareto: energy against delay as PNG")
     parser.add_argument("--json", action="store_true", help="print a list with one object per layer and triple")
     parser.add_argument("--out", type=Path, help="folder for the mappings as Timeloop map YAML")
 
 
 def run(args: argparse.Namespace) -> int:
+    from mqjax.errors import InputError
     from mqjax.hw import load_arch
     from mqjax.io.timeloop import write_mapping
     from mqjax.mapper.best import solve_layer
@@ -46,6 +49,12 @@ def run(args: argparse.Namespace) -> int:
     for layer, triples in zip(layers, asked, strict=True):
         for bits in triples:
             arch.check_widths(bits, layer)
+    if args.pareto:
+        from mqjax.commands import _pareto
+
+        return _pareto.run(args, arch, layers, asked)
+    if args.figure is not None:
+        raise InputError("--figure draws what --pareto finds; give both")
     started = time.perf_counter()
     solutions: dict[Layer, Solution] = {}
     papers: dict[Layer, Solution | None] = {}

@@ -55,7 +55,7 @@ def distributions(
     tables = np.zeros((triples, len(DISTRIBUTED), 45 * PER_DECADE), np.int64)
     for job in sweeper.jobs():
         for chunk in range(job.chunks):
-            for u, (energy, cycles) in enumerate(sweeper.costs(job, chunk)):
+            for u, (_, energy, cycles) in enumerate(sweeper.costs(job, chunk)):
                 for m, values in enumerate((energy, energy * cycles)):
                     bins = np.clip(np.log10(values) * PER_DECADE, 0, tables.shape[2] - 1).astype(np.int64)
                     tables[u, m] += np.bincount(bins, minlength=tables.shape[2])

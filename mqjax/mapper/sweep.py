@@ -177,11 +177,11 @@ class Sweeper:
             else:
                 arguments = (self.chosen_tables(job.rows), limits, np.int64(0), np.int64(1), self.chosen_size, 1)
                 found, valid, covered = programs.screen(self._flat, *arguments, some_open)
-        kept, doubtful = (self._rows(job, np.flatnonzero(np.asarray(found) == kind)) for kind in (1, 2))
+        kept, doubtful = (self.rows(job, np.flatnonzero(np.asarray(found) == kind)) for kind in (1, 2))
         return Found(kept, doubtful, tuple(np.asarray(x) for x in valid), float(covered))
 
-    def _rows(self, job: Job, numbers: np.ndarray) -> Rows:
-        """The mappings of a job with these numbers."""
+    def rows(self, job: Job, numbers: np.ndarray) -> Rows:
+        """The mappings of a job with these numbers, counted from its first."""
         if job.rows is not None:
             return job.rows.take(numbers)
         return self._blocks[job.block].at(job.first * self.size + numbers)
@@ -215,16 +215,21 @@ class Sweeper:
         # Per triple: an addition, a maximum, two multiplications, an addition, and three minima.
         return float(counted["flops"]) / self.size + 8 * triples
 
-    def costs(self, job: Job, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Approximate energies and cycles of the mappings of a chunk that fit, for each triple of each box in turn."""
+    def costs(self, job: Job, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each triple of each box in turn: numbers in the job of the mappings of a chunk that fit (see `rows`), and
+        their energies, approximate, and cycles."""
         with jax.enable_x64(True):
-            number = np.int64(job.first + chunk)
-            found = programs.priced(self.plan, self._tables(job.block, None), self._packed, number, self.size)
+            if job.rows is None:
+                number, tables = np.int64(job.first + chunk), self._tables(job.block, None)
+                found = programs.priced(self.plan, tables, self._packed, number, self.size)
+            else:
+                tables = self.chosen_tables(job.rows)
+                found = programs.priced(self._flat, tables, self._packed, np.int64(0), self.chosen_size)
         for box, of_box in zip(self.boxes, found, strict=True):
             of_pairs = [None if x is None else np.asarray(x) for x in of_box.of_pairs]
             for s, w in zip(*box.places, strict=True):
                 of_pair = of_box.pair(tuple(None if x is None else x[s] for x in of_pairs))
                 with jax.enable_x64(True):
                     energy, cycles = map(np.asarray, of_pair.triple(w))
-                fits = np.isfinite(cycles)
-                yield energy[fits], cycles[fits]
+                fits = np.flatnonzero(np.isfinite(cycles))
+                yield chunk * self.size + fits, energy[fits], cycles[fits]

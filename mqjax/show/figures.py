@@ -19,7 +19,7 @@ from mqjax.types import WIDTHS
 
 BLUE, ORANGE, GREY, DARK, PURPLE = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430", "#7a4fa3"
 LEVEL_COLORS = ("#8a93a3", "#7fc3e8", "#0b5fa5", "#f2b457", "#d9730d", "#7a4fa3", "#4c9f70", "#c44f6c")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,7 +56,7 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray], against: Ot
     and course are drawn too."""
     names = list(document["objectives"])
     vertical = "error" if "error" in names else names[0]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         drawn = {f"front_{x}": _front(document, evaluated, x, vertical, against) for x in names if x != vertical}
         drawn["widths"] = _widths(document)
         drawn["levels"] = _levels(document)
@@ -64,12 +64,12 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray], against: Ot
         drawn["convergence"] = _convergence(document, against)
         if "surrogate" in document:
             drawn["sensitivities"] = _sensitivities(document["surrogate"]["losses"])
-    return {name: _png(figure) for name, figure in drawn.items()}
+    return {name: png(figure) for name, figure in drawn.items()}
 
 
 def training_curves(runs: dict[str, list[EpochResult]]) -> bytes:
     """Loss and validation accuracy of training runs, by name, over their epochs, as PNG."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.5, 3.4), layout="constrained")
         loss, accuracy = figure.subplots(1, 2)
         for (name, results), color in zip(runs.items(), itertools.cycle(LEVEL_COLORS[2:] + LEVEL_COLORS[:2])):
@@ -82,10 +82,10 @@ def training_curves(runs: dict[str, list[EpochResult]]) -> bytes:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(runs) > 1:
             accuracy.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
@@ -103,7 +103,7 @@ def _pj_axis(values: Any) -> tuple[float, str]:
     return 1000.0**steps, ("pJ", "nJ", "\N{MICRO SIGN}J", "mJ", "J")[steps]
 
 
-def _axis(name: str, values: Any) -> tuple[float, str]:
+def axis(name: str, values: Any) -> tuple[float, str]:
     """Divisor and label of an axis for an objective."""
     if name == "error":
         return 0.01, "validation error (%)"
@@ -123,7 +123,7 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
 
     fits = np.isfinite(evaluated[x]) & np.isfinite(evaluated[y])
     cloud_x, cloud_y = evaluated[x][fits], evaluated[y][fits]
-    (by_x, label_x), (by_y, label_y) = _axis(x, cloud_x), _axis(y, cloud_y)
+    (by_x, label_x), (by_y, label_y) = axis(x, cloud_x), axis(y, cloud_y)
     figure = Figure(figsize=(8.2, 4.6))
     axes = figure.add_subplot()
     axes.scatter(cloud_x / by_x, cloud_y / by_y, s=9, color=GREY, alpha=0.5, linewidths=0, label="evaluated")
@@ -287,7 +287,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
     layers: (name, [(bits, {metric: Distribution})]). Of many width triples the native and the uniform ones are told apart
     by colour and legend; the others are grey.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
         panels = figure.subplots(len(layers), 2, squeeze=False)
         for row, (name, spreads) in zip(panels, layers, strict=True):
@@ -315,7 +315,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
             row[0].set(ylabel="mappings at most this costly")
             row[0].set_title(f"{name} on {arch}", loc="left")
             row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _png(figure)
+        return png(figure)
 
 
 def _named(bits: list[str]) -> list[bool]:

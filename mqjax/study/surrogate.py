@@ -20,9 +20,9 @@ import numpy as np
 from mqjax.errors import InputError
 from mqjax.mapper.table import CostTable
 from mqjax.network.cost import OUTPUT_WIDTH, layer_costs
+from mqjax.network.dominance import prune
 from mqjax.network.wiring import Wiring
 from mqjax.objectives import mapping_metric, objective_of
-from mqjax.study.dominance import prune
 from mqjax.types import WIDTHS
 
 _FLOOR = 1e-5

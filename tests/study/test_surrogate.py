@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mqjax.errors import InputError
 from mqjax.network.cost import network_cost
+from mqjax.network.dominance import prune
 from mqjax.network.wiring import Wiring
-from mqjax.study.dominance import prune
 from mqjax.study.pareto import pareto_front
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS, Layer
