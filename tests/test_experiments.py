@@ -169,3 +169,11 @@ def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path)
     assert 0 < front["saved_against_8_bits"] < 1 and front["test_accuracy"] > 0.5
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["training_images"] == 2000 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1"]
+
+
+def test_what_waits_for_a_gpu_runs_without_one(capsys, monkeypatch, tmp_path):
+    quick("gpu", monkeypatch, "--out", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert all(table["equal_to_cpu"] and table["covered"] for table in found["tables"].values())
+    assert found["accuracy"]["mobilenetv1"]["of_32_equal_to_cpu"] == {"1": 32}
+    assert "training, images/s" in capsys.readouterr().out

@@ -23,10 +23,20 @@ from mqjax.mapspace.joint import Group
 from mqjax.mapspace.rows import Block, Numbering, Rows, orders, pruned_weights
 from mqjax.mapspace.space import Mapspace
 
-BLOCK_ROWS = 2**15
-"""Rows of a group's table on the device at a time; fixed, so that all layers share one compiled program."""
 
-CHUNKS_PER_CALL = 16
+class Sizes(NamedTuple):
+    """How many mappings the programs take; fixed, so that all layers share one compiled program."""
+
+    chunk: int  # mappings of a block at once, for several width triples
+    single: int  # the same for one triple
+    chosen: int  # mappings at once that are given one by one
+    block_rows: int  # rows of a group's table on the device at a time; at least as many as a chunk has mappings
+    chunks: int  # chunks of a block in one call
+
+
+SIZES = {"cpu": Sizes(2**12, 2**13, 2**11, 2**15, 16), "gpu": Sizes(2**20, 2**20, 2**16, 2**20, 4)}
+"""By platform. A CPU's cache holds what a chunk needs; a GPU wants work for all its threads. Those of GPUs are bounded by memory
+(a test holds it) and were not measured: none was at hand."""
 
 ORDERS_MOST = 2**7
 """Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
@@ -54,25 +64,28 @@ class Found(NamedTuple):
 class Sweeper:
     """Runs the compiled programs over one mapspace."""
 
-    def __init__(self, space: Mapspace, boxes: Sequence[PackingBox]) -> None:
+    def __init__(self, space: Mapspace, boxes: Sequence[PackingBox], sizes: Sizes | None = None) -> None:
+        """sizes: default, those that suit the platform."""
         self.space = space
         self.boxes = tuple(boxes)
         self._packed = tuple(box.packed for box in self.boxes)
         self.plan = make_plan(space)
         self.numbers = numbers(space.arch, space.layer)
-        self.chosen_size = 2**11
-        self.size = 2**12 if max(len(box.triples) for box in boxes) > 1 else 2**13
+        self.sizes = sizes or SIZES.get(jax.default_backend(), SIZES["gpu"])
+        self.chosen_size = self.sizes.chosen
+        self.size = self.sizes.chunk if max(len(box.triples) for box in boxes) > 1 else self.sizes.single
         self.numbering = Numbering(space)
         # Chosen mappings have one table of all columns, which is read in order.
         self._flat = dataclasses.replace(self.plan, columns=(tuple(itertools.chain(*self.plan.columns)),))
         self._order_picks = [self._picks_of_orders(t) for t in self.plan.free_levels]
         # A block's tables serve several jobs in a row, on each device.
         self._tables = functools.lru_cache(maxsize=2 * len(jax.local_devices()) + 2)(self._block_tables)
+        most = self.sizes.block_rows
         self._blocks = [
             Block(whole.number, whole.order, rows)
             for whole in (orders(space) if math.prod(self.numbering.shape) <= ORDERS_MOST else ())
             for rows in itertools.product(
-                *([rows[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)] for rows in whole.rows)
+                *([rows[i : i + most] for i in range(0, len(rows), most)] for rows in whole.rows)
             )
         ]
 
@@ -90,15 +103,15 @@ class Sweeper:
                 yield Job(0, 0, 1, self.numbering.at(numbers))
         for number, block in enumerate(self._blocks):
             chunks = -(-block.size // self.size)
-            for first in range(0, chunks, CHUNKS_PER_CALL):
-                yield Job(number, first, min(CHUNKS_PER_CALL, chunks - first))
+            for first in range(0, chunks, self.sizes.chunks):
+                yield Job(number, first, min(self.sizes.chunks, chunks - first))
 
     def _block_tables(self, number: int, device: Any) -> Tables:
         """What programs read of a block, on a device."""
         block = self._blocks[number]
         columns, weights = [], []
         for group, slots, rows in zip(self.space.groups, self.plan.columns, block.rows, strict=True):
-            capacity = BLOCK_ROWS if slots else 1
+            capacity = self.sizes.block_rows if slots else 1
             table = np.empty((len(slots), capacity))
             table[:, len(rows) :] = 1
             self._write_bounds(table, group, slots, rows)
@@ -162,7 +175,7 @@ class Sweeper:
                 np.int64(job.first),
                 np.int64(job.chunks),
                 self.size,
-                CHUNKS_PER_CALL,
+                self.sizes.chunks,
             )
         return tuple(np.asarray(of_box)[: job.chunks] for of_box in best)
 
@@ -172,7 +185,7 @@ class Sweeper:
         with jax.enable_x64(True), jax.default_device(device):
             if job.rows is None:
                 chunks = np.int64(job.first), np.int64(job.chunks)
-                arguments = (self._tables(job.block, device), limits, *chunks, self.size, CHUNKS_PER_CALL)
+                arguments = (self._tables(job.block, device), limits, *chunks, self.size, self.sizes.chunks)
                 found, valid, covered = programs.screen(self.plan, *arguments, some_open)
             else:
                 arguments = (self.chosen_tables(job.rows), limits, np.int64(0), np.int64(1), self.chosen_size, 1)

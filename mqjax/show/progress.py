@@ -25,7 +25,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
 
 
-SPOKEN_EVERY = 20.0
+SPOKEN_EVERY = 10.0
 """Seconds between lines about work that goes on, where there is no terminal."""
 
 

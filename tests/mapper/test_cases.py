@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorder import Recorder
 
 from mqjax.cli import main
 from mqjax.commands._layers import parse_layer
@@ -91,11 +92,11 @@ def test_many_mappings_on_a_large_array_fit_in_little_memory():
 
 def test_a_space_too_large_to_cover_is_searched_for_a_given_time():
     layer = Layer(C=3, M=32, R=3, S=3, P=112, Q=112, Wstride=2, Hstride=2)
-    space, said = Mapspace(arch_of("six-levels"), layer), []
+    space, said = Mapspace(arch_of("six-levels"), layer), Recorder()
     assert space.too_large
-    found = solve(space, [BitWidths()], seconds=0.5, say=said.append).optimum("energy", 0)
+    found = solve(space, [BitWidths()], seconds=0.5, progress=said).optimum("energy", 0)
     assert not found.covered and found.valid_mappings is None and 0 < found.evaluated < found.nominal_size
-    assert said and all("too large to cover" in text for text in said)
+    assert said.notes and all("too large to cover" in note for note in said.notes)
 
 
 def test_a_search_without_time_still_looks_at_its_starts():
