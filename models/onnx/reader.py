@@ -159,10 +159,10 @@ class Reader:
         height, width, channels = shape[1:] if layout == "NHWC" else (*shape[2:], shape[1])
         if height * width * channels > PIXELS_MOST:
             raise InputError(f"{path}: its images of {height}x{width}x{channels} have more than {PIXELS_MOST} values")
-        if height != width or min(height, channels) < 1:
-            raise InputError(f"{path}: its images must be square, not {height}x{width}x{channels}")
+        if min(height, width, channels) < 1:
+            raise InputError(f"{path}: its images of {height}x{width}x{channels} have no pixels")
         self.batch = shape[0]
-        self.nodes.append(Node("image", Image(height, channels)))
+        self.nodes.append(Node("image", Image((height, width), channels)))
         self.graph_shapes["image"] = (height, width, channels)
         self.values[name] = Value("image", layout, affine=self._normalisation(channels), shared=True)
 

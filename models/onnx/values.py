@@ -28,7 +28,7 @@ class Imported:
     graph: Graph
 
     weights: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Kernel float32 [R, S, C, M] (C of one group) and bias float32 [M] of every layer."""
+    """Kernel float32 [S, R, C, M] (C of one group) and bias float32 [M] of every layer."""
 
     skipped: tuple[Skipped, ...]
 

@@ -60,7 +60,7 @@ def describe_network(source: NetworkSource, *, depthwise: str = "native") -> dic
     held = [max(live[t] for live in wiring.live) for t in range(len(wiring.tensors) + 1)]
     return {
         "network": source.name,
-        "image": None if graph is None else [graph.resolution, graph.resolution, graph.channels],
+        "image": None if graph is None else list(graph.image_shape),
         "classes": None if graph is None else graph.classes,
         "parameters": None if graph is None else graph.parameters,
         "weights": sum(row["weights"] for row in rows),
