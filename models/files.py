@@ -15,8 +15,8 @@ from mqjax.network.wiring import Wiring
 from mqjax.types import Layer
 
 if TYPE_CHECKING:
+    from mqjax.models.importing import Imported
     from mqjax.models.network import Network
-    from mqjax.models.onnx.values import Imported
 
 SUFFIXES = (".onnx", ".yaml", ".yml", ".csv")
 """Of network files."""
@@ -93,7 +93,7 @@ def with_weights(found: Imported) -> Network:
     from mqjax.models.network import Network
 
     if found.inexact is not None:
-        raise InputError(f"{found.path}: its accuracy cannot be measured, for {found.inexact}")
+        raise InputError(f"{found.source}: its accuracy cannot be measured, for {found.inexact}")
     model = nnx.eval_shape(lambda: Network(found.graph, rngs=nnx.Rngs(0)))
     state = nnx.state(model, nnx.Param)
     arrays = {

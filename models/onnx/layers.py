@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mqjax.models.importing import scaled_inputs
 from mqjax.models.onnx.file import attributes
 from mqjax.models.onnx.registry import ANY, Handlers
 from mqjax.models.onnx.values import Value
@@ -43,11 +44,8 @@ def _conv(r: Reader, node: Any) -> Value:
     kernel = weights.transpose(2, 3, 1, 0).astype(np.float64)
     shift = np.zeros(outputs)
     if x.affine is not None:
-        # Each group of filters reads its own part of the channels.
-        gain, added = (np.repeat(part.reshape(groups, -1).T, outputs // groups, axis=1) for part in x.affine)
-        shift = (kernel * added).sum(axis=(0, 1, 2))
-        kernel = kernel * gain
-        if any(padding) and any(added.ravel()):
+        kernel, shift = scaled_inputs(kernel, *x.affine, groups)
+        if any(padding) and any(x.affine[1]):
             r.skip(node, "the shift of its image is folded in, exactly but for the border of the image")
     name = r.add(node, Conv(outputs, kernel_size, stride, padding, dilation, groups, norm=False), plain(x))
     return _kernel(r, node, name, kernel, _bias(r, node, bias, outputs) + shift)
@@ -146,8 +144,7 @@ def _affine(r: Reader, node: Any, x: Value, gain: np.ndarray, shift: np.ndarray)
         return x
     if x.node not in r.weights or x.shared or x.mixed is not None or x.padding is not None:
         r.refuse(node, "constants can be added or multiplied only to what a layer gives to this node alone")
-    kernel, bias = r.weights[x.node]
-    r.weights[x.node] = kernel * gain, bias * gain + shift
+    r.scale(x.node, gain, shift)
     r.skip(node, f"folded into {x.node}")
     return x
 

@@ -20,10 +20,10 @@ from mqjax.errors import InputError
 from mqjax.models import network_layers
 from mqjax.models.files import load_network, with_weights
 from mqjax.models.graph import Builder, Graph
+from mqjax.models.importing import Imported
 from mqjax.models.network import Network
 from mqjax.models.networks import architecture
 from mqjax.models.onnx.reader import read_network
-from mqjax.models.onnx.values import Imported
 from mqjax.models.onnx.writer import float_model
 from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, GlobalAvgPool, MaxPool
 from mqjax.types import BitWidths, Layer
