@@ -17,7 +17,7 @@ import numpy as np
 from mqjax.errors import InputError
 from mqjax.models.graph import Graph
 from mqjax.models.importing import Assembly, Imported, Skipped
-from mqjax.models.onnx import called
+from mqjax.models.networks import called
 from mqjax.models.onnx.file import FOLDABLE, QUANT_DOMAINS, OnnxFile, attributes, constant_of, label, read_file
 from mqjax.models.onnx.values import Value
 from mqjax.models.ops import Image, Kernel, Linear, Op, Shape
@@ -256,7 +256,7 @@ class Reader(Assembly):
         out = self.values[name]
         if len(self.shape(out)) != 1 or out.mixed is not None or out.gate or out.padding is not None:
             self.inexact = self.inexact or f"its output {name!r} is no list of logits"
-        found, weights = self.finished(called(path), out.node)
+        found, weights = self.finished(called(path.stem), out.node)
         return Imported(str(path), found, weights, tuple(self.skipped), self.inexact, self._widths(found), self.origins)
 
     def _widths(self, graph: Graph) -> tuple[BitWidths, ...]:
