@@ -67,7 +67,7 @@ class Quantizer:
     `names` gives the layers' order: compiled programs get dictionaries sorted by key.
     """
 
-    kernels: dict[str, Any]  # float32 [R, S, C, M], without the gain of the batch norm
+    kernels: dict[str, Any]  # float32 [S, R, C, M], without the gain of the batch norm
     gains: dict[str, Any]  # float32 [M]
     biases: dict[str, Any]  # float32 [7, M] by weight width, corrected for the mean error of the rounded weights
     weights: dict[str, Grid]  # step [7, M] or [7, 1], for the kernels without gain
@@ -175,15 +175,17 @@ def _mean_error(node: Node, kernel: np.ndarray, grid: Grid, x: np.ndarray) -> np
     # A fully connected layer is a convolution of one pixel.
     conv = node.op if isinstance(node.op, Conv) else Conv(kernel.shape[-1])
     x = x if x.ndim == 4 else x[:, None, None]
-    pad, offsets = conv.padding, range(0, conv.dilation * conv.kernel, conv.dilation)
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    rows, columns = (np.arange(0, extent - offsets[-1], conv.stride) for extent in padded.shape[1:3])
+    window = conv.window
+    padded = np.pad(x, ((0, 0), *window.padding, (0, 0)))
+    places = zip(window.places(*x.shape[1:3]), window.stride, strict=True)
+    rows, columns = (np.arange(count) * stride for count, stride in places)
+    down, across = (np.arange(n) * step for n, step in zip(window.kernel, window.dilation, strict=True))
     patch = np.array(
-        [[padded[:, rows + i][:, :, columns + j].mean(axis=(0, 1, 2)) for j in offsets] for i in offsets]
-    )  # [R, S, C]
+        [[padded[:, rows + i][:, :, columns + j].mean(axis=(0, 1, 2)) for j in across] for i in down]
+    )  # [S, R, C]
     step = np.asarray(grid.step)[:, None, None, None]
     most = (2.0 ** (_WIDTHS - 1) - 1)[:, None, None, None, None]
-    error = kernel - np.clip(np.round(kernel / step), -most, most) * step  # [7, R, S, C, M]
+    error = kernel - np.clip(np.round(kernel / step), -most, most) * step  # [7, S, R, C, M]
     if conv.groups == 1:
         return np.einsum("wrscm,rsc->wm", error, patch).astype(np.float32)
     if conv.groups == conv.outputs:
@@ -194,7 +196,7 @@ def _mean_error(node: Node, kernel: np.ndarray, grid: Grid, x: np.ndarray) -> np
 
 
 def _weight_grid(kernel: np.ndarray, scheme: Scheme) -> Grid:
-    """Symmetric grids of a kernel [R, S, C, M], for each width."""
+    """Symmetric grids of a kernel [S, R, C, M], for each width."""
     values = kernel.reshape(-1, kernel.shape[-1] if scheme.per_channel else 1)
     most = 2 ** (_WIDTHS - 1) - 1
     largest = np.maximum(np.abs(values).max(axis=0), 1e-8)

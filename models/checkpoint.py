@@ -15,7 +15,7 @@ from flax import nnx
 
 from mqjax.errors import InputError, meant
 from mqjax.io.files import write_atomically
-from mqjax.models.files import with_weights
+from mqjax.models.files import has_weights, load_network, with_weights
 from mqjax.models.graph import Graph
 from mqjax.models.graph_json import graph_from_json, graph_to_json
 from mqjax.models.network import Network
@@ -53,14 +53,14 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     """The network in a checkpoint folder, or a shipped one by its name, and what model.json says about it. Of a quantized
     network this is the one with unrounded weights (see `load_quantized`).
 
-    An ONNX file is a checkpoint, too: its weights come along, and it says nothing of its training.
+    An ONNX file or a module of Flax is a checkpoint, too: its weights come along, and it says nothing of its training.
 
     Raises `InputError` naming the folder where it is missing, torn or of another network.
     """
-    if Path(folder).suffix.lower() == ".onnx":
-        from mqjax.models.onnx.reader import read_network
-
-        model = with_weights(read_network(folder))
+    if has_weights(str(folder)):
+        imported = load_network(str(folder)).imported
+        assert imported is not None
+        model = with_weights(imported)
         arch = model.architecture
         sizes = {"resolution": arch.resolution, "classes": arch.classes, "channels": arch.channels}
         return model, {"network": arch.name, "width_multiplier": 1.0, **sizes, "dataset": None}

@@ -24,6 +24,7 @@ from mqjax.models.ops import (
     parameters,
 )
 from mqjax.models.storage import Storage
+from mqjax.models.windows import Borders, Extents, pair
 from mqjax.network.wiring import Wiring
 from mqjax.types import Layer
 
@@ -103,14 +104,24 @@ class Graph:
         return Storage.of(self.nodes)
 
     @property
+    def image_shape(self) -> Shape:
+        """Height, width and channels of the images."""
+        return self.shapes[self.nodes[0].name]
+
+    @property
     def resolution(self) -> int:
-        """Height and width of the images."""
-        return self.shapes[self.nodes[0].name][0]
+        """Height and width of the images. Raises `InputError` where they are not square, as those of data sets are."""
+        height, width, _ = self.image_shape
+        if height != width:
+            raise InputError(
+                f"network {self.name!r} takes images of {height}x{width}; accuracy is measured on square images alone"
+            )
+        return height
 
     @property
     def channels(self) -> int:
         """Channels of the images."""
-        return self.shapes[self.nodes[0].name][2]
+        return self.image_shape[2]
 
     @property
     def classes(self) -> int:
@@ -122,7 +133,7 @@ class Graph:
         return self.shapes[node.inputs[0]]
 
     def kernel_shape(self, node: Node) -> tuple[int, int, int, int]:
-        """[R, S, C, M] of the kernel of a node."""
+        """[S, R, C, M] of the kernel of a node."""
         assert isinstance(node.op, Kernel)
         return kernel_shape(node.op, self.input_shape(node)[-1])
 
@@ -162,9 +173,10 @@ class Graph:
 class Builder:
     """Writes a graph node by node. Every method returns the name of the node that it adds, for others to read."""
 
-    def __init__(self, name: str, *, resolution: int, channels: int) -> None:
-        self._name, self._nodes = name, [Node("image", Image(resolution, channels))]
-        self._shapes: dict[str, Shape] = {"image": (resolution, resolution, channels)}
+    def __init__(self, name: str, *, resolution: Extents, channels: int) -> None:
+        image = Image(resolution, channels)
+        self._name, self._nodes = name, [Node("image", image)]
+        self._shapes: dict[str, Shape] = {"image": output_shape(image, [], "image")}
 
     def channels(self, name: str) -> int:
         """Channels (or features) of a node's output."""
@@ -184,20 +196,22 @@ class Builder:
         name: str,
         x: str,
         outputs: int,
-        kernel: int = 1,
+        kernel: Extents = 1,
         *,
-        stride: int = 1,
-        padding: int | None = None,
+        stride: Extents = 1,
+        padding: Borders | None = None,
         groups: int = 1,
         norm: bool = True,
         activation: Activation | None = None,
     ) -> str:
         """A convolution, on all sides padded by (kernel - 1) / 2 unless told otherwise, and its activation if it has one."""
-        padding = (kernel - 1) // 2 if padding is None else padding
+        if padding is None:
+            top, left = ((extent - 1) // 2 for extent in pair(kernel))
+            padding = (top, left, top, left)
         self.add(name, Conv(outputs, kernel, stride, padding, groups=groups, norm=norm), x)
         return self._activated(name, activation)
 
-    def depthwise(self, name: str, x: str, kernel: int, *, stride: int = 1, activation: Activation) -> str:
+    def depthwise(self, name: str, x: str, kernel: Extents, *, stride: Extents = 1, activation: Activation) -> str:
         """A depthwise convolution with one filter per channel, and its activation."""
         return self.conv(
             name, x, self.channels(x), kernel, stride=stride, groups=self.channels(x), activation=activation

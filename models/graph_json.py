@@ -18,6 +18,16 @@ OPS = {
 
 EXTENT_MOST = 2**24
 
+KINDS = {
+    "int": "a whole number, at least 1",
+    "bool": "true or false",
+    "str": "a text",
+    "float | None": "a number or null",
+    "Extents": "a whole number, at least 1, or two of them, along height and width",
+    "Borders": "a whole number, or four: top, left, bottom and right",
+}
+"""Of the fields of ops."""
+
 
 def graph_to_json(graph: Graph) -> list[dict[str, Any]]:
     """One object per node."""
@@ -34,6 +44,19 @@ def graph_from_json(name: str, nodes: Any) -> Graph:
     return Graph(str(name), tuple(_node(number, entry) for number, entry in enumerate(nodes, start=1)))
 
 
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value is of the kind of a field."""
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind == "str":
+        return isinstance(value, str)
+    if kind == "float | None":
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    sides, least = {"int": (0, 1), "Extents": (2, 1), "Borders": (4, 0)}[kind]
+    numbers = value if isinstance(value, list) and len(value) == sides > 0 else [value]
+    return all(isinstance(n, int) and not isinstance(n, bool) and least <= n <= EXTENT_MOST for n in numbers)
+
+
 def _node(number: int, entry: Any) -> Node:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise InputError(f"node {number} of the graph must be an object with a name")
@@ -47,15 +70,10 @@ def _node(number: int, entry: Any) -> Node:
         if key not in fields:
             raise InputError(f"{where}: {unknown('key', key, fields)}")
         kind = str(fields[key].type)
-        fits = {
-            "int": isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= EXTENT_MOST,
-            "bool": isinstance(value, bool),
-            "str": isinstance(value, str),
-            "float | None": value is None or isinstance(value, int | float),
-        }[kind]
-        least = 0 if key == "padding" else 1
-        if not fits or (isinstance(value, int) and value < least and kind == "int"):
-            raise InputError(f"{where}: {key} must be of the kind {kind}, not {value!r:.60}")
+        if not _fits(kind, value):
+            raise InputError(f"{where}: {key} must be {KINDS[kind]}, not {value!r:.60}")
+        if isinstance(value, list):
+            given[key] = tuple(value)
     missing = [
         field.name for field in fields.values() if field.default is dataclasses.MISSING and field.name not in given
     ]

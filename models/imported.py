@@ -92,10 +92,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _kernel(
     source: str, graph: Graph, node: Node, layer: str, array: Callable[[str, tuple[int, ...]], np.ndarray]
 ) -> np.ndarray:
-    """A layer's kernel, as [R, S, C, M]."""
+    """A layer's kernel, as [S, R, C, M]."""
     size, _, inputs, outputs = graph.kernel_shape(node)
     if source == "keras":
-        # Depthwise kernels come as [R, S, C, 1], dense ones as [C, M]; the order in memory is ours.
+        # Depthwise kernels come as [S, R, C, 1], dense ones as [C, M]; the order in memory is ours.
         return array(f"{layer}/kernel", (size, size, inputs, outputs)).reshape(size, size, inputs, outputs)
     found = array(f"{layer}.weight", (outputs, inputs, size, size)).reshape(outputs, inputs, size, size)
     return found.transpose(2, 3, 1, 0)

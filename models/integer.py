@@ -253,30 +253,31 @@ def _mean(grid: _Grid, distance: np.ndarray, axes: tuple[int, int]) -> np.ndarra
 
 
 def _windows(op: MaxPool | AvgPool, x: np.ndarray, padding: int) -> np.ndarray:
-    """The windows of a pool, [B, P, Q, R, S, C] with its axes 3 and 4 those of the window."""
-    pad = (op.padding, op.padding)
-    padded = np.pad(x, ((0, 0), pad, pad, (0, 0)), constant_values=padding)
-    found = np.lib.stride_tricks.sliding_window_view(padded, (op.kernel, op.kernel), axis=(1, 2))
-    return found[:, :: op.stride, :: op.stride].transpose(0, 1, 2, 4, 5, 3)
+    """The windows of a pool, [B, Q, P, S, R, C] with its axes 3 and 4 those of the window."""
+    window = op.window
+    padded = np.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=padding)
+    found = np.lib.stride_tricks.sliding_window_view(padded, window.kernel, axis=(1, 2))
+    down, across = window.stride
+    return found[:, ::down, ::across].transpose(0, 1, 2, 4, 5, 3)
 
 
 def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
-    """A layer's sums int32 [B, P, Q, M] for x int32 [B, H, W, C] ([B, C] for Linear): the loop nest over R and S."""
+    """A layer's sums int32 [B, Q, P, M] for x int32 [B, H, W, C] ([B, C] for Linear): the loop nest over S and R."""
     assert isinstance(op, Kernel)
     if isinstance(op, Linear):
         return x @ kernel[0, 0]
-    pad, stride, dilation = op.padding, op.stride, op.dilation
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    reach = dilation * (op.kernel - 1) + 1
-    height, width = ((extent - reach) // stride + 1 for extent in padded.shape[1:3])
+    window = op.window
+    padded = np.pad(x, ((0, 0), *window.padding, (0, 0)))
+    height, width = window.places(*x.shape[1:3])
+    (down, across), (row_step, column_step) = window.stride, window.dilation
     sums = np.zeros((len(x), height, width, op.outputs), np.int32)
-    for r in range(op.kernel):
-        for s in range(op.kernel):
-            top, left = r * dilation, s * dilation
-            window = padded[
-                :, top : top + (height - 1) * stride + 1 : stride, left : left + (width - 1) * stride + 1 : stride
+    for row in range(window.kernel[0]):
+        for column in range(window.kernel[1]):
+            top, left = row * row_step, column * column_step
+            part = padded[
+                :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * across + 1 : across
             ]
-            sums += _products(window, kernel[r, s], op)
+            sums += _products(part, kernel[row, column], op)
     return sums
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import singledispatch
 
@@ -60,7 +61,7 @@ def _(op: MaxPool, x: Array) -> Array:
 
 @apply.register
 def _(op: AvgPool, x: Array) -> Array:
-    return _pooled(op, x, 0.0, lax.add) / op.kernel**2
+    return _pooled(op, x, 0.0, lax.add) / math.prod(op.window.kernel)
 
 
 @apply.register
@@ -79,46 +80,48 @@ def _(op: Flatten, x: Array) -> Array:
 
 
 def _pooled(op: MaxPool | AvgPool, x: Array, start: float, combine: Callable) -> Array:
-    pad = (op.padding, op.padding)
-    return lax.reduce_window(
-        x, start, combine, (1, op.kernel, op.kernel, 1), (1, op.stride, op.stride, 1), ((0, 0), pad, pad, (0, 0))
-    )
+    window = op.window
+    borders = ((0, 0), *window.padding, (0, 0))
+    return lax.reduce_window(x, start, combine, (1, *window.kernel, 1), (1, *window.stride, 1), borders)
 
 
 def depthwise(x: Array, kernel: Array, op: Conv) -> Array:
-    """Depthwise convolution of x [B, H, W, C] with kernel [R, S, 1, C].
+    """Depthwise convolution of x [B, H, W, C] with kernel [S, R, 1, C].
 
     On CPU by shifts and adds, which XLA fuses: several times faster there than its grouped convolution.
     """
     if jax.default_backend() != "cpu":
         return _convolution(x, kernel, op)
-    size, stride, pad, dilation = op.kernel, op.stride, op.padding, op.dilation
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    reach = dilation * (size - 1) + 1
-    height, width = ((extent - reach) // stride + 1 for extent in padded.shape[1:3])
+    window = op.window
+    padded = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
+    height, width = window.places(*x.shape[1:3])
+    (down, across), (row_step, column_step) = window.stride, window.dilation
     total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
-    for i in range(0, reach, dilation):
-        for j in range(0, reach, dilation):
-            window = padded[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
-            total = total + window * kernel[i // dilation, j // dilation, 0]
+    for row in range(window.kernel[0]):
+        for column in range(window.kernel[1]):
+            top, left = row * row_step, column * column_step
+            part = padded[
+                :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * across + 1 : across
+            ]
+            total = total + part * kernel[row, column, 0]
     return total
 
 
 def _convolution(x: Array, kernel: Array, op: Conv) -> Array:
-    pad = (op.padding, op.padding)
+    window = op.window
     return lax.conv_general_dilated(
         x,
         kernel,
-        (op.stride, op.stride),
-        [pad, pad],
-        rhs_dilation=(op.dilation, op.dilation),
+        window.stride,
+        window.padding,
+        rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=op.groups,
     )
 
 
 def convolve(x: Array, kernel: Array, op: Op) -> Array:
-    """A layer's linear part: x [B, H, W, C] (or [B, C] for Linear) with kernel [R, S, C / groups, M]."""
+    """A layer's linear part: x [B, H, W, C] (or [B, C] for Linear) with kernel [S, R, C / groups, M]."""
     assert isinstance(op, Kernel)
     if isinstance(op, Linear) or (op.kernel, op.stride, op.padding, op.groups) == (1, 1, 0, 1):
         return x @ kernel[0, 0]
@@ -155,7 +158,7 @@ def walk(
 
 
 class ConvBlock(nnx.Module):
-    """A layer's kernel with its batch norm or bias. shape: [R, S, C, M] of the kernel."""
+    """A layer's kernel with its batch norm or bias. shape: [S, R, C, M] of the kernel."""
 
     def __init__(self, op: Op, shape: tuple[int, int, int, int], *, depthwise: bool = False, rngs: nnx.Rngs) -> None:
         assert isinstance(op, Kernel)

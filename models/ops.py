@@ -11,6 +11,7 @@ import dataclasses
 from functools import singledispatch
 
 from mqjax.errors import InputError
+from mqjax.models.windows import Borders, Extents, Windowed, pair, shortest
 from mqjax.types import Layer
 
 Shape = tuple[int, ...]
@@ -18,22 +19,25 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """The network's input: square images."""
+    """The network's input: square images of a height and width, or oblong ones of (height, width)."""
 
-    resolution: int
+    resolution: Extents
     channels: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolution", shortest(self.resolution))
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv:
+class Conv(Windowed):
     """A convolution with as many groups as divide its channels: 1 for a dense one, all channels for a depthwise one, whose
     multiplier is `outputs` over them. A batch norm follows (`norm`), or else a bias is added."""
 
     outputs: int
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
+    kernel: Extents = 1
+    stride: Extents = 1
+    padding: Borders = 0
+    dilation: Extents = 1
     groups: int = 1
     norm: bool = True
 
@@ -65,21 +69,21 @@ class Add:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxPool:
+class MaxPool(Windowed):
     """The largest value of each window; what is padded never counts."""
 
-    kernel: int
-    stride: int
-    padding: int = 0
+    kernel: Extents
+    stride: Extents
+    padding: Borders = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class AvgPool:
+class AvgPool(Windowed):
     """The mean of each window; padded zeros count, as in PyTorch."""
 
-    kernel: int
-    stride: int
-    padding: int = 0
+    kernel: Extents
+    stride: Extents
+    padding: Borders = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,7 @@ def is_depthwise(op: Op, channels: int) -> bool:
 def output_shape(op: Op, inputs: list[Shape], name: str) -> Shape:
     """The shape of a node's output from those of its inputs. Raises `InputError` naming the node where they do not fit."""
     if isinstance(op, Image):
-        return op.resolution, op.resolution, op.channels
+        return *pair(op.resolution), op.channels
     if isinstance(op, MANY_INPUTS):
         return _joined(op, inputs, name)
     (shape,) = inputs
@@ -132,17 +136,18 @@ def output_shape(op: Op, inputs: list[Shape], name: str) -> Shape:
     if isinstance(op, Flatten):
         return (shape[0] * shape[1] * shape[2],)
     height, width, channels = shape
-    outputs, dilation = channels, 1
+    outputs = channels
     if isinstance(op, Conv):
-        outputs, dilation = op.outputs, op.dilation
+        outputs = op.outputs
         if op.groups < 1 or channels % op.groups or outputs % op.groups:
             raise InputError(
                 f"node {name!r}: {op.groups} groups must divide its {channels} input and {outputs} output channels"
             )
-    reach = dilation * (op.kernel - 1) + 1 - 2 * op.padding
-    if min(height, width) < reach:
-        raise InputError(f"node {name!r}: its window of {op.kernel} is larger than what it reads, {_shown(shape)}")
-    return (height - reach) // op.stride + 1, (width - reach) // op.stride + 1, outputs
+    places = op.window.places(height, width)
+    if min(places) < 1:
+        size = op.kernel if isinstance(op.kernel, int) else _shown(op.kernel)
+        raise InputError(f"node {name!r}: its window of {size} is larger than what it reads, {_shown(shape)}")
+    return *places, outputs
 
 
 def _joined(op: Op, inputs: list[Shape], name: str) -> Shape:
@@ -160,10 +165,10 @@ def _shown(shape: Shape) -> str:
 
 
 def kernel_shape(op: Kernel, channels: int) -> tuple[int, int, int, int]:
-    """[R, S, C, M] of the kernel of an op that reads so many channels; C is that of one group."""
+    """[S, R, C, M] of the kernel of an op that reads so many channels: height, width, channels of one group, outputs."""
     if isinstance(op, Linear):
         return 1, 1, channels, op.outputs
-    return op.kernel, op.kernel, channels // op.groups, op.outputs
+    return *op.window.kernel, channels // op.groups, op.outputs
 
 
 def parameters(op: Kernel, channels: int) -> int:
@@ -186,16 +191,11 @@ def _(op: Linear, inputs: Shape, outputs: Shape, name: str, depthwise: str) -> L
 @mapper_layer.register
 def _(op: Conv, inputs: Shape, outputs: Shape, name: str, depthwise: str) -> Layer:
     # Q and S go with the height, P and R with the width.
-    dims = {
-        "P": outputs[1],
-        "Q": outputs[0],
-        "R": op.kernel,
-        "S": op.kernel,
-        "Wstride": op.stride,
-        "Hstride": op.stride,
-        "Wdilation": op.dilation,
-        "Hdilation": op.dilation,
-    }
+    window = op.window
+    dims = {"Q": outputs[0], "P": outputs[1]}
+    dims |= dict(zip(("S", "R"), window.kernel, strict=True))
+    dims |= dict(zip(("Hstride", "Wstride"), window.stride, strict=True))
+    dims |= dict(zip(("Hdilation", "Wdilation"), window.dilation, strict=True))
     if op.groups == 1 or (depthwise == "dense" and is_depthwise(op, inputs[2])):
         return Layer.from_dims({"C": inputs[2], "M": op.outputs, **dims}, name=name)
     if is_depthwise(op, inputs[2]) and op.outputs == inputs[2]:

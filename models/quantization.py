@@ -43,7 +43,7 @@ class Quantized(NamedTuple):
 
     tensor_widths: Array  # int32 [T + 1], of every stored tensor and of the logits
     kernel_widths: Array  # int32 [L]
-    kernels: dict[str, Any]  # float32 [R, S, C, M], not yet rounded
+    kernels: dict[str, Any]  # float32 [S, R, C, M], not yet rounded
     kernel_steps: dict[str, Any]  # float32 [M] or [1]
     biases: dict[str, Any]  # float32 [M]
     steps: Array  # float32 [T + 1]

@@ -113,7 +113,8 @@ class Constraint:
     """What a constraint set says about the spatial or temporal loops of one level (MODEL.md section 11.1).
 
     factors: (dimension, factor) pairs; `FULL` takes the whole bound. permutation: dimensions, innermost first.
-    split: how many dimensions of the permutation lie on X (spatial only); `None` leaves it free.
+    split: how many dimensions of the permutation lie on X (spatial only); `None` leaves it free. max_factors: (dimension, bound)
+    pairs; the factor must not exceed the bound.
     """
 
     level: str
@@ -121,6 +122,7 @@ class Constraint:
     factors: tuple[tuple[str, int], ...] = ()
     permutation: str = ""
     split: int | None = None
+    max_factors: tuple[tuple[str, int], ...] = ()
 
 
 class Repeat(NamedTuple):
@@ -137,12 +139,15 @@ def repeated_rules(rules: Sequence[Constraint]) -> list[Repeat]:
     repeats = []
     for number, rule in enumerate(rules):
         given = [(("factors", dim), "factor") for dim, _ in rule.factors]
+        given += [(("max_factors", dim), "factor") for dim, _ in rule.max_factors]
         given += [(("permutation",), "permutation")] if rule.permutation else []
         given += [(("split",), "split")] if rule.split is not None else []
         for key, what in given:
-            if (rule.level, rule.spatial, key) in taken:
+            # A factor is fixed or has an upper bound.
+            said = (rule.level, rule.spatial, what, key[-1])
+            if said in taken:
                 repeats.append(Repeat(number, key, what))
-            taken.add((rule.level, rule.spatial, key))
+            taken.add(said)
     return repeats
 
 
@@ -154,6 +159,7 @@ class TilingLevel(NamedTuple):
     factors: dict[str, int]
     permutation: str
     split: int | None
+    max_factors: dict[str, int]
 
 
 class Tech(NamedTuple):
@@ -248,14 +254,15 @@ class Arch:
         merged: dict[tuple[str, bool], TilingLevel] = {}
         for number, (level, fanout) in enumerate(zip(self.levels, self.fanout, strict=True)):
             if fanout != (1, 1):
-                merged[level.name, True] = TilingLevel(number, True, {}, "", None)
-            merged[level.name, False] = TilingLevel(number, False, {}, "", None)
+                merged[level.name, True] = TilingLevel(number, True, {}, "", None, {})
+            merged[level.name, False] = TilingLevel(number, False, {}, "", None, {})
         for rule in self.constraint_set(constraints):
             old = merged[rule.level, rule.spatial]
             merged[rule.level, rule.spatial] = old._replace(
                 factors={**old.factors, **dict(rule.factors)},
                 permutation=rule.permutation or old.permutation,
                 split=old.split if rule.split is None else rule.split,
+                max_factors={**old.max_factors, **dict(rule.max_factors)},
             )
         return list(merged.values())
 

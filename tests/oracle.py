@@ -365,7 +365,7 @@ class Space:
     """The mapspace of a layer under a constraint set (MODEL.md sections 11.1 to 11.3), by plain enumeration."""
 
     def __init__(self, arch: Any, layer: Any, constraints: str) -> None:
-        """Raises `ValueError` where the fixed factors of a dimension do not divide its bound."""
+        """Raises `ValueError` where the fixed factors and upper bounds of a dimension do not allow its bound."""
         self.arch, self.shape = arch, layer.shape
         self.dims = DIMS if layer.shape in ("grouped", "matmul") else DIMS[:7]
         self.tiling = [self._without_others(level) for level in arch.tiling_levels(constraints)]
@@ -389,8 +389,14 @@ class Space:
         rest, remainder = divmod(bound, math.prod(fixed.values()))
         if remainder or (not free and rest > 1):
             raise ValueError(f"the factors of {d} do not divide {bound}")
+        found = False
         for split in factorisations(rest, len(free)):
-            yield {**fixed, **dict(zip(free, split, strict=True))}
+            factors = {**fixed, **dict(zip(free, split, strict=True))}
+            if all(factors[t] <= level.max_factors.get(d, bound) for t, level in enumerate(self.tiling)):
+                found = True
+                yield factors
+        if not found:
+            raise ValueError(f"no factors of {d} within their upper bounds multiply to {bound}")
 
     def _choices(self, t: int, factors: dict[str, int]) -> tuple[str, str, list[int] | None]:
         """Fixed prefix and free rest of the dimensions of a tiling level, innermost first, and its splits. Loops of

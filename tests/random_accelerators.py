@@ -155,11 +155,13 @@ def _rules(rng: Source, arch: Arch) -> list[Constraint]:
         if rng.randint(1, 4) > strictness:
             continue
         factors = [(d, _factor(rng)) for d in LOOPS if rng.randint(1, 5) <= strictness]
+        fixed = dict(factors)
+        most = [(d, rng.choice((1, 2, 2, 3, 4))) for d in LOOPS if d not in fixed and rng.randint(1, 8) == 1]
         split = rng.choice((None, None, 8, 0, rng.randint(0, 8))) if level.spatial else None
         name = arch.levels[level.level].name
         # With a given split loops of bound 1 are ordered, too, so that many free dimensions make any space large.
         order = _permutation(rng, strictness, least=0 if split is None else 4)
-        rules.append(Constraint(name, level.spatial, tuple(factors), order, split))
+        rules.append(Constraint(name, level.spatial, tuple(factors), order, split, tuple(most)))
     return rules
 
 
@@ -292,6 +294,8 @@ def _simpler_rules(rule: Constraint) -> Iterator[list[Constraint]]:
         yield [dataclasses.replace(rule, split=None)]
     for i in range(len(rule.factors)):
         yield [dataclasses.replace(rule, factors=(*rule.factors[:i], *rule.factors[i + 1 :]))]
+    for i in range(len(rule.max_factors)):
+        yield [dataclasses.replace(rule, max_factors=(*rule.max_factors[:i], *rule.max_factors[i + 1 :]))]
 
 
 def _with_rules(arch: Arch, arch_rules: Sequence[Constraint], paper_rules: Sequence[Constraint]) -> Arch:
@@ -361,6 +365,8 @@ def _rule_document(rule: Constraint) -> dict[str, Any]:
     document: dict[str, Any] = {"level": rule.level, "type": "spatial" if rule.spatial else "temporal"}
     if rule.factors:
         document["factors"] = {d: "full" if factor == FULL else factor for d, factor in rule.factors}
+    if rule.max_factors:
+        document["max_factors"] = dict(rule.max_factors)
     if rule.permutation:
         document["permutation"] = rule.permutation
     return document | ({} if rule.split is None else {"split": rule.split})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 
 from mqjax.errors import InputError, unknown
 from mqjax.models.graph import Graph
@@ -28,6 +29,12 @@ def architecture(
         raise InputError(f"network {name!r}: the width multiplier must be positive, not {width_multiplier}")
     module = importlib.import_module(f"{__name__}.{name}")
     return module.build(width_multiplier=width_multiplier, resolution=resolution, classes=classes, channels=channels)
+
+
+def called(name: str) -> str:
+    """The name of a network of the user's: made of what it was called, and never that of one of ours, which it need not be."""
+    clean = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40] or "network"
+    return f"{clean}_own" if clean in NETWORKS else clean
 
 
 def scaled(filters: float, width_multiplier: float) -> int:

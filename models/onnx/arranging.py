@@ -27,10 +27,10 @@ def _pool(r: Reader, node: Any) -> Value:
     if not (mean and x.layout == "NCHW" and x.affine is None and not x.gate):
         x = r.settled(node)
     padded_before = x.padding is not None
-    size, stride, _, padding = window(r, node, x, tuple(given.get("kernel_shape", ())), pool=True)
-    if mean and padding and not (given.get("count_include_pad", 0) or padded_before):
+    size, stride, padding, _ = window(r, node, x, tuple(given.get("kernel_shape", ())), pool=True)
+    if mean and any(padding) and not (given.get("count_include_pad", 0) or padded_before):
         r.refuse(node, "padding that does not count (count_include_pad=0) is not supported in average pools")
-    if mean and not padding and r.shape(x)[:2] == (size, size):
+    if mean and not any(padding) and r.shape(x)[:2] == size:
         return Value(r.add(node, GlobalAvgPool(), x), "features")
     return Value(r.add(node, (AvgPool if mean else MaxPool)(size, stride, padding), plain(x)))
 
@@ -49,9 +49,7 @@ def _global_pool(r: Reader, node: Any) -> Value:
     if node.op_type != "GlobalMaxPool":
         return Value(r.add(node, GlobalAvgPool(), x), "features")
     height, width, _ = r.shape(x)
-    if height != width:
-        r.refuse(node, f"its input of {height}x{width} must be square")
-    return Value(r.add(node, MaxPool(height, height), x))
+    return Value(r.add(node, MaxPool((height, width), 1), x))
 
 
 @HANDLERS.of("Concat")

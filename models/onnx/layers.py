@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mqjax.models.importing import scaled_inputs
 from mqjax.models.onnx.file import attributes
 from mqjax.models.onnx.registry import ANY, Handlers
 from mqjax.models.onnx.values import Value
 from mqjax.models.ops import Activation, Add, Conv, Linear
+from mqjax.models.windows import Pair
 
 if TYPE_CHECKING:
     from mqjax.models.onnx.reader import Reader
@@ -32,7 +34,7 @@ def _conv(r: Reader, node: Any) -> Value:
         return _linear(r, node, weights[:, :, 0, 0].T, bias)
     if x.layout != "NCHW" or x.gate:
         r.settled(node)
-    size, stride, dilation, padding = window(r, node, x, weights.shape[2:])
+    kernel_size, stride, padding, dilation = window(r, node, x, weights.shape[2:])
     channels = r.shape(x)[-1]
     if groups < 1 or weights.shape[1] * groups != channels or outputs % groups:
         r.refuse(
@@ -42,13 +44,10 @@ def _conv(r: Reader, node: Any) -> Value:
     kernel = weights.transpose(2, 3, 1, 0).astype(np.float64)
     shift = np.zeros(outputs)
     if x.affine is not None:
-        # Each group of filters reads its own part of the channels.
-        gain, added = (np.repeat(part.reshape(groups, -1).T, outputs // groups, axis=1) for part in x.affine)
-        shift = (kernel * added).sum(axis=(0, 1, 2))
-        kernel = kernel * gain
-        if padding and any(added.ravel()):
+        kernel, shift = scaled_inputs(kernel, *x.affine, groups)
+        if any(padding) and any(x.affine[1]):
             r.skip(node, "the shift of its image is folded in, exactly but for the border of the image")
-    name = r.add(node, Conv(outputs, size, stride, padding, dilation, groups, norm=False), plain(x))
+    name = r.add(node, Conv(outputs, kernel_size, stride, padding, dilation, groups, norm=False), plain(x))
     return _kernel(r, node, name, kernel, _bias(r, node, bias, outputs) + shift)
 
 
@@ -98,8 +97,10 @@ def _matmul(r: Reader, node: Any) -> Value:
     return _linear(r, node, r.constant(node, 1), None)
 
 
-def window(r: Reader, node: Any, x: Value, kernel: tuple[int, ...], *, pool: bool = False) -> tuple[int, int, int, int]:
-    """Size, stride, dilation and padding of a square window, alike on all sides."""
+def window(
+    r: Reader, node: Any, x: Value, kernel: tuple[int, ...], *, pool: bool = False
+) -> tuple[Pair, Pair, tuple[int, int, int, int], Pair]:
+    """Kernel, stride, padding and dilation of a window."""
     given = attributes(node)
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
     pads = list(given.get("pads", [0, 0, 0, 0]))
@@ -119,13 +120,9 @@ def window(r: Reader, node: Any, x: Value, kernel: tuple[int, ...], *, pool: boo
         r.refuse(node, f"its auto_pad {auto!r} is not known")
     if x.padding is not None:
         pads = [one + other for one, other in zip(pads, x.padding, strict=True)]
-    for what, numbers in (("kernel", kernel), ("strides", strides), ("dilations", dilations), ("pads", pads)):
-        if len(set(numbers)) > 1:
-            shown = "x".join(map(str, numbers))
-            r.refuse(node, f"its {what} {shown} differ by side; only equal ones are supported")
-    if pool and dilations[0] > 1:
+    if pool and max(dilations) > 1:
         r.refuse(node, "pools with dilation are not supported")
-    return kernel[0], strides[0], dilations[0], pads[0]
+    return tuple(kernel), tuple(strides), tuple(pads), tuple(dilations)  # type: ignore[return-value]
 
 
 def plain(x: Value) -> Value:
@@ -147,8 +144,7 @@ def _affine(r: Reader, node: Any, x: Value, gain: np.ndarray, shift: np.ndarray)
         return x
     if x.node not in r.weights or x.shared or x.mixed is not None or x.padding is not None:
         r.refuse(node, "constants can be added or multiplied only to what a layer gives to this node alone")
-    kernel, bias = r.weights[x.node]
-    r.weights[x.node] = kernel * gain, bias * gain + shift
+    r.scale(x.node, gain, shift)
     r.skip(node, f"folded into {x.node}")
     return x
 

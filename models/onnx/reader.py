@@ -15,33 +15,29 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mqjax.errors import InputError
-from mqjax.models.graph import Graph, Node
-from mqjax.models.onnx import called
+from mqjax.models.graph import Graph
+from mqjax.models.importing import Assembly, Imported, Skipped
+from mqjax.models.networks import called
 from mqjax.models.onnx.file import FOLDABLE, QUANT_DOMAINS, OnnxFile, attributes, constant_of, label, read_file
-from mqjax.models.onnx.values import Imported, Skipped, Value
-from mqjax.models.ops import Activation, Flatten, Image, Kernel, Linear, MaxPool, Op, Shape, output_shape
+from mqjax.models.onnx.values import Value
+from mqjax.models.ops import Image, Kernel, Linear, Op, Shape
 from mqjax.types import BitWidths
 
 PIXELS_MOST = 2**31
 """Values of one image."""
 
 
-class Reader:
+class Reader(Assembly):
     """The state of a walk through a file: nodes so far, the values and constants that its tensors are."""
 
     def __init__(self, file: OnnxFile) -> None:
+        super().__init__(str(file.path))
         self.file = file
-        self.nodes: list[Node] = []
-        self.graph_shapes: dict[str, Shape] = {}
-        self.weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.values: dict[str, Value] = {}
         self.constants = dict(file.constants)
         self.kernel_bits: dict[str, int] = {}
         self.constant_bits: dict[str, int] = {}
         self.stored_bits: dict[str, int] = {}
-        self.skipped: list[Skipped] = []
-        self.origins: dict[str, str] = {}
-        self.inexact: str | None = None
         self.batch = 1
         self.readers: dict[str, int] = {}
         for name in (*(n for node in file.graph.node for n in set(node.input)), *(o.name for o in file.graph.output)):
@@ -94,12 +90,8 @@ class Reader:
 
     def add(self, node: Any, op: Op, *inputs: Value) -> str:
         """Add a node to the graph, named after one of the file."""
-        name = self._named(node)
-        try:
-            self.graph_shapes[name] = output_shape(op, [self.shape(x) for x in inputs], name)
-        except InputError as error:
-            raise InputError(f"{self.file.path}: {error}") from None
-        self.nodes.append(Node(name, op, tuple(x.node for x in inputs)))
+        name = re.sub(rf"[^A-Za-z0-9]{re.escape(node.op_type)}$", "", node.name or node.output[0])
+        name = self.add_node(name, op, [x.node for x in inputs])
         if isinstance(op, Kernel):
             self.origins[name] = node.name
         return name
@@ -108,16 +100,6 @@ class Reader:
         """Note that a node is left out."""
         name, op = label(node)[len("node ") :].rsplit(" ", 1)
         self.skipped.append(Skipped(name.strip("'"), op.strip("()"), reason))
-
-    def _named(self, node: Any) -> str:
-        raw = node.name or node.output[0]
-        name = re.sub(r"[^A-Za-z0-9]+", "_", raw).strip("_").removesuffix(f"_{node.op_type}")[:60] or node.op_type
-        name = f"{name}_1" if name == "image" else name
-        found, number = name, 1
-        while found in self.graph_shapes:
-            number += 1
-            found = f"{name}_{number}"
-        return found
 
     # The walk.
 
@@ -159,11 +141,10 @@ class Reader:
         height, width, channels = shape[1:] if layout == "NHWC" else (*shape[2:], shape[1])
         if height * width * channels > PIXELS_MOST:
             raise InputError(f"{path}: its images of {height}x{width}x{channels} have more than {PIXELS_MOST} values")
-        if height != width or min(height, channels) < 1:
-            raise InputError(f"{path}: its images must be square, not {height}x{width}x{channels}")
+        if min(height, width, channels) < 1:
+            raise InputError(f"{path}: its images of {height}x{width}x{channels} have no pixels")
         self.batch = shape[0]
-        self.nodes.append(Node("image", Image(height, channels)))
-        self.graph_shapes["image"] = (height, width, channels)
+        self.add_node("image", Image((height, width), channels))
         self.values[name] = Value("image", layout, affine=self._normalisation(channels), shared=True)
 
     def _normalisation(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -275,31 +256,8 @@ class Reader:
         out = self.values[name]
         if len(self.shape(out)) != 1 or out.mixed is not None or out.gate or out.padding is not None:
             self.inexact = self.inexact or f"its output {name!r} is no list of logits"
-        nodes = _activations_first(self._used(out.node))
-        try:
-            found = Graph(called(path), tuple(nodes))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-        weights = {}
-        for node in found.kernels:
-            kernel, bias = (np.ascontiguousarray(part, np.float32) for part in self.weights[node.name])
-            if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-                self.inexact = self.inexact or f"the weights of node {node.name!r} are not all finite numbers"
-            weights[node.name] = kernel, bias
-        return Imported(path, found, weights, tuple(self.skipped), self._widths(found), self.origins, self.inexact)
-
-    def _used(self, last: str) -> list[Node]:
-        """The nodes that the output depends on."""
-        inputs = {node.name: node.inputs for node in self.nodes}
-        used, stack = set(), [last]
-        while stack:
-            if (name := stack.pop()) not in used:
-                used.add(name)
-                stack += inputs[name]
-        for node in self.nodes:
-            if node.name not in used:
-                self.skipped.append(Skipped(node.name, type(node.op).__name__, "the output does not depend on it"))
-        return [node for node in self.nodes if node.name in used or node.name == "image"]
+        found, weights = self.finished(called(path.stem), out.node)
+        return Imported(str(path), found, weights, tuple(self.skipped), self.inexact, self._widths(found), self.origins)
 
     def _widths(self, graph: Graph) -> tuple[BitWidths, ...]:
         numbers = dict(graph.storage.tensors)
@@ -312,34 +270,6 @@ class Reader:
             BitWidths(tensors.get(read), self.kernel_bits.get(node.name), tensors.get(written))
             for node, read, written in zip(graph.kernels, wiring.reads, wiring.writes, strict=True)
         )
-
-
-def _activations_first(nodes: list[Node]) -> list[Node]:
-    """Nodes with every ReLU before the maxima and the flattening that it follows: it then is the layer's own, and what is
-    computed stays the same."""
-    nodes = list(nodes)
-    moved = True
-    while moved:
-        moved = False
-        places = {node.name: place for place, node in enumerate(nodes)}
-        readers: dict[str, int] = {}
-        for name in (name for node in nodes for name in node.inputs):
-            readers[name] = readers.get(name, 0) + 1
-        for place, node in enumerate(nodes):
-            if not (isinstance(node.op, Activation) and node.op.kind == "relu"):
-                continue
-            before = nodes[places[node.inputs[0]]]
-            if isinstance(before.op, MaxPool | Flatten) and readers[before.name] == 1:
-                swapped = {node.name: before.name}
-                nodes = [
-                    dataclasses.replace(other, inputs=tuple(swapped.get(name, name) for name in other.inputs))
-                    for other in nodes
-                ]
-                nodes[places[before.name]] = dataclasses.replace(node, inputs=before.inputs)
-                nodes[place] = dataclasses.replace(before, inputs=(node.name,))
-                moved = True
-                break
-    return nodes
 
 
 def read_network(path: str | Path) -> Imported:

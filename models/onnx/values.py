@@ -1,45 +1,10 @@
-"""Records of the import: what a tensor of the file is, and the network that comes of all."""
+"""What a tensor of the file is."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-
-from mqjax.models.graph import Graph
-from mqjax.types import BitWidths
-
-
-class Skipped(NamedTuple):
-    """A node of the file that is no node of the graph, and why."""
-
-    node: str
-    op: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """A network from a file."""
-
-    path: Path
-    graph: Graph
-
-    weights: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Kernel float32 [R, S, C, M] (C of one group) and bias float32 [M] of every layer."""
-
-    skipped: tuple[Skipped, ...]
-
-    widths: tuple[BitWidths, ...]
-    """Of every layer, as far as the file's quantizers tell."""
-
-    origins: dict[str, str]
-    """The file's name of the node that each layer was, where it has one."""
-
-    inexact: str | None
-    """Why the graph computes something else than the file, where it does: it then serves the mapper alone."""
 
 
 @dataclasses.dataclass(frozen=True)

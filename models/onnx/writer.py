@@ -12,6 +12,7 @@ import numpy as np
 from mqjax.models.graph import Graph, Node
 from mqjax.models.onnx.file import QUANT_DOMAINS, onnx_package
 from mqjax.models.ops import Activation, Add, AvgPool, Concat, Conv, Flatten, GlobalAvgPool, Image, Kernel, MaxPool
+from mqjax.models.windows import Window
 
 if TYPE_CHECKING:
     from mqjax.models.network import Network
@@ -60,10 +61,8 @@ class _Writer:
         if not isinstance(op, Conv):
             return self.op("Gemm", node.name, *operands, transB=1)
         return self.op(
-            "Conv", node.name, *operands,
-            kernel_shape=[op.kernel] * 2, strides=[op.stride] * 2, pads=[op.padding] * 4,
-            dilations=[op.dilation] * 2, group=op.groups,
-        )  # fmt: skip
+            "Conv", node.name, *operands, dilations=op.window.dilation, group=op.groups, **_window(op.window)
+        )
 
     def plain(self, node: Node) -> str:
         """An op without a kernel."""
@@ -89,16 +88,16 @@ class _Writer:
         if isinstance(op, Flatten):
             return self.op("Flatten", name, self.op("Transpose", f"{name}_last", *inputs, perm=[0, 2, 3, 1]))
         assert isinstance(op, MaxPool | AvgPool)
-        window = {"kernel_shape": [op.kernel] * 2, "strides": [op.stride] * 2, "pads": [op.padding] * 4}
         if isinstance(op, MaxPool):
-            return self.op("MaxPool", name, *inputs, **window)
-        return self.op("AveragePool", name, *inputs, count_include_pad=1, **window)
+            return self.op("MaxPool", name, *inputs, **_window(op.window))
+        return self.op("AveragePool", name, *inputs, count_include_pad=1, **_window(op.window))
 
     def model(self) -> Any:
         from onnx import TensorProto, helper
 
         graph = self.graph
-        image = ["N", graph.channels, graph.resolution, graph.resolution]
+        height, width, channels = graph.image_shape
+        image = ["N", channels, height, width]
         last, shape = self.current[graph.nodes[-1].name], graph.shapes[graph.nodes[-1].name]
         document = helper.make_graph(
             self.nodes,
@@ -112,8 +111,13 @@ class _Writer:
         return helper.make_model(document, opset_imports=used, ir_version=IR_VERSION, producer_name="mqjax")
 
 
+def _window(window: Window) -> dict[str, Any]:
+    """A window's attributes."""
+    return {"kernel_shape": window.kernel, "strides": window.stride, "pads": window.onnx_pads}
+
+
 def turned(kernel: np.ndarray, op: Kernel) -> np.ndarray:
-    """A kernel [R, S, C, M] as ONNX has it: [M, C, R, S], or [M, C] of a fully connected layer."""
+    """A kernel [S, R, C, M] as ONNX has it: [M, C, S, R], or [M, C] of a fully connected layer."""
     weights = np.asarray(kernel).transpose(3, 2, 0, 1)
     return weights if isinstance(op, Conv) else weights[:, :, 0, 0]
 

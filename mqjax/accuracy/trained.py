@@ -14,7 +14,7 @@ from mqjax.data import Dataset, Images, load_dataset, normalize
 from mqjax.errors import InputError
 from mqjax.models.calibration import Quantizer, calibrate
 from mqjax.models.checkpoint import load_checkpoint
-from mqjax.models.files import is_file, load_network
+from mqjax.models.files import is_own, load_network
 from mqjax.models.graph import Graph
 from mqjax.models.network import Network
 
@@ -50,12 +50,12 @@ def trained_network(
     network: str, dataset: str, *, checkpoint: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Trained:
     """Load and calibrate a trained network. checkpoint: a folder, a shipped one's name, or the shipped one that fits. A
-    network that is an ONNX file is its own checkpoint, or the one that a checkpoint trained on.
+    network that is an ONNX file or a module of Flax is its own checkpoint, or the one that a checkpoint trained on.
 
     Raises `InputError` for unknown networks and data sets, and for a checkpoint that does not fit.
     """
     data = load_dataset(dataset, data_dir=data_dir)
-    if is_file(network) and checkpoint is None:
+    if is_own(network) and checkpoint is None:
         checkpoint = network
     elif checkpoint is None:
         if (network, dataset) not in DEFAULT_CHECKPOINTS:
@@ -65,8 +65,8 @@ def trained_network(
             )
         checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
     model, about = load_checkpoint(checkpoint)
-    if is_file(network):
-        _check_file(network, model.architecture, data, about)
+    if is_own(network):
+        _check_own(network, model.architecture, data, about)
     elif model.architecture.name != network or about["dataset"] != dataset:
         raise InputError(
             f"the checkpoint {checkpoint} is of {model.architecture.name!r} on {about['dataset']!r}, "
@@ -79,11 +79,13 @@ def trained_network(
     return Trained(str(checkpoint), model, quantizer, images, about, data)
 
 
-def _check_file(network: str, found: Graph, data: Dataset, about: dict[str, Any]) -> None:
-    """Raise `InputError` where a network from a file does not fit the data set, or a checkpoint not the file."""
+def _check_own(network: str, found: Graph, data: Dataset, about: dict[str, Any]) -> None:
+    """Raise `InputError` where a user's network does not fit the data set, or a checkpoint not the network."""
     wanted = load_network(network).graph
     if wanted is None:
-        raise InputError(f"{network} lists layers alone; accuracy needs a network with weights, such as an ONNX file")
+        raise InputError(
+            f"{network} lists layers alone; accuracy needs a network with weights: an ONNX file or a Flax module"
+        )
     if wanted != found or about["dataset"] not in (None, data.name):
         raise InputError(
             f"the checkpoint is of another network than the one in {network}, or was trained on other data"

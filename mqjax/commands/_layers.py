@@ -34,7 +34,9 @@ def add_layer_arguments(
     """--network with its sizes or, if `layer`, --layer; --depthwise; if `constraints`, --constraints."""
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument(
-        "--network", help="a network, such as mobilenetv1 or resnet18, or a file: ONNX, or layers as YAML or CSV"
+        "--network",
+        help="a network, such as mobilenetv1 or resnet18; a file: ONNX, or layers as YAML or CSV; or a Flax module, "
+        "MODULE:OBJECT@HxWxC",
     )
     if layer:
         keys = f"keys {' '.join(LAYER_KEYS)}, for grouped also G, for matmul B M K N; absent ones are 1"

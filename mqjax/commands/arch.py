@@ -24,11 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load = actions.add_parser(
         "import",
         help="make a file of a Timeloop accelerator",
-        description="Make a file of a Timeloop v0.3 accelerator; what has no counterpart is listed on standard error.",
+        description="Make a file of a Timeloop accelerator, v0.3 or v0.4; what has no counterpart is listed on standard error.",
     )
     load.add_argument("folder", metavar="DIR", type=Path, help="folder with arch.yaml, ERT.yaml and ART.yaml")
     load.add_argument(
-        "--constraints-dir", type=Path, metavar="DIR", help="where arch_constraints.yaml and map_constraints.yaml are"
+        "--constraints-dir",
+        type=Path,
+        metavar="DIR",
+        help="where arch_constraints.yaml and map_constraints.yaml are (default: DIR; v0.4 needs none)",
     )
     load.add_argument("--name", help="name of the accelerator (default: that of the folder)")
     load.add_argument("--out", type=Path, required=True, help="the new accelerator file")

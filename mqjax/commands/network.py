@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     summary = "print layers, stored tensors, sizes, and what of a file was skipped"
     show = actions.add_parser("show", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    show.add_argument("network", help="a network's name, or a file: ONNX, layers as YAML or CSV, a Timeloop problem")
+    show.add_argument(
+        "network",
+        help="a network's name; a file: ONNX, layers as YAML or CSV, a Timeloop problem; or a Flax module, MODULE:OBJECT@HxWxC",
+    )
     show.add_argument("--width-multiplier", type=float, default=1.0, help="of a named network")
     show.add_argument("--resolution", type=int, default=224, help="height and width of a named network's images")
     show.add_argument("--classes", type=int, default=1000, help="outputs of a named network")
@@ -53,14 +56,14 @@ def describe_network(source: NetworkSource, *, depthwise: str = "native") -> dic
             "reads": wiring.tensors[read],
             "writes": wiring.tensors[written] if written < len(wiring.tensors) else "output",
         }
-        if imported is not None:
+        if imported is not None and imported.widths:
             bits = imported.widths[number]
             row["bits"] = {"input": bits.inputs, "weight": bits.weights, "output": bits.outputs}
         rows.append(row)
     held = [max(live[t] for live in wiring.live) for t in range(len(wiring.tensors) + 1)]
     return {
         "network": source.name,
-        "image": None if graph is None else [graph.resolution, graph.resolution, graph.channels],
+        "image": None if graph is None else list(graph.image_shape),
         "classes": None if graph is None else graph.classes,
         "parameters": None if graph is None else graph.parameters,
         "weights": sum(row["weights"] for row in rows),

@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     option("arch", "shipped accelerator or YAML file")
     option("dialect", "rule for first fills", choices=("2024", "2023"))
-    option("network", "a network with a shipped checkpoint or one of --checkpoint, or an ONNX file with weights")
+    option(
+        "network",
+        "a network with a shipped checkpoint or one of --checkpoint, or one with weights: an ONNX file or a Flax module, MODULE:OBJECT@HxWxC",
+    )
     option("depthwise", "how the mapper sees depthwise layers", choices=("native", "dense"))
     option("constraints", CONSTRAINTS, choices=("paper", "arch", "none"))
     option("pad", "also try up to so many larger bounds of every dimension of a layer", type=int, metavar="K")

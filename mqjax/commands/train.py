@@ -125,15 +125,15 @@ def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any],
 
     from mqjax.errors import InputError
     from mqjax.models import architecture, load_network
-    from mqjax.models.files import is_file
+    from mqjax.models.files import is_own
     from mqjax.models.network import Network
 
-    if is_file(args.network):
+    if is_own(args.network):
         graph = load_network(args.network).graph
         if graph is None or (graph.classes, graph.channels) != (dataset.classes, dataset.channels):
             fits = f"take images of {dataset.channels} channels to {dataset.classes} classes"
             raise InputError(
-                f"{args.network} must be an ONNX file whose network would {fits}, to be trained on {dataset.name!r}"
+                f"{args.network} must be an ONNX file or a Flax module whose network would {fits}, to be trained on {dataset.name!r}"
             )
         for name in SIZES:
             if getattr(args, name) is not None:

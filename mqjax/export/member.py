@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mqjax.errors import InputError
-from mqjax.models.files import is_file, load_network, network_name
+from mqjax.models.files import has_weights, is_file, is_own, load_network, network_name
 from mqjax.models.graph import Graph
 from mqjax.study.stored import member_of, read_config, read_front
 
@@ -55,7 +55,7 @@ class Member:
     def source(self) -> Any:
         """The network as it was found; of a named network the trained one's graph decides about sizes."""
         network = self.settings["network"]
-        return load_network(network) if is_file(network) else _Trained(self.trained[0].architecture)
+        return load_network(network) if is_own(network) else _Trained(self.trained[0].architecture)
 
     @cached_property
     def trained(self) -> tuple[Network, Quantized]:
@@ -93,7 +93,7 @@ def read_member(run: str | Path, number: int) -> Member:
     prefix = ""
     if settings.get("judge") is None:
         prefix = f"{network_name(settings['network'])}_"
-        if settings["network"].lower().endswith(".onnx"):
+        if has_weights(settings["network"]):
             modules = _modules(settings["network"])
     layers = []
     for layer in entry["layers"]:
@@ -103,10 +103,14 @@ def read_member(run: str | Path, number: int) -> Member:
 
 
 def _modules(network: str) -> dict[str, str]:
-    """What PyTorch calls the layers of an ONNX file that it wrote: "/layer1/layer1.0/conv1/Conv" is layer1.0.conv1."""
+    """What the framework calls the layers: Flax, or PyTorch in an ONNX file that it wrote, where "/layer1/layer1.0/conv1/Conv"
+    is layer1.0.conv1."""
     imported = load_network(network).imported
+    origins = {} if imported is None else imported.origins
+    if not is_file(network):
+        return origins
     found: dict[str, str] = {}
-    for name, original in ({} if imported is None else imported.origins).items():
+    for name, original in origins.items():
         parts = original.strip("/").split("/")
         if not original.startswith("/") or len(parts) < 2:
             continue

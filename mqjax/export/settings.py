@@ -91,7 +91,7 @@ def nncf(member: Member) -> dict[str, Any]:
         }
     }
     if graph is not None:
-        settings["input_info"] = {"sample_size": [1, graph.channels, graph.resolution, graph.resolution]}
+        settings["input_info"] = {"sample_size": [1, graph.channels, *graph.image_shape[:2]]}
     return settings
 
 

@@ -141,6 +141,7 @@ class _Constraint(_Model):
     level: Name
     type: Literal["spatial", "temporal"]
     factors: Annotated[dict[Dim, Factor], BeforeValidator(_mapping)] = {}
+    max_factors: Annotated[dict[Dim, Count], BeforeValidator(_mapping)] = {}
     permutation: Annotated[str, PlainValidator(_permutation)] = ""
     split: Annotated[int | None, PlainValidator(_split)] = None
 
@@ -286,7 +287,8 @@ def _rule_errors(
 
 def _to_constraint(rule: _Constraint) -> Constraint:
     factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
-    return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split)
+    most = tuple(rule.max_factors.items())
+    return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split, most)
 
 
 def _to_mac(mac: _Mac) -> Mac:

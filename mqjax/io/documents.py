@@ -10,7 +10,7 @@ import codecs
 import dataclasses
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+
+
+TAG = "!"
+"""The key under which a mapping keeps its tag, where tags are read."""
 
 
 class _Resolver(BaseResolver):
@@ -130,6 +134,20 @@ def key_path(parts: Sequence[str | int]) -> str:
     return ".".join(names).replace(".[", "[")
 
 
+class _TaggedLoader(_Loader):
+    """Reads a mapping with a tag as one with the tag's name under the key `TAG`."""
+
+
+def _construct_tagged(loader: _TaggedLoader, name: str, node: yaml.Node) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _refuse(node, f"the tag !{name} stands before what is no mapping of keys to values")
+    loader.flatten_mapping(node)
+    return {TAG: name, **loader.construct_mapping(node, deep=True)}
+
+
+_TaggedLoader.yaml_multi_constructors = {"!": _construct_tagged}
+
+
 @dataclasses.dataclass(frozen=True)
 class Document:
     """What a YAML file holds: `value` in Python's terms, `root` with the lines."""
@@ -192,17 +210,17 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}, line {line}: not text in {encoding.upper()}; save the file as UTF-8") from None
 
 
-def read_document(path: Path, *, foreign: Mapping[str, str] | None = None) -> Document:
+def read_document(path: Path, *, tagged: bool = False) -> Document:
     """The YAML document in the file `path`. Raises `InputError` naming file and line.
 
-    `foreign` maps tags that another format uses to what is then said instead of "unknown tag".
+    tagged: mappings may have tags such as !Component, which are kept as texts under the key `TAG`; nothing is made of them.
     """
     text = read_text(path)
     try:
-        loader = _Loader(text)
+        loader = (_TaggedLoader if tagged else _Loader)(text)
         root = loader.get_single_node()
         if root is not None:
-            _check_nodes(root, foreign or {})
+            _check_nodes(root)
         value = None if root is None else loader.construct_document(root)
     except ReaderError as error:
         # A reader's error has a position but no line.
@@ -225,8 +243,8 @@ def _advice(problem: str) -> str:
     return " ".join(problem.split())
 
 
-def _check_nodes(root: yaml.Node, foreign: Mapping[str, str]) -> None:
-    """Refuse foreign tags, keys given twice and a document that contains itself."""
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse keys given twice and a document that contains itself."""
     repeated, done = None, set()
     stack: list[tuple[yaml.Node, frozenset[int]]] = [(root, frozenset())]
     while stack:
@@ -234,12 +252,8 @@ def _check_nodes(root: yaml.Node, foreign: Mapping[str, str]) -> None:
         if id(node) in above:
             raise _refuse(node, "an alias stands inside what it refers to")
         if id(node) in done or isinstance(node, yaml.ScalarNode):
-            if node.tag in foreign:
-                raise _refuse(node, foreign[node.tag])
             continue
         done.add(id(node))
-        if node.tag in foreign:
-            raise _refuse(node, foreign[node.tag])
         children = node.value
         if isinstance(node, yaml.MappingNode):
             keys = set()

@@ -1,4 +1,4 @@
-"""Constraint files of Timeloop v0.3 as rules of our own format: what spatial and temporal loops may be, what levels keep."""
+"""Constraints of Timeloop, v0.3 and v0.4, as rules of our own format: what spatial and temporal loops may be, what levels keep."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mqjax.io.documents import Document, shown
+from mqjax.io.documents import TAG, Document, shown
+from mqjax.io.timeloop_tree import Loc, Target
 from mqjax.projection import LOOPS
 from mqjax.types import TENSORS
 
-V04 = "this is a Timeloop v0.4 file; only v0.3 files (architecture.version: 0.3 with subtree and local) can be imported"
+KEYS = ("architecture_constraints", "mapspace_constraints", "constraints", "mapspace")
+"""Of constraint files, at the top."""
+
+KINDS = ("bypass", "bypassing", "datatype", "dataspace")
+"""Of constraints that say which tensors a level keeps."""
 
 
 class Keep(NamedTuple):
@@ -21,56 +26,90 @@ class Keep(NamedTuple):
     bypass: list[str]
 
 
-def kept_tensors(level: str, said: Sequence[Keep]) -> list[str]:
-    """The tensors that a level keeps: those listed; else all that it does not bypass."""
-    here = [entry for entry in said if entry.level == level]
-    listed = [tensor for entry in here for tensor in entry.keep or ()]
-    if any(entry.keep is not None for entry in here):
-        return [tensor for tensor in TENSORS if tensor in listed]
-    return [tensor for tensor in TENSORS if not any(tensor in entry.bypass for entry in here)]
+class Rules:
+    """Reads constraints, whose names of components `targets` explains; what is given, also in several files, is given once."""
 
+    def __init__(self, targets: Mapping[str, Target], notes: list[str]) -> None:
+        self.targets, self.notes = targets, notes
+        self._taken: set[tuple[str, ...]] = set()
+        self._said: list[Keep] = []
 
-def read_constraints(
-    file: Document, fanouts: Mapping[str, int], taken: set[tuple[str, ...]], notes: list[str]
-) -> tuple[list[dict], list[Keep]]:
-    """The rules of a constraint file in our format, and what it says about bypassing.
+    def kept(self, level: str) -> list[str]:
+        """The tensors that a level keeps: those listed; else all that it does not bypass."""
+        here = [entry for entry in self._said if entry.level == level]
+        listed = [tensor for entry in here for tensor in entry.keep or ()]
+        if any(entry.keep is not None for entry in here):
+            return [tensor for tensor in TENSORS if tensor in listed]
+        return [tensor for tensor in TENSORS if not any(tensor in entry.bypass for entry in here)]
 
-    `fanouts` has the children of one instance of each level, outermost first. `taken` gathers what was given, over files.
-    """
-    keys = ("architecture_constraints", "mapspace_constraints", "constraints", "mapspace")
-    root = file.value if isinstance(file.value, dict) else {}
-    key = next((key for key in keys if key in root), None)
-    if key is None:
-        raise file.error((), f"a constraint file has one of the keys {', '.join(keys)}")
-    loc: tuple[str | int, ...] = (key,)
-    if not isinstance(root[key], list):
-        if isinstance(root[key], dict) and str(root[key].get("version")) == "0.4":
-            raise file.error(loc, V04)
-        loc = (key, "targets")
-    rules, kept = [], []
-    for i in range(len(file.at(loc, list))):
-        entry, here = file.at((*loc, i), dict), (*loc, i)
-        name_key = "name" if "name" in entry and "target" not in entry else "target"
-        target = file.at((*here, name_key), str)
-        if target not in fanouts:
-            raise file.error((*here, name_key), f"unknown level {shown(target)}; levels are {', '.join(fanouts)}")
-        kind = file.at((*here, "type"), str)
-        if kind in ("bypass", "bypassing", "datatype", "dataspace"):
-            kept.append(Keep(target, _tensors(file, (*here, "keep")), _tensors(file, (*here, "bypass")) or []))
+    def of_file(self, file: Document) -> list[dict]:
+        """The rules of a constraint file in our format."""
+        root = file.value if isinstance(file.value, dict) else {}
+        key = next((key for key in KEYS if key in root), None)
+        if key is None:
+            raise file.error((), f"a constraint file has one of the keys {', '.join(KEYS)}")
+        loc: Loc = (key,) if isinstance(root[key], list) else (key, "targets")
+        rules: list[dict] = []
+        for i in range(len(file.at(loc, list))):
+            entry, here = file.at((*loc, i), dict), (*loc, i)
+            name_key = "name" if "name" in entry and "target" not in entry else "target"
+            name = file.at((*here, name_key), str)
+            if name not in self.targets:
+                raise file.error(
+                    (*here, name_key), f"unknown level {shown(name)}; levels are {', '.join(self.targets)}"
+                )
+            if "type" not in entry and entry.keys() & {*KINDS, "spatial", "temporal"}:
+                rules += self._of_node(file, here, name)  # as v0.4 has it
+            else:
+                rules += self._entry(file, here, name, file.at((*here, "type"), str))
+        return rules
+
+    def of_nodes(self, arch: Document, nodes: Sequence[tuple[str, Loc]]) -> list[dict]:
+        """The rules in the constraints of v0.4 nodes."""
+        return [rule for name, loc in nodes for rule in self._of_node(arch, loc, name)]
+
+    def _of_node(self, file: Document, loc: Loc, name: str) -> list[dict]:
+        found = []
+        for kind, content in file.at(loc, dict).items():
+            if kind in ("target", "name", "type", TAG):
+                continue
+            if isinstance(content, dict) or kind in (*KINDS, "spatial", "temporal"):
+                found += self._entry(file, (*loc, kind), name, kind)
+            else:
+                self.notes.append(f"{name}: the constraint {kind} has no counterpart and is left out")
+        return found
+
+    def _entry(self, file: Document, loc: Loc, name: str, kind: str) -> list[dict]:
+        """The rules of one constraint, none or one."""
+        entry, target = file.at(loc, dict), self.targets[name]
+        if kind in KINDS:
+            if target.level is not None:
+                self._said.append(
+                    Keep(target.level, _tensors(file, (*loc, "keep")), _tensors(file, (*loc, "bypass")) or [])
+                )
+            understood = {"keep", "bypass"}
         elif kind in ("spatial", "temporal"):
-            rules.append(_rule(file, here, target, kind, fanouts[target]))
-            given = [("factors", dim) for dim in rules[-1].get("factors", ())]
-            for words in [*given, *((key,) for key in ("permutation", "split") if key in rules[-1])]:
-                if (target, kind, *words) in taken:
-                    problem = f"{' of '.join(reversed(words))} is given twice for the {kind} loops of {target}"
-                    raise file.error((*here, words[0]), f"{problem}; give it once, in one of the files")
-                taken.add((target, kind, *words))
+            understood = {"factors", "permutation", *(["split"] if kind == "spatial" else [])}
         else:
-            notes.append(f"{target}: a constraint of the type {shown(kind)} has no counterpart and is left out")
-    return rules, kept
+            self.notes.append(f"{name}: a constraint of the type {shown(kind)} has no counterpart and is left out")
+            return []
+        for key in entry.keys() - understood - {"target", "name", "type", TAG}:
+            if entry[key] not in (None, [], {}, False):
+                self.notes.append(f"{name}: {key} of {kind} constraints has no counterpart and is left out")
+        level = target.spatial if kind == "spatial" else target.level
+        if kind in KINDS or level is None:
+            return []
+        rule = _rule(file, loc, level, kind, target.fanout)
+        given = [("factors", dim) for key in ("factors", "max_factors") for dim in rule.get(key, ())]
+        for words in [*given, *((key,) for key in ("permutation", "split") if key in rule)]:
+            if (level, kind, *words) in self._taken:
+                problem = f"{' of '.join(reversed(words))} is given twice for the {kind} loops of {level}"
+                raise file.error((*loc, words[0]), f"{problem}; give it once, in one of the files")
+            self._taken.add((level, kind, *words))
+        return [rule]
 
 
-def _tensors(file: Document, loc: tuple[str | int, ...]) -> list[str] | None:
+def _tensors(file: Document, loc: Loc) -> list[str] | None:
     """A list of tensors, or None where the key is missing."""
     entry = file.at(loc[:-1], dict)
     if loc[-1] not in entry:
@@ -83,13 +122,12 @@ def _tensors(file: Document, loc: tuple[str | int, ...]) -> list[str] | None:
     return tensors
 
 
-def _rule(file: Document, loc: tuple[str | int, ...], target: str, kind: str, fanout: int) -> dict[str, Any]:
+def _rule(file: Document, loc: Loc, target: str, kind: str, fanout: int) -> dict[str, Any]:
     entry = file.at(loc, dict)
     rule: dict[str, Any] = {"level": target, "type": kind}
-    if entry.get("factors") is not None and (
-        factors := _factors(file, (*loc, "factors"), target, fanout if kind == "spatial" else None)
-    ):
-        rule["factors"] = factors
+    if entry.get("factors") is not None:
+        found = _factors(file, (*loc, "factors"), target, fanout if kind == "spatial" else None)
+        rule |= {key: factors for key, factors in zip(("factors", "max_factors"), found, strict=True) if factors}
     if entry.get("permutation") is not None:
         given = entry["permutation"]
         # Lists of dimensions, and any blanks or commas between them, say the same as one word.
@@ -109,10 +147,9 @@ def _rule(file: Document, loc: tuple[str | int, ...], target: str, kind: str, fa
     return rule
 
 
-def _factors(file: Document, loc: tuple[str | int, ...], target: str, fanout: int | None) -> dict[str, int | str]:
-    """Fixed factors from a text, a list or a mapping: `C=16 M4`, [C=16, M=4], {C: 16}; 0 is the whole bound.
-
-    An upper bound is accepted where it fixes the factor (at 1) or where the fan-out already implies it.
+def _factors(file: Document, loc: Loc, target: str, fanout: int | None) -> tuple[dict[str, int | str], dict[str, int]]:
+    """Fixed factors, and upper bounds, from a text, a list or a mapping: `C=16 M4 S<=3`, [C=16, M=4], {C: 16}; 0 is the whole
+    bound. An upper bound that the fan-out implies says nothing.
     """
     given = file.at(loc, object)
     if isinstance(given, dict):
@@ -122,6 +159,7 @@ def _factors(file: Document, loc: tuple[str | int, ...], target: str, fanout: in
     else:
         texts = [str(given)]
     factors: dict[str, int | str] = {}
+    most: dict[str, int] = {}
     for text in texts:
         rest = text.strip(" \t\r\n,;")
         while rest:
@@ -136,12 +174,12 @@ def _factors(file: Document, loc: tuple[str | int, ...], target: str, fanout: in
             rest = rest[found.end() :]
             if sign == "<=" and fanout is not None and fanout <= factor:
                 continue
-            if sign == "<=" and factor != 1:
-                problem = (
-                    f"{target}: the upper bound {dim}<={factor} has no counterpart; fix the factor as {dim}={factor}"
-                )
-                raise file.error(loc, f"{problem} or remove it")
-            if dim in factors:
+            if dim in factors or dim in most:
                 raise file.error(loc, f"{target}: the factor of {dim} is given twice")
-            factors[dim] = factor or "full"
-    return factors
+            if sign == "<=" and factor == 0:
+                raise file.error(loc, f"{target}: the upper bound of {dim} must be at least 1, not 0")
+            if sign == "<=" and factor > 1:
+                most[dim] = factor
+            else:
+                factors[dim] = factor or "full"
+    return factors, most

@@ -69,9 +69,21 @@ def bounds_to_try(arch: Arch, layer: Layer, constraints: str, dim: str, pad: int
     space = Mapspace(arch, layer, constraints=constraints)
     # Fixed factors may also multiply to more than the bound; then they are the next bound that they divide.
     factors = math.prod(level.factors.get(dim) or 1 for level in space.tiling)
-    larger = range(bound, max(bound + (pad if bound > 1 else 0), -(-bound // factors) * factors) + 1)
-    possible = [n for n in larger if space.divides(layer.loops.index(dim), n)]
+    last = -(-bound // factors) * factors
+    if any(dim in level.max_factors for level in space.tiling):
+        # Where no level takes any factor, a power of 2 may do, of which there is one below twice the bound.
+        last *= 2
+    larger = range(bound, max(bound + (pad if bound > 1 else 0), last) + 1)
+    possible = []
+    for n in larger:
+        # Beyond the bounds that are asked for, the first that does ends the search.
+        if possible and n > bound + pad:
+            break
+        if space.divides(layer.loops.index(dim), n):
+            possible.append(n)
     if not possible:
         space.tables  # noqa: B018 - raises the error that says which factors cannot be met
-        raise InputError(f"layer {layer.name!r} on {arch.name!r}: no bound of {dim} meets the fixed factors")
+        raise InputError(
+            f"layer {layer.name!r} on {arch.name!r}: no bound of {dim} meets the fixed factors and upper bounds"
+        )
     return [n for n in possible if n == possible[0] or n <= bound + pad]

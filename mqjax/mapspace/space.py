@@ -58,27 +58,41 @@ class Mapspace:
         return fixed
 
     def divides(self, d: int, bound: int) -> bool:
-        """Whether the fixed factors of dimension d allow the bound `bound`."""
-        fixed = self._fixed(d, bound)
-        product = math.prod(fixed.values())
-        return product == bound or (bound % product == 0 and len(fixed) < len(self.tiling))
+        """Whether the fixed factors of dimension d, and the upper bounds of the others, allow the bound `bound`."""
+        return len(self._factorisations(d, bound)) > 0
 
-    def _table(self, d: int) -> np.ndarray:
-        name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
+    def _factorisations(self, d: int, bound: int) -> np.ndarray:
+        """Those of dimension d if its bound is `bound`, int64 [F, T]."""
         fixed = self._fixed(d, bound)
         product = math.prod(fixed.values())
         free = [t for t in range(len(self.tiling)) if t not in fixed]
-        if not self.divides(d, bound):
-            raise InputError(
-                f"layer {self.layer.name!r} on {self.arch.name!r}: the fixed factors of {name} multiply to {product}, "
-                f"which {'does not divide' if free else 'is not'} its bound {bound}; pad it (leave out --no-pad), or relax the "
-                f"constraints ('arch' or 'none')"
-            )
+        if bound % product or (not free and product < bound):
+            return np.empty((0, len(self.tiling)), np.int64)
         rows = splits(bound // product, len(free), bound) if free else np.ones((1, 0), np.int64)
         table = np.empty((len(rows), len(self.tiling)), np.int64)
         table[:, free] = rows
         for t, factor in fixed.items():
             table[:, t] = factor
+        return table[(table <= self._most(d)).all(axis=1)]
+
+    def _most(self, d: int) -> np.ndarray:
+        """The upper bounds of the factors of dimension d, float64 [T]."""
+        loop = self.layer.loops[d]
+        return np.array([level.max_factors.get(loop, math.inf) for level in self.tiling])
+
+    def _table(self, d: int) -> np.ndarray:
+        name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
+        table = self._factorisations(d, bound)
+        if not len(table):
+            fixed = self._fixed(d, bound)
+            product, free = math.prod(fixed.values()), len(fixed) < len(self.tiling)
+            problem = f"which {'does not divide' if free else 'is not'} its bound {bound}"
+            if product == bound or (bound % product == 0 and free):
+                problem = f"and within the upper bounds of the others nothing makes that its bound {bound}"
+            raise InputError(
+                f"layer {self.layer.name!r} on {self.arch.name!r}: the fixed factors of {name} multiply to {product}, "
+                f"{problem}; pad it (leave out --no-pad), or relax the constraints ('arch' or 'none')"
+            )
         return table
 
     def prefix(self, t: int) -> tuple[int, ...]:
@@ -231,9 +245,11 @@ class Mapspace:
         return [tuple(d for d in self.dims if self.tables[d][:, t].max() > 1) for t in tiling]
 
     def slots(self, t: int) -> tuple[int, ...]:
-        """Dimensions that some layer may tile at tiling level t: those whose factor is not fixed to 1."""
-        factors = self.tiling[t].factors
-        return tuple(d for d in self.dims if factors.get(self.layer.loops[d]) != 1)
+        """Dimensions that some layer may tile at tiling level t: those whose factor is not fixed to 1, nor 1 at most."""
+        level = self.tiling[t]
+        return tuple(
+            d for d in self.dims if 1 not in (level.factors.get(x := self.layer.loops[d]), level.max_factors.get(x))
+        )
 
     @property
     def has_halo(self) -> bool:
@@ -286,8 +302,10 @@ def _of_loops(level: TilingLevel, loops: tuple[str, ...]) -> TilingLevel:
     if split is not None:
         split -= sum(dim not in loops for dim in level.permutation[:split])
         split = min(split, len(loops))
-    factors = {dim: factor for dim, factor in level.factors.items() if dim in loops}
-    return level._replace(factors=factors, permutation="".join(kept), split=split)
+    factors, most = (
+        {dim: n for dim, n in given.items() if dim in loops} for given in (level.factors, level.max_factors)
+    )
+    return level._replace(factors=factors, permutation="".join(kept), split=split, max_factors=most)
 
 
 def _permutation(items: tuple[int, ...], digit: int) -> list[int]:

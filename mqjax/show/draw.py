@@ -203,10 +203,11 @@ def constraint_lines(arch: Arch) -> Iterator[str]:
 
 def _rule(rule: Constraint) -> str:
     factors = " ".join(f"{dim}={'full' if factor == FULL else factor}" for dim, factor in rule.factors)
+    most = " ".join(f"{dim}<={bound}" for dim, bound in rule.max_factors)
     order = f"order {rule.permutation} (innermost first)" if rule.permutation else ""
     split = f"the first {rule.split} on X" if rule.split is not None else ""
     kind = "spatial" if rule.spatial else "temporal"
-    return f"{rule.level}, {kind} loops: {'; '.join(filter(None, (factors, order, split)))}"
+    return f"{rule.level}, {kind} loops: {'; '.join(filter(None, (factors, most, order, split)))}"
 
 
 def _kept(keep: tuple[bool, ...]) -> list[str]:

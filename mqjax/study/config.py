@@ -70,8 +70,10 @@ class StudyConfig:
 
     def default_folder(self) -> Path:
         """A folder of its own for a run that begins now."""
+        from mqjax.models.files import network_name
+
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{Path(self.network).stem}-{Path(self.arch).stem}-{stamp}"
+        return Path("runs") / f"{network_name(self.network)}-{Path(self.arch).stem}-{stamp}"
 
 
 KINDS = {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from mqjax.errors import InputError
+from mqjax.io.code import load_object
 from mqjax.types import Layer
 
 
@@ -39,21 +38,11 @@ class Judge(Protocol):
 
 def load_judge(name: str) -> Judge:
     """The judge that "module:function" returns; modules are also looked for in the current directory."""
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise InputError(f"--judge must be module:function, such as my_judge:make, not {name!r}")
-    sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"--judge {name}: the module {module!r} cannot be imported: {error}") from None
-    finally:
-        sys.path.remove("")
-    make = getattr(found, function, None)
+    make = load_object(name, "--judge")
     if not callable(make):
-        raise InputError(f"--judge {name}: {module!r} has no function {function!r}")
+        raise InputError(f"--judge {name} must be a function that returns a judge, not {type(make).__name__}")
     judge: Any = make()
     for part in ("layers", "cache_key", "test", "__call__"):
         if not hasattr(judge, part):
-            raise InputError(f"--judge {name}: what {function!r} returns is no judge: it has no {part!r}")
+            raise InputError(f"--judge {name}: what it returns is no judge: it has no {part!r}")
     return judge

@@ -23,7 +23,7 @@ from mqjax.mapper.table import CostTable, cost_table
 from mqjax.mapspace.padding import padded_or_itself, padding_of
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import NETWORKS
-from mqjax.models.files import is_file
+from mqjax.models.files import is_own
 from mqjax.network.wiring import Wiring
 from mqjax.progress import Bars, Progress, no_bars
 from mqjax.study.bitsearch import SearchResult, check_options, evaluations, search
@@ -98,7 +98,7 @@ class _Prepared:
         check_options(config.objectives, config.population, generations, config.map_by)
         if judge is None and config.judge is not None:
             judge = load_judge(config.judge)
-        if judge is None and config.network not in NETWORKS and not is_file(config.network):
+        if judge is None and config.network not in NETWORKS and not is_own(config.network):
             raise InputError(unknown("network", config.network, NETWORKS))
         if judge is not None and config.retrain:
             raise InputError("--retrain trains the package's own networks; leave it at 0 with a judge of your own")

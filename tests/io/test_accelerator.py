@@ -102,6 +102,14 @@ BAD = {
         lambda d: d["constraints"]["paper"][0].update(factors={"N": 1}),
         "constraints.paper[0].factors.N: this factor is given twice",
     ),
+    "upper bound of what is fixed": (
+        lambda d: d["constraints"]["arch"][0].update(max_factors={"N": 2}),
+        "constraints.arch[0].max_factors.N: this factor is given twice",
+    ),
+    "upper bound of zero": (
+        lambda d: d["constraints"]["arch"][0].update(max_factors={"M": 0}),
+        "constraints.arch[0].max_factors.M",
+    ),
     "permutation twice": (
         lambda d: d["constraints"]["paper"].append(
             {"level": "shared_glb", "type": "spatial", "permutation": "NCPRSQM"}

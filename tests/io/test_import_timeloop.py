@@ -1,16 +1,22 @@
-"""Timeloop v0.3 accelerators: each spelling gives what Timeloop makes of it, and what cannot be read is named.
+"""Timeloop accelerators: those of the paper come out as ours, each spelling gives what Timeloop makes of it, and what cannot
+be read is named.
 
 Guards: docs/ARCHITECTURE_FORMAT.md, "From Timeloop".
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.timeloop_arch import import_accelerator
+from mqjax.mapper.best import best_mappings
+from mqjax.types import BitWidths, Layer
 
 FILES = {
     "arch.yaml": """\
@@ -54,6 +60,24 @@ architecture_constraints:
 """,
     "map_constraints.yaml": "mapspace_constraints:\n  targets: []\n",
 }
+
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "timeloop"
+SHIPPED = {
+    f"{name}{suffix}": (name, folder)
+    for name in ("eyeriss", "simba")
+    for suffix, folder in {"": "16bit_int", "_8bit_same": "8bit_int_same", "_8bit_changed": "8bit_int_changed"}.items()
+}
+
+
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_the_papers_accelerators_are_the_shipped_ones(shipped, tmp_path):
+    """The authors' own files, as Timeloop reads them."""
+    name, variant = SHIPPED[shipped]
+    out = tmp_path / "mine.yaml"
+    folders = [str(GOLDEN / name / variant), "--constraints-dir", str(GOLDEN / name)]
+    assert main(["arch", "import", *folders, "--name", shipped, "--out", str(out)]) == 0
+    assert load_arch(out) == load_arch(shipped)
 
 
 def imported(folder, **changes):
@@ -107,10 +131,11 @@ def test_factors_in_all_spellings(tmp_path, text):
     assert dict(arch.arch_constraints[0].factors) == {"R": 1, "S": 0, "C": 16}
 
 
-def test_upper_bounds_that_say_nothing_new(tmp_path):
+def test_upper_bounds(tmp_path):
     # 16 children: no factor can exceed 16; a factor of at most 1 is 1.
-    arch, _ = imported(tmp_path, arch_constraints={"R=1 S=1": "R<=16 S <= 1 C=4"})
+    arch, _ = imported(tmp_path, arch_constraints={"R=1 S=1": "R<=16 S <= 1 C=4 M<=3"})
     assert dict(arch.arch_constraints[0].factors) == {"S": 1, "C": 4}
+    assert arch.arch_constraints[0].max_factors == (("M", 3),)
 
 
 @pytest.mark.parametrize("text", ["RSC MNPQ", "'R,S,C,M,N,P,Q'", "[R, S, C, M, N, P, Q]"])
@@ -187,7 +212,8 @@ def test_what_has_no_counterpart_is_said(tmp_path):
 
 
 BAD = {
-    "upper bound": ({"arch_constraints": {"S=1": "S<=3"}}, r"arch_constraints\.yaml, line 3: .*factors: glb: .*S<=3 has no"),
+    "upper bound of nothing": ({"arch_constraints": {"S=1": "S<=0"}}, r"line 3: .*factors: glb: the upper bound of S must be"),
+    "bounded twice": ({"arch_constraints": {"S=1": "R<=3"}}, r"line 3: .*the factor of R is given twice"),
     "no factor": ({"arch_constraints": {"S=1": "S=x"}}, r"line 3: .*factors: glb: 'S=x' must be factors"),
     "broken factor": ({"arch_constraints": {"S=1": "S=1.5"}}, r"line 3: .*factors: glb: 'S=1.5' must be factors"),
     "unknown dimension": ({"arch_constraints": {"S=1": "K=1"}}, r"line 3: .*factors: glb: unknown dimension 'K'"),
@@ -208,8 +234,7 @@ BAD = {
         r"map_constraints\.yaml, line 2: .*bypass: must be a list out of",
     ),
     "no constraints": ({"map_constraints": {"mapspace_constraints": "other"}}, r"map_constraints\.yaml, line 1: .*keys"),
-    "version 0.4": ({"arch": {"version: 0.3": "version: 0.4"}}, r"arch\.yaml, line 1: architecture: .*v0\.4"),
-    "nodes": ({"arch": {"  subtree:\n  - name: system": "  nodes:\n  - !Container\n    name: system"}}, r"line 4: .*v0\.4"),
+    "version 0.4 without nodes": ({"arch": {"version: 0.3": "version: 0.4"}}, r"arch\.yaml, line 1: architecture\.nodes: this key"),
     "depth of text": ({"arch": {"depth: 64": "depth: many"}}, r"arch\.yaml, line \d+: .*depth: must be a positive whole"),
     "no depth twice": ({"arch": {"depth: 64": "depth: 64, sizeKB: 1"}}, r"line \d+: .*sizeKB: spad has its size twice"),
     "word of nothing": ({"arch": {"word-bits: 16, meshX": "word-bits: 0, meshX"}}, r"word-bits: must be a positive whole"),
@@ -242,3 +267,205 @@ def test_bad_files_are_named(tmp_path, case):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*arch\.yaml"):
         import_accelerator("mine", tmp_path, tmp_path)
+
+
+V04 = """\
+architecture:
+  version: 0.4
+  nodes:
+  - !Container {name: system, attributes: {word-bits: 16, technology: 45nm}}
+  - !Component {name: DRAM, class: DRAM, attributes: {width: 64, block_size: 4}}
+  - !Container {name: chip}
+  - !Component {name: glb, class: smartbuffer_SRAM, attributes: {depth: 1024, width: 64, block_size: 4}}
+  - !Container
+    name: PE
+    spatial: {meshX: 4, meshY: 4}
+    constraints:
+      spatial: {factors: [R=1, S=1], permutation: [R, S, C, M, N, P, Q], split: 3}
+  - !Component {name: spad, class: regfile, attributes: {depth: 64, width: 16}}
+  - !Component {name: mac, class: intmac}
+"""
+
+
+def imported_v04(folder, arch: str = V04, **others):
+    """The import of a v0.4 architecture, with the tables of `FILES`; constraint files only if they are given."""
+    files = {
+        "arch.yaml": arch,
+        "ERT.yaml": FILES["ERT.yaml"].replace("[0..15]", "[1..16]"),
+        "ART.yaml": FILES["ART.yaml"],
+    }
+    for name, text in (files | {f"{stem}.yaml": text for stem, text in others.items()}).items():
+        (folder / name).write_text(text)
+    result = import_accelerator("mine", folder, folder)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(result.document, sort_keys=False))
+    return load_arch(folder / "mine.yaml"), result.without_counterpart
+
+
+def test_the_same_in_v04(tmp_path):
+    (tmp_path / "old").mkdir()
+    assert imported_v04(tmp_path) == imported(tmp_path / "old")
+
+
+def test_the_same_in_v04_with_constraints_in_files(tmp_path):
+    rules = """
+      constraints:
+        version: 0.4
+        targets:
+        - target: PE
+          spatial: {factors: R=1 S<=3, permutation: RSCMNPQ, split: 3}
+        - {target: spad, dataspace: {keep: [Weights], bypass: [Inputs, Outputs]}, temporal: {factors: [C=2]}}
+    """
+    inside = V04[V04.index("    constraints:") : V04.index("  - !Component {name: spad")]
+    arch, notes = imported_v04(
+        tmp_path, V04.replace(inside, ""), arch_constraints=rules, map_constraints="constraints: []"
+    )
+    assert not notes and arch.levels[0].keep == (True, False, False)
+    assert arch.arch_constraints[0].max_factors == (("S", 3),) and arch.arch_constraints[1].factors == (("C", 2),)
+
+
+EYERISS_V04 = """\
+architecture:
+  version: 0.4
+  nodes:
+  - !Container
+    name: system
+    attributes: &word {word_bits: 16, technology: 45nm}
+  - !Component
+    name: DRAM
+    class: DRAM
+    attributes: {<<: *word, type: LPDDR4, width: 64, block_size: 4}
+  - !Container {name: eyeriss}
+  - !Component
+    name: shared_glb
+    class: smartbuffer_SRAM
+    attributes: {depth: 12800, width: 64, n_banks: 25, block-size: 4, read_bandwidth: 16, write_bandwidth: 16}
+    constraints:
+      dataspace: {keep: [Inputs, Outputs], bypass: [Weights]}
+  - !Container
+    name: column
+    spatial: {meshX: 14}
+    constraints:
+      spatial: {factors: [N=1, C1, P1, R1, S=1], permutation: [N, C, P, R, S, Q, M], split: 7}
+  - !Component
+    name: DummyBuffer
+    class: regfile
+    attributes: {depth: 16, width: 16}
+    constraints:
+      dataspace: {bypass: [Inputs, Outputs, Weights]}
+      temporal: {factors: "N=1 M=1 C=1 P=1 Q=1 R=1 S=1"}
+  - !Container
+    name: PE
+    spatial: {meshY: 12}
+    constraints:
+      spatial: {factors: [N=1, P=1, Q=1, R=1, S=0], permutation: [N, P, Q, R, S, C, M], split: 4}
+  - !Component
+    name: ifmap_spad
+    class: smartbuffer_RF
+    attributes: {depth: 12, width: 16, read_bandwidth: 2, write_bandwidth: 2}
+    constraints:
+      dataspace: {keep: [Inputs], bypass: [Weights, Outputs]}
+      temporal: {factors: [N=1, M=1, C=1, P=1, Q=1, R=1, S=1], permutation: [N, M, C, P, Q, R, S]}
+  - !Component
+    name: weights_spad
+    class: smartbuffer_SRAM
+    attributes: {depth: 224, width: 16, read_bandwidth: 2, write_bandwidth: 2}
+    constraints:
+      dataspace: {keep: [Weights], bypass: [Inputs, Outputs]}
+      temporal: {factors: [N=1, M=1, P=1, Q=1, S=1, R=0], permutation: [N, M, P, Q, S, C, R]}
+  - !Component
+    name: psum_spad
+    class: smartbuffer_RF
+    attributes: {depth: 24, width: 16, update_fifo_depth: 2, read_bandwidth: 2, write_bandwidth: 2}
+    constraints:
+      dataspace: {keep: [Outputs], bypass: [Inputs, Weights]}
+      temporal: {factors: [N=1, C=1, R=1, S=1, P=1, Q=1], permutation: [N, C, P, Q, R, S, M]}
+  - !Component {name: mac, class: intmac}
+"""
+
+
+def of_paper(folder, text: str):
+    """A v0.4 architecture with the tables and the heuristics of the paper's Eyeriss."""
+    for name in ("ERT.yaml", "ART.yaml"):
+        (folder / name).write_text((GOLDEN / "eyeriss" / "16bit_int" / name).read_text())
+    (folder / "map_constraints.yaml").write_text((GOLDEN / "eyeriss" / "map_constraints.yaml").read_text())
+    (folder / "arch.yaml").write_text(text)
+    result = import_accelerator("eyeriss", folder, folder)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(result.document, sort_keys=False))
+    return load_arch(folder / "mine.yaml")
+
+
+def said(rules):
+    """Constraints, whatever their order."""
+    return {(r.level, r.spatial, frozenset(r.factors), r.permutation, r.split) for r in rules}
+
+
+def test_the_papers_eyeriss_in_v04(tmp_path):
+    found, wanted = of_paper(tmp_path, EYERISS_V04), load_arch("eyeriss")
+    assert found.levels == wanted.levels and found.mac == wanted.mac
+    assert said(found.arch_constraints) == said(wanted.arch_constraints)
+    assert found.paper_constraints == wanted.paper_constraints
+
+
+def test_containers_within_containers_need_no_buffer_between(tmp_path):
+    """The columns of Eyeriss without the buffer that holds nothing: a level that relays takes its place."""
+    between = EYERISS_V04[
+        EYERISS_V04.index("  - !Component\n    name: DummyBuffer") : EYERISS_V04.index("  - !Container\n    name: PE")
+    ]
+    found, wanted = (
+        of_paper(tmp_path, EYERISS_V04.replace(between, "").replace("name: column", "name: DummyBuffer")),
+        load_arch("eyeriss"),
+    )
+    relay = found.levels[3]
+    assert (relay.name, relay.mesh, relay.keep) == ("DummyBuffer", (14, 1), (False,) * 3)
+    assert found.fanout == wanted.fanout and found.levels[4:] == wanted.levels[4:]
+    assert said(found.arch_constraints) == {
+        (name, spatial, factors if (name, spatial) != ("DummyBuffer", False) else factors | {("G", 1)}, order, split)
+        for name, spatial, factors, order, split in said(wanted.arch_constraints)
+    }
+    layer = Layer(C=4, M=6, R=3, S=3, P=4, Q=4)
+    mine, theirs = (best_mappings(arch, layer, BitWidths(8, 4, 8))[0]["energy"] for arch in (found, wanted))
+    assert (mine.energy_pj, mine.cycles) == (theirs.energy_pj, theirs.cycles)
+
+
+def test_what_has_no_counterpart_in_v04_is_said(tmp_path):
+    text = V04.replace("{depth: 64, width: 16}}", "{depth: 64, width: 16}, sparse_optimizations: {action_gating: []}}")
+    text = text.replace("split: 3}", "split: 3, no_reuse: [Weights]}")
+    _, notes = imported_v04(
+        tmp_path, text,
+        map_constraints="mapspace: {targets: [{target: spad, temporal: {factors: [C=2], factors_only: [C=2]}, sparse: {a: 1}}]}",
+    )  # fmt: skip
+    assert sorted(note.split(" has no")[0].split(" of the")[0] for note in notes) == [
+        "PE: no_reuse of spatial constraints", "spad: a constraint", "spad: factors_only of temporal constraints",
+        "spad: sparse_optimizations",
+    ]  # fmt: skip
+    ert = FILES["ERT.yaml"].replace(
+        "{name: read, energy: 0.5}", "{name: read, energy: 0.5}, {name: leak, energy: 0.01}"
+    )
+    (tmp_path / "ERT.yaml").write_text(ert)
+    assert any(
+        "leakage of 0.01 pJ" in note for note in import_accelerator("mine", tmp_path, tmp_path).without_counterpart
+    )
+
+
+BAD_V04 = {
+    "parallel": (("!Container {name: chip}", "!Parallel {nodes: []}"), r"line 6: architecture\.nodes\[2\]: a node of the kind !Parallel"),
+    "tag of a text": (("class: DRAM,", "class: !!python/name:os.system DRAM,"), r"line 5: not valid YAML"),
+    "unknown tag": (("!Container {name: chip}", "!!python/object/apply:os.system {name: chip}"), r"line 6: not valid YAML"),
+    "tag of a list": (("!Container {name: chip}", "!Container [chip]"), r"line 6: .*!Container stands before what is no mapping"),
+    "mesh": (("meshX: 4,", "meshX: four,"), r"line 10: architecture\.nodes\[4\]\.spatial\.meshX: must be a positive whole number"),
+    "range and mesh": (("name: PE", "name: PE[0..7]"), r"line 9: .*name: 8 instances are not 4 times 4"),
+    "no class": (("class: regfile, ", ""), r"class: this key is missing"),
+    "nothing inside the MACs": (("  - !Component {name: mac, class: intmac}\n", ""), r"must hold one compute component"),
+    "order": (("class: intmac}", "class: intmac}\n  - !Component {name: late, class: regfile}"), r"nodes\[6\]\.name: the compute component must be the innermost"),
+    "twice": (("name: chip", "name: glb"), r"line 7: .*the name 'glb' is used twice"),
+    "expression": (("depth: 1024", "depth: 64 * 16"), r"depth: must be a positive whole number, not '64 \* 16'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_V04)
+def test_bad_files_of_v04_are_named(tmp_path, case):
+    (old, new), problem = BAD_V04[case]
+    assert old in V04
+    with pytest.raises(InputError, match=problem) as caught:
+        imported_v04(tmp_path, V04.replace(old, new, 1))
+    assert str(caught.value).startswith(str(tmp_path)) and str(caught.value).isprintable()

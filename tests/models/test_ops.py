@@ -23,16 +23,17 @@ RELU, HARD = Activation("relu"), Activation("hardswish")
 
 
 def everything() -> Graph:
-    """Projection, concatenation, all pools, a sum after an activation, dilation, groups, and a depthwise multiplier."""
+    """Projection, concatenation, all pools, a sum after an activation, dilation, groups, a depthwise multiplier, oblong
+    kernels and padding that differs by side."""
     net = Builder("net", resolution=9, channels=3)
-    stem = net.add("max", MaxPool(3, 2, 1), net.conv("stem", "image", 8, 3, activation=HARD))
+    stem = net.add("max", MaxPool(3, 2, 1), net.conv("stem", "image", 8, (3, 1), activation=HARD))
     skip = net.conv("down", stem, 12, norm=False)
     x = net.conv("grouped", stem, 12, 3, groups=4, activation=Activation("relu", 6.0))
     x = net.sum("add", (net.conv("b", x, 12, 3), skip), activation=RELU)
     y = net.add("dilated", Conv(12, 3, 1, 2, dilation=2), x)
     y = net.sum("late", (net.add("dilated_act", RELU, y), x))
     left = net.conv("left", y, 4, activation=RELU)
-    right = net.add("right_act", RELU, net.add("right", Conv(24, 3, 1, 1, groups=12), y))
+    right = net.add("right_act", RELU, net.add("right", Conv(24, (2, 3), 1, (1, 2, 0, 0), groups=12), y))
     # Means of nine: those of an even number end in ties, which floats round to even and integers upwards.
     x = net.add("avg", AvgPool(3, 2), net.add("both", Concat(), left, right))
     net.linear("fc", net.add("flat", Flatten(), x), 5)

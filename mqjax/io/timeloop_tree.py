@@ -1,0 +1,257 @@
+"""The components of Timeloop's architectures: v0.3, a tree of subtrees, and v0.4, a list of nodes each inside the one before.
+
+What v0.3 calls the spatial loops of a level, those below it, v0.4 gives to the node inside that has many instances. Where
+nodes fan out one inside the other with no storage between them, a level that stores nothing stands for each outer one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mqjax.errors import InputError
+from mqjax.io.documents import TAG, Document, shown
+
+Loc = tuple[str | int, ...]
+
+# Timeloop looks for these anywhere in the name of a class, and passes over components of other classes.
+STORAGE_CLASSES = ("DRAM", "SRAM", "regfile", "smartbuffer", "storage")
+COMPUTE_CLASSES = ("mac", "compute")
+
+NODE_KEYS = frozenset(("name", "class", "subclass", "attributes", "spatial", "constraints", "nodes", TAG))
+"""Of v0.4 nodes, with a meaning here; those that only tell Accelergy what to estimate do not count."""
+
+FOR_ACCELERGY = frozenset(("required_actions", "enabled", "area_scale", "energy_scale", "top_level"))
+
+
+class Target(NamedTuple):
+    """What a constraint on a component is about: the level whose spatial loops it constrains, over how many children, and the
+    level whose temporal loops and tensors it constrains; `None` where there is none."""
+
+    spatial: str | None
+    fanout: int
+    level: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A storage level, the MACs, or a level that stores nothing ("relay"): its name without index range, its instances as
+    [X, Y], where its attributes stand, and these, with underscores."""
+
+    name: str
+    kind: str
+    mesh: list[int]
+    loc: Loc
+    attributes: dict[str, Any]
+
+    @property
+    def instances(self) -> int:
+        return self.mesh[0] * self.mesh[1]
+
+
+class Tree(NamedTuple):
+    """Parts, outermost first; what constraints on each name are about; and where v0.4 nodes have constraints, by name."""
+
+    parts: list[Part]
+    targets: dict[str, Target]
+    constraints: list[tuple[str, Loc]]
+
+
+def read_tree(arch: Document, notes: list[str]) -> Tree:
+    """The components of an architecture; what is left out is noted. Raises `InputError` naming file, line and key."""
+    tree = arch.at(("architecture",), dict)
+    flat = str(tree.get("version")) == "0.4" or ("nodes" in tree and "subtree" not in tree)
+    found = _Nodes(arch, notes).read() if flat else _read_subtrees(arch, notes)
+    macs = [part for part in found.parts if part.kind == "compute"]
+    levels = [part for part in found.parts if part.kind == "storage"]
+    if len(macs) != 1 or not levels:
+        problem = f"must hold one compute component and some storage, not {len(macs)} and {len(levels)}"
+        raise arch.error(("architecture",), problem)
+    names = [part.name for part in found.parts]
+    for part in found.parts:
+        if names.count(part.name) > 1:
+            raise arch.error(
+                (*part.loc[:-1], "name"), f"the name {shown(part.name)} is used twice; constraints need one each"
+            )
+    if found.parts[-1] is not macs[0]:
+        raise arch.error((*macs[0].loc[:-1], "name"), "the compute component must be the innermost")
+    return found
+
+
+def number(arch: Document, part: Part, *keys: str) -> int | None:
+    """The positive whole number under the first of the attributes `keys` (with underscores) that is given."""
+    for key in keys:
+        value = part.attributes.get(key)
+        if value is None:
+            continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise attribute_error(arch, part, key, f"must be a positive whole number, not {shown(value)}")
+        return value
+    return None
+
+
+def attribute_error(arch: Document, part: Part, key: str, problem: str) -> InputError:
+    """An error about an attribute, as the file spells it."""
+    given = arch.at(part.loc, dict, {})
+    spelled = next((str(k) for k in given if str(k).replace("-", "_") == key), key)
+    return arch.error((*part.loc, spelled), problem)
+
+
+def _kind(title: str) -> str:
+    """What a component of a class is, or nothing."""
+    if any(word in title for word in STORAGE_CLASSES):
+        return "storage"
+    return "compute" if any(word in title for word in COMPUTE_CLASSES) else ""
+
+
+def _attributes(arch: Document, loc: Loc) -> dict[str, Any]:
+    """Attributes of a component, with underscores."""
+    attributes: dict[str, Any] = {}
+    for key, value in arch.at((*loc, "attributes"), dict, {}).items():
+        plain = str(key).replace("-", "_")
+        if plain in attributes:
+            raise arch.error((*loc, "attributes", str(key)), "this attribute is given twice, in two spellings")
+        attributes[plain] = value
+    return attributes
+
+
+def _name(arch: Document, loc: Loc) -> tuple[str, int]:
+    """A component's name without its index range, and how many instances the range counts."""
+    text = arch.at((*loc, "name"), str)
+    found = re.fullmatch(r"([^\[\].]+?)\s*(?:\[(\d{1,9})\.\.(\d{1,9})\]|\[(\d{1,9})\])?", text, re.ASCII)
+    if not found or (found[2] and int(found[3]) < int(found[2])):
+        raise arch.error(
+            (*loc, "name"), f"must be a name, with an index range as in PE[0..15] or none, not {shown(text)}"
+        )
+    return found[1], int(found[3]) - int(found[2]) + 1 if found[2] else 1
+
+
+def _left_out(name: str) -> str:
+    return f"{name}: a component of a class that stores and computes nothing is left out"
+
+
+# --- v0.3 ------------------------------------------------------------------------------------------------------------
+
+
+def _read_subtrees(arch: Document, notes: list[str]) -> Tree:
+    parts = list(_subtree_parts(arch, notes))
+    targets = {}
+    for part, below in zip(parts, parts[1:], strict=False):
+        targets[part.name] = Target(part.name, below.instances // part.instances, part.name)
+    return Tree(parts, targets, [])
+
+
+def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Part]:
+    loc: Loc = ("architecture",)
+    count = 1
+    arch.at((*loc, "subtree"), list)
+    while "subtree" in arch.at(loc, dict):
+        trees = arch.at((*loc, "subtree"), list)
+        if len(trees) != 1:
+            raise arch.error((*loc, "subtree"), f"must hold one subtree (of many instances), not {len(trees)}")
+        loc = (*loc, "subtree", 0)
+        count *= _name(arch, loc)[1]
+        for i in range(len(arch.at((*loc, "local"), list, []))):
+            here: Loc = (*loc, "local", i)
+            name, instances = _name(arch, here)
+            title = arch.at((*here, "class"), str)
+            attributes = {**_attributes(arch, here), "class": title}
+            if kind := _kind(title):
+                part = Part(name, kind, [count * instances, 1], (*here, "attributes"), attributes)
+                yield dataclasses.replace(part, mesh=_mesh(arch, part))
+            else:
+                notes.append(_left_out(name))
+
+
+def _mesh(arch: Document, part: Part) -> list[int]:
+    """[X, Y]: as given, or all instances along X."""
+    x, y = number(arch, part, "meshX", "mesh_X", "mesh_x"), number(arch, part, "meshY", "mesh_Y", "mesh_y")
+    count = number(arch, part, "instances") or part.instances
+    x = x or (count // y if y else count)
+    y = y or count // x
+    if x * y != count:
+        key = "meshX" if "meshX" in part.attributes else "meshY"
+        raise attribute_error(arch, part, key, f"{part.name} has {count} instances, which are not {x} times {y}")
+    return [x, y]
+
+
+# --- v0.4 ------------------------------------------------------------------------------------------------------------
+
+
+class _Nodes:
+    """The state of a walk through v0.4 nodes, from the outermost inwards."""
+
+    def __init__(self, arch: Document, notes: list[str]) -> None:
+        self.arch, self.notes = arch, notes
+        self.parts: list[Part] = []
+        self.targets: dict[str, Target] = {}
+        self.constraints: list[tuple[str, Loc]] = []
+        self.mesh = [1, 1]
+        self.waiting: tuple[str, Loc] | None = None
+        """The last node that fanned out, if no storage has followed it yet."""
+
+    def read(self) -> Tree:
+        self._walk(("architecture", "nodes"), {})
+        return Tree(self.parts, self.targets, self.constraints)
+
+    def _walk(self, loc: Loc, inherited: dict[str, Any]) -> None:
+        """Nodes of a list; a container's attributes hold for all inside it."""
+        for i in range(len(self.arch.at(loc, list))):
+            here = (*loc, i)
+            node = self.arch.at(here, dict)
+            tag = node.get(TAG, "Component" if "class" in node else "Container")
+            if tag == "Hierarchical":
+                self._walk((*here, "nodes"), inherited)
+                continue
+            if tag not in ("Container", "Component"):
+                problem = (
+                    f"a node of the kind !{tag} has no counterpart; only !Container, !Component and !Hierarchical have"
+                )
+                raise self.arch.error(here, problem)
+            name, instances = _name(self.arch, here)
+            if name in self.targets:
+                raise self.arch.error(
+                    (*here, "name"), f"the name {shown(name)} is used twice; constraints need one each"
+                )
+            for key in node.keys() - NODE_KEYS - FOR_ACCELERGY:
+                self.notes.append(f"{name}: {key} has no counterpart and is left out")
+            attributes = {**inherited, **_attributes(self.arch, here)}
+            self._fan_out(name, here, instances)
+            if "constraints" in node:
+                self.constraints.append((name, (*here, "constraints")))
+            if tag == "Container":
+                inherited = attributes
+                if "nodes" in node:
+                    self._walk((*here, "nodes"), inherited)
+                continue
+            title = self.arch.at((*here, "class"), str)
+            if kind := _kind(title):
+                part = Part(name, kind, list(self.mesh), (*here, "attributes"), {**attributes, "class": title})
+                self.parts.append(part)
+                self.targets[name] = self.targets[name]._replace(level=name if kind == "storage" else None)
+                self.waiting = None
+            else:
+                self.notes.append(_left_out(name))
+
+    def _fan_out(self, name: str, loc: Loc, instances: int) -> None:
+        """A node begins: of its instances inside the node before, each level so far has its share."""
+        part = Part(name, "", [1, 1], (*loc, "spatial"), dict(self.arch.at((*loc, "spatial"), dict, {})))
+        x, y = number(self.arch, part, "meshX") or 1, number(self.arch, part, "meshY") or 1
+        if instances > 1 and x * y == 1:
+            x = instances
+        fanout = x * y
+        if instances not in (1, fanout):
+            raise self.arch.error((*loc, "name"), f"{instances} instances are not {x} times {y}, as spatial says")
+        if fanout > 1 and self.waiting is not None:
+            relay, place = self.waiting
+            self.parts.append(Part(relay, "relay", list(self.mesh), (*place, "attributes"), {"class": "relay"}))
+            self.targets[relay] = self.targets[relay]._replace(level=relay)
+        above = self.parts[-1].name if self.parts and fanout > 1 else None
+        self.targets[name] = Target(above, fanout, None)
+        self.mesh = [self.mesh[0] * x, self.mesh[1] * y]
+        if fanout > 1 and self.parts:
+            self.waiting = name, loc
