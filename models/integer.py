@@ -265,7 +265,7 @@ def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
     """A layer's sums int32 [B, Q, P, M] for x int32 [B, H, W, C] ([B, C] for Linear): the loop nest over S and R."""
     assert isinstance(op, Kernel)
     if isinstance(op, Linear):
-        return x @ kernel[0, 0]
+        return _product(x, kernel[0, 0])
     window = op.window
     padded = np.pad(x, ((0, 0), *window.padding, (0, 0)))
     height, width = window.places(*x.shape[1:3])
@@ -284,8 +284,14 @@ def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
 def _products(x: np.ndarray, kernel: np.ndarray, op: Conv) -> np.ndarray:
     """Sums over the channels of each group: x [..., C] with kernel [C / groups, M]."""
     if op.groups == 1:
-        return x @ kernel
+        return _product(x, kernel)
     if op.groups == op.outputs == x.shape[-1]:
         return x * kernel[0]
     groups = zip(np.split(x, op.groups, axis=-1), np.split(kernel, op.groups, axis=-1), strict=True)
-    return np.concatenate([part @ weights for part, weights in groups], axis=-1)
+    return np.concatenate([_product(part, weights) for part, weights in groups], axis=-1)
+
+
+def _product(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The matrix product, int32. NumPy multiplies matrices of integers without BLAS, several times slower; float64 holds
+    every sum that int32 does."""
+    return (x.astype(np.float64) @ kernel.astype(np.float64)).astype(np.int32)

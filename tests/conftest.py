@@ -39,6 +39,7 @@ def archs():
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """No test sees tables or accuracies that a user keeps."""
+def own_data(tmp_path_factory, monkeypatch):
+    """No test sees tables or accuracies that a user keeps, nor the data set that may be installed."""
     monkeypatch.setenv("MQJAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr("mqjax.data.fashion_mnist.SYSTEM_FOLDER", Path("not installed"))

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -23,7 +24,10 @@ from mqjax.io.files import AppendedTable
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
-from mqjax.models import architecture
+from mqjax.models import Network, architecture
+from mqjax.models.graph import Builder
+from mqjax.models.onnx.writer import float_model
+from mqjax.models.ops import Activation, GlobalAvgPool
 from mqjax.network.cost import layer_widths, network_cost
 from mqjax.network.wiring import Wiring
 from mqjax.show.report import write_report
@@ -335,6 +339,23 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
 SMALL = ["--population", "8", "--generations", "2", "--images", "64", "--test-images", "100", "--seed", "3"]
 
 
+TINY = Builder("tiny", resolution=32, channels=1)
+RELU6 = Activation("relu", 6.0)
+_x = TINY.conv("conv", "image", 8, 5, stride=4, activation=RELU6)
+_x = TINY.conv("dw", _x, 8, 3, stride=2, groups=8, activation=RELU6)
+_x = TINY.conv("pw", _x, 16, activation=RELU6)
+TINY.linear("fc", TINY.add("pool", GlobalAvgPool(), _x), 10)
+"""A network whose programs compile in seconds."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The file of a small network with random weights."""
+    path = tmp_path_factory.mktemp("networks") / "tiny.onnx"
+    path.write_bytes(float_model(Network(TINY.build(), rngs=nnx.Rngs(0))).SerializeToString())
+    return str(path)
+
+
 def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert main(["search", *SMALL, "--out", str(tmp_path)]) == 2
@@ -373,14 +394,14 @@ def test_resume_refuses_what_does_not_belong(tmp_path, capsys):
     assert "--seed" in capsys.readouterr().err
 
 
-def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, capsys):
+def test_search_by_short_training_retrains_its_front(tiny, tmp_path, monkeypatch, capsys):
     import mqjax.data
 
     few = mqjax.data.load_dataset("fashion_mnist").sized("validation", 32, limit=128)
     monkeypatch.setattr("mqjax.study.retraining.training_images", lambda *_: (few, few))
     monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
     options = ["--population", "8", "--generations", "0", "--images", "64", "--test-images", "100", "--no-surrogate"]
-    options += ["--finetune-steps", "0", "--retrain", "1", "--out", str(tmp_path / "run")]
+    options += ["--network", tiny, "--finetune-steps", "0", "--retrain", "1", "--out", str(tmp_path / "run")]
     assert main(["search", *options]) == 0
     assert "retrained" in capsys.readouterr().out
     document = json.loads((tmp_path / "run" / "front.json").read_text())
@@ -390,15 +411,15 @@ def test_search_by_short_training_retrains_its_front(tmp_path, monkeypatch, caps
         assert 0 < member["retrained_accuracy"] <= 1 and 0 < member["test_accuracy"] <= 1
     assert "retrained_accuracy" in (tmp_path / "run" / "front.csv").read_text().splitlines()[0]
     assert "after 1 epoch of 128 images" in (tmp_path / "run" / "report.html").read_text()
-    widths = parse_assignment(f"{tmp_path / 'run'}:0", architecture("mobilenetv1").wiring())
+    widths = parse_assignment(f"{tmp_path / 'run'}:0", TINY.build().wiring())
     assert [f"{i}/{w}" for i, w in widths.reshape(-1, 2)] == [x["bits"][:3] for x in document["members"][0]["layers"]]
     with pytest.raises(InputError, match="no member 99"):
-        parse_assignment(f"{tmp_path / 'run'}:99", architecture("mobilenetv1").wiring())
+        parse_assignment(f"{tmp_path / 'run'}:99", TINY.build().wiring())
 
 
-def test_killed_command_resumes_to_the_identical_front(tmp_path):
+def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path):
     """SIGKILL among the first population, then after it, with --resume each time; another run is left alone."""
-    command = [sys.executable, "-m", "mqjax.cli", "search", *SMALL]
+    command = [sys.executable, "-m", "mqjax.cli", "search", *SMALL, "--network", tiny]
     environment = {**os.environ, "MQJAX_CACHE": str(tmp_path / "cache")}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], env=environment, check=True, capture_output=True)
@@ -420,9 +441,6 @@ def test_killed_command_resumes_to_the_identical_front(tmp_path):
 
 def test_a_network_that_is_no_chain_is_searched_and_priced_by_its_wiring(tmp_path, archs):
     """A projection and the layer beside it read one tensor, at one width."""
-    from flax import nnx
-
-    from mqjax.models import Network
     from mqjax.models.checkpoint import save_checkpoint
 
     sizes = {"width_multiplier": 0.1, "resolution": 32, "classes": 10, "channels": 1}
