@@ -11,6 +11,7 @@ Its batch norms add 1e-5 to the variance, ours 1e-3; the scale makes up for it.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from mqjax.models.graph import Graph, Node
 from mqjax.models.network import EPSILON, Network
 
 TORCH_EPSILON = 1e-5
+
+BYTES_MOST = 2**31
+"""Of the arrays of a file, unpacked."""
+
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 _NORM = {
@@ -78,6 +83,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"no weights in {path}: the file does not exist")
     try:
         if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > BYTES_MOST:
+                raise ValueError(f"its arrays of {size} bytes are larger than {BYTES_MOST}")
             with np.load(path) as file:
                 return dict(file)
         if path.suffix == ".safetensors":

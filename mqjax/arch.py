@@ -114,7 +114,7 @@ class Constraint:
 
     factors: (dimension, factor) pairs; `FULL` takes the whole bound. permutation: dimensions, innermost first.
     split: how many dimensions of the permutation lie on X (spatial only); `None` leaves it free. max_factors: (dimension, bound)
-    pairs; the factor must not exceed the bound.
+    pairs; the factor must not exceed the bound. min_utilization: the share of the fan-out that must be in use (spatial only).
     """
 
     level: str
@@ -123,6 +123,7 @@ class Constraint:
     permutation: str = ""
     split: int | None = None
     max_factors: tuple[tuple[str, int], ...] = ()
+    min_utilization: float = 0.0
 
 
 class Repeat(NamedTuple):
@@ -142,6 +143,7 @@ def repeated_rules(rules: Sequence[Constraint]) -> list[Repeat]:
         given += [(("max_factors", dim), "factor") for dim, _ in rule.max_factors]
         given += [(("permutation",), "permutation")] if rule.permutation else []
         given += [(("split",), "split")] if rule.split is not None else []
+        given += [(("min_utilization",), "minimum utilization")] if rule.min_utilization else []
         for key, what in given:
             # A factor is fixed or has an upper bound.
             said = (rule.level, rule.spatial, what, key[-1])
@@ -160,6 +162,7 @@ class TilingLevel(NamedTuple):
     permutation: str
     split: int | None
     max_factors: dict[str, int]
+    min_utilization: float = 0.0
 
 
 class Tech(NamedTuple):
@@ -263,6 +266,7 @@ class Arch:
                 permutation=rule.permutation or old.permutation,
                 split=old.split if rule.split is None else rule.split,
                 max_factors={**old.max_factors, **dict(rule.max_factors)},
+                min_utilization=rule.min_utilization or old.min_utilization,
             )
         return list(merged.values())
 

@@ -100,7 +100,10 @@ class Trial:
 
     def costs(self, bits: BitWidths) -> list[tuple[float, int]]:
         """(energy, cycles) of the mappings that fit."""
-        found = (analysis.price(by_tensor(bits)) for analysis in self.analyses)
+        used = zip(self.analyses, self.mappings, strict=True)
+        found = (
+            analysis.price(by_tensor(bits)) for analysis, mapping in used if not self.enumerated.underused(mapping)
+        )
         return [(cost["energy_pJ"], cost["cycles"]) for cost in found if cost["valid"]]
 
     @cached_property
@@ -150,7 +153,8 @@ def _nest(mapping: Any) -> Any:
 def sizes(trial: Trial) -> Iterator[str]:
     """Sizes of the space against enumeration."""
     space, enumerated = trial.space, trial.enumerated
-    fit = sum(not analysis.too_wide for analysis in trial.analyses)
+    underused = map(enumerated.underused, trial.mappings)
+    fit = sum(not (analysis.too_wide or levels) for analysis, levels in zip(trial.analyses, underused, strict=True))
     for name, got, wanted in (
         ("size", space.size, enumerated.nominal_size),
         ("pruned_size", space.pruned_size, len(trial.mappings)),

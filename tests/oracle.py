@@ -366,7 +366,7 @@ class Space:
 
     def __init__(self, arch: Any, layer: Any, constraints: str) -> None:
         """Raises `ValueError` where the fixed factors and upper bounds of a dimension do not allow its bound."""
-        self.arch, self.shape = arch, layer.shape
+        self.arch, self.shape, self.constraints = arch, layer.shape, constraints
         self.dims = DIMS if layer.shape in ("grouped", "matmul") else DIMS[:7]
         self.tiling = [self._without_others(level) for level in arch.tiling_levels(constraints)]
         self.rows = [list(self._factors(d, getattr(layer, d))) for d in self.dims]
@@ -456,6 +456,17 @@ class Space:
                 for level, found in zip(self.tiling, loops, strict=True):
                     record[level.level]["spatial" if level.spatial else "temporal"] = found
                 yield record
+
+    def underused(self, mapping: list[dict[str, Any]]) -> list[str]:
+        """Levels of whose fan-outs a mapping uses less than the constraints demand; a share may be rounded up by an ulp."""
+        found = []
+        for rule in self.arch.constraint_set(self.constraints):
+            (loops,) = (level["spatial"] for level in mapping if level["level"] == rule.level)
+            most = math.prod(self.arch.fanout[self.arch.level_names.index(rule.level)])
+            used = Fraction(math.prod(loop[1] for loop in loops), most)
+            if rule.spatial and used < Fraction(rule.min_utilization) * (1 - Fraction(1, 10**12)):
+                found.append(rule.level)
+        return found
 
     def _loops(self, t: int, factors: dict[str, int]) -> list[list[Any]]:
         """Choices of order and split of one tiling level, as lists of loops, outer to inner."""

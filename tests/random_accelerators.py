@@ -161,7 +161,8 @@ def _rules(rng: Source, arch: Arch) -> list[Constraint]:
         name = arch.levels[level.level].name
         # With a given split loops of bound 1 are ordered, too, so that many free dimensions make any space large.
         order = _permutation(rng, strictness, least=0 if split is None else 4)
-        rules.append(Constraint(name, level.spatial, tuple(factors), order, split, tuple(most)))
+        used = rng.choice((0.0,) * 7 + (0.25, 0.5, 1.0)) if level.spatial else 0.0
+        rules.append(Constraint(name, level.spatial, tuple(factors), order, split, tuple(most), used))
     return rules
 
 
@@ -294,6 +295,8 @@ def _simpler_rules(rule: Constraint) -> Iterator[list[Constraint]]:
         yield [dataclasses.replace(rule, split=None)]
     for i in range(len(rule.factors)):
         yield [dataclasses.replace(rule, factors=(*rule.factors[:i], *rule.factors[i + 1 :]))]
+    if rule.min_utilization:
+        yield [dataclasses.replace(rule, min_utilization=0.0)]
     for i in range(len(rule.max_factors)):
         yield [dataclasses.replace(rule, max_factors=(*rule.max_factors[:i], *rule.max_factors[i + 1 :]))]
 
@@ -367,6 +370,8 @@ def _rule_document(rule: Constraint) -> dict[str, Any]:
         document["factors"] = {d: "full" if factor == FULL else factor for d, factor in rule.factors}
     if rule.max_factors:
         document["max_factors"] = dict(rule.max_factors)
+    if rule.min_utilization:
+        document["min_utilization"] = rule.min_utilization
     if rule.permutation:
         document["permutation"] = rule.permutation
     return document | ({} if rule.split is None else {"split": rule.split})

@@ -58,6 +58,12 @@ def _split(value: Any) -> int | None:
     return value
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"must be a share of the fan-out from 0 to 1, not {shown(value)}")
+    return float(value)
+
+
 def _permutation(value: Any) -> str:
     if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(LOOPS):
         raise ValueError(f"must list dimensions out of {''.join(LOOPS)} as text, each once, not {shown(value)}")
@@ -144,6 +150,7 @@ class _Constraint(_Model):
     max_factors: Annotated[dict[Dim, Count], BeforeValidator(_mapping)] = {}
     permutation: Annotated[str, PlainValidator(_permutation)] = ""
     split: Annotated[int | None, PlainValidator(_split)] = None
+    min_utilization: Annotated[float, PlainValidator(_share)] = 0.0
 
 
 Rules = Annotated[list[Annotated[_Constraint, BeforeValidator(_mapping)]], BeforeValidator(_list)]
@@ -280,6 +287,8 @@ def _rule_errors(
         yield document.error((*loc, "level"), problem)
     if rule.split is not None and rule.type == "temporal":
         yield document.error((*loc, "split"), "only spatial loops have a split between X and Y")
+    if rule.min_utilization and rule.type == "temporal":
+        yield document.error((*loc, "min_utilization"), "only the fan-out of spatial loops has a utilization")
     if rule.type == "spatial" and rule.level in flat:
         problem = f"{rule.level} has no fan-out, so it has no spatial loops to constrain"
         yield document.error((*loc, "type"), problem)
@@ -287,8 +296,15 @@ def _rule_errors(
 
 def _to_constraint(rule: _Constraint) -> Constraint:
     factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
-    most = tuple(rule.max_factors.items())
-    return Constraint(rule.level, rule.type == "spatial", factors, rule.permutation, rule.split, most)
+    return Constraint(
+        level=rule.level,
+        spatial=rule.type == "spatial",
+        factors=factors,
+        permutation=rule.permutation,
+        split=rule.split,
+        max_factors=tuple(rule.max_factors.items()),
+        min_utilization=rule.min_utilization,
+    )
 
 
 def _to_mac(mac: _Mac) -> Mac:

@@ -56,7 +56,8 @@ def search_mappings(
     decision.searched, idle = 0, 0
     for generation in range(GENERATIONS):
         before = decision.costs()
-        costs = np.concatenate([costs, decision.consider(children)], axis=2)
+        within = np.broadcast_to(codec.in_use(children), (len(decision.valid), len(children)))
+        costs = np.concatenate([costs, decision.consider(children, within)], axis=2)
         pool = np.concatenate([pool, children])
         decision.searched += len(children)
         idle = 0 if (decision.costs() < before).any() else idle + 1
@@ -104,6 +105,16 @@ class _Codec:
             else:
                 arrays.temporal_dim[:, s], arrays.temporal_bound[:, s] = orders[:, t], ordered[:, t]
         return arrays
+
+    def in_use(self, codes: np.ndarray) -> np.ndarray:
+        """Whether mappings use as much of every fan-out as they must, bool [N]."""
+        numbers, _, _ = self._split(codes)
+        fits = np.ones(len(codes), bool)
+        for t, level in enumerate(self.space.tiling):
+            if level.spatial and level.min_utilization:
+                used = np.prod([table[numbers[:, d], t] for d, table in enumerate(self.space.tables)], axis=0)
+                fits &= used >= self.space.fan(t).least
+        return fits
 
     def _orders(self, t: int, bounds: np.ndarray, given: np.ndarray) -> list[int]:
         """The order of level t nearest to a given one, loops of bound 1 aside."""

@@ -36,6 +36,8 @@ def _many(n: int, what: str) -> str:
 
 
 def _amount(need: Need) -> str:
+    if need.what == "use":
+        return f"{_many(need.available, 'instance')} in use at least, and not {need.least:,},"
     return _many(need.least, "word") if need.what == "words" else f"{_many(need.least, 'instance')} along {need.what}"
 
 
@@ -44,7 +46,9 @@ def _rejection(rejection: Rejection, space: Mapspace, bits: BitWidths, sampled: 
     details = []
     for need in rejection.needs:
         at = f" at {bits} bits" if need.what == "words" and bits != BitWidths() else ""
-        if need.exceeds:
+        if need.exceeds and need.what == "use":
+            details.append(f"{_many(need.available, 'instance')} in use at most where {need.least:,} must be")
+        elif need.exceeds:
             details.append(f"at least {_amount(need)}{at} where it has {need.available:,}")
         elif need.what == "words":
             details.append(f"the smallest tiles take {_amount(need)}{at} of {need.available:,}")
@@ -55,4 +59,6 @@ def _rejection(rejection: Rejection, space: Mapspace, bits: BitWidths, sampled: 
     if sampled and proven:
         who = "like every mapping of the space, all"
     what = "" if rejection.needs[0].what == "words" else "the fan-out of "
-    return f"{who} exceed {what}{rejection.level}" + (f" ({', '.join(details)})" if details else "")
+    # Where some of a fan-out must be in use, mappings are also rejected for too little.
+    verb = "do not fit" if rejection.needs[-1].what == "use" else "exceed"
+    return f"{who} {verb} {what}{rejection.level}" + (f" ({', '.join(details)})" if details else "")

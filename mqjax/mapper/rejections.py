@@ -19,7 +19,7 @@ import numpy as np
 
 from mqjax.cost.exact.nest import problem
 from mqjax.cost.packing import packing_table, words
-from mqjax.mapspace.fitting import arrangements
+from mqjax.mapspace.fitting import arrangements, count_choices
 from mqjax.mapspace.joint import unique_rows
 from mqjax.mapspace.rows import Rows, factors_of
 from mqjax.mapspace.space import Mapspace
@@ -39,7 +39,8 @@ _LEANNESS = (1, 4, 16)
 
 
 class Need(NamedTuple):
-    """What a level would have to have: instances below it along "X" or "Y", or "words"."""
+    """What a level would have to have: instances below it along "X" or "Y", or "words"; or how many of these instances must be
+    in use ("use"), where `available` are at most."""
 
     level: str
     what: str
@@ -142,13 +143,17 @@ def _sample(space: Mapspace) -> Iterator[np.ndarray]:
 
 
 class _Shape(NamedTuple):
-    """How the loops of a spatial level can be laid out: choices of order and split, those that fit, and, of the layouts
-    that enlarge the array least, the factor and the instances along X and Y."""
+    """How the loops of a spatial level can be laid out: choices of order and split, those that fit; of the layouts that
+    enlarge the array least and leave it least empty, by what factors and the instances along X and Y; how many instances are
+    in use, and how many must be."""
 
     choices: int
     fitting: int
     growth: float
     least: tuple[int, int]
+    missing: float
+    used: int
+    must: int
 
 
 class _Count:
@@ -168,6 +173,7 @@ class _Count:
         self._shape = functools.cache(self._shape_of)
         self._seen: dict[tuple[int, ...], int] = {}
         self._least = np.full(len(self._limited), np.iinfo(np.int64).max)
+        self._used = dict.fromkeys(self._spatial, 0)
         self._best: tuple[int, float] = (len(space.tiling) + len(levels) + 1, math.inf)
         self._factors = np.ones((0, len(space.tiling), len(space.dims)), np.int64)
 
@@ -182,8 +188,10 @@ class _Count:
             shapes = [self._shape(t, tuple(row)) for row in patterns.tolist()]
             columns.append(np.array([shape[:2] for shape in shapes], np.int64)[place])
             grown = np.array([shape.growth for shape in shapes])[place]
+            missing = np.array([shape.missing for shape in shapes])[place]
+            self._used[t] = max(self._used[t], *(shape.used for shape in shapes if shape.growth == 1), 0)
             fits &= columns[-1][:, 1] > 0
-            fails, growth = fails + (grown > 1), growth * grown
+            fails, growth = fails + (grown > 1) + (missing > 1), growth * grown * missing
         moving = [(factors[:, t, self._space.free_dims(t)] > 1).sum(axis=1) for t in self._temporal]
         keys = np.column_stack([*columns, *moving, over]).astype(np.int64)
         for row, count in zip(*(x.tolist() for x in unique_rows(keys)[:2]), strict=True):
@@ -217,9 +225,16 @@ class _Count:
             # With a second axis the order would be free.
             free = arrangements(fan._replace(prefix=(), free=tuple(self._space.dims)), bounds)
             needs += [(max(x, 1 + (width == 1)), max(y, 1 + (height == 1))) for _, x, y in free]
-        growth, least = min((max(1, x / width) * max(1, y / height), (x, y)) for x, y in needs)
-        fitting = sum(ways for ways, x, y in found if x <= width and y <= height)
-        return _Shape(sum(ways for ways, _, _ in found), fitting, growth, least)
+        used = math.prod(factors)
+        layouts = []
+        for x, y in needs:
+            grown = max(x, width), max(y, height)
+            growth, must = math.prod(grown) / (width * height), fan._replace(size=grown).least
+            missing = max(1, must / used)
+            layouts.append(((growth > 1) + (missing > 1), growth * missing, growth, (x, y), missing, must))
+        _, _, growth, least, missing, must = min(layouts)
+        choices = sum(ways for ways, _, _ in found)
+        return _Shape(choices, count_choices(fan, bounds), growth, least, missing, used, must)
 
     @functools.cached_property
     def _totals(self) -> tuple[int, int, list[int], list[int]]:
@@ -261,7 +276,9 @@ class _Count:
                     self._space.layer.loops[d]: int(lean[t, d]) for d, x in tables if x[:, t].min() == x[:, t].max() > 1
                 }
                 if rejected:
-                    yield Rejection(self._name(t), self._mesh_needs(t, lean[t]), forced, rejected, size)
+                    use = Need(self._name(t), "use", self._space.fan(t).least, self._most_used(t))
+                    needs = (*self._mesh_needs(t, lean[t]), *([use] if use.least > 1 else []))
+                    yield Rejection(self._name(t), needs, forced, rejected, size)
             return
         least = self._least
         if self._sampled:
@@ -274,6 +291,8 @@ class _Count:
     def change(self) -> tuple[Need, ...]:
         """What the factorisation that needs the least change needs beyond what there is."""
         needs = [need for t in self._spatial for need in self._mesh_needs(t, self._factors[0, t])]
+        shapes = ((t, self._shape(t, tuple(self._factors[0, t].tolist()))) for t in self._spatial)
+        needs += [Need(self._name(t), "use", shape.must, shape.used) for t, shape in shapes]
         needed = self._needed(self._factors)[0]
         needs += [self._words_need(i, needed) for i in range(len(self._limited))]
         return tuple(need for need in needs if need.exceeds)
@@ -287,6 +306,12 @@ class _Count:
     def _mesh_needs(self, t: int, bounds: np.ndarray) -> tuple[Need, ...]:
         least, size = self._shape(t, tuple(bounds.tolist())).least, self._space.fan(t).size
         return tuple(Need(self._name(t), *of_axis) for of_axis in zip("XY", least, size, strict=True))
+
+    def _most_used(self, t: int) -> int:
+        """How many instances below level t mappings use at most: a sample gives no limit, but the dimensions one by one do."""
+        if not self._sampled:
+            return self._used[t]
+        return math.prod(int(table[:, t].max()) for table in self._space.tables)
 
     def _words_need(self, i: int, needed: np.ndarray) -> Need:
         return Need(self._level(i), "words", int(needed[i]), int(self._capacity[i]))

@@ -15,12 +15,22 @@ from typing import NamedTuple
 
 class Fan(NamedTuple):
     """The rules of a spatial tiling level: dimensions in fixed order, dimensions in free order, the split (None: free),
-    and the children of one instance along X and Y."""
+    the children of one instance along X and Y, and the share of them that must be in use."""
 
     prefix: tuple[int, ...]
     free: tuple[int, ...]
     split: int | None
     size: tuple[int, int]
+    min_utilization: float = 0.0
+
+    @property
+    def least(self) -> int:
+        """Children that must be in use; what rounding may add to the share is forgiven."""
+        return max(1, math.ceil(self.min_utilization * math.prod(self.size) * (1 - 1e-12)))
+
+    def in_use(self, bounds: Mapping[int, int]) -> bool:
+        """Whether loops of these bounds use as many children as they must."""
+        return math.prod(bounds.values()) >= self.least
 
     def moving(self, bounds: Mapping[int, int]) -> tuple[list[int], list[int]]:
         """Fixed and free dimensions whose bound exceeds 1; absent bounds are 1."""
@@ -54,12 +64,16 @@ def arrangements(fan: Fan, bounds: Mapping[int, int]) -> Iterator[tuple[int, int
 
 
 def count_choices(fan: Fan, bounds: Mapping[int, int]) -> int:
-    """Choices of order and split in the pruned space that fit the fan-out, given the bounds of the loops."""
+    """Choices of order and split in the pruned space that fit the fan-out and use as much of it as they must, given the bounds
+    of the loops."""
+    if not fan.in_use(bounds):
+        return 0
     return sum(ways for ways, x, y in arrangements(fan, bounds) if x <= fan.size[0] and y <= fan.size[1])
 
 
 def layouts(fan: Fan, bounds: Mapping[int, int]) -> Iterator[Layout]:
-    """For every order of the loops of bound above 1 that fits with some split, one layout; in lexicographic order."""
+    """For every order of the loops of bound above 1 that fits with some split, one layout; in lexicographic order. Whether as
+    much of the fan-out is in use as must be is not asked."""
     fixed, free = fan.moving(bounds)
     for order in itertools.permutations(free):
         found = _free_split(fan, bounds, fixed, order) if fan.split is None else _given_split(fan, bounds, order)

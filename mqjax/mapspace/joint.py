@@ -107,7 +107,11 @@ def join(space: Mapspace) -> tuple[Group, ...] | None:
     # Levels where nothing can move belong to no group; their orders count all the same.
     idle = [t for t in range(len(space.tiling)) if not space.movable(t)]
     ways = math.prod(count_choices(space.fan(t), {}) for t in idle if space.tiling[t].spatial)
-    groups[0] = groups[0]._replace(weight=groups[0].weight * ways)
+    first = groups[0]._replace(weight=groups[0].weight * ways)
+    if not ways:  # such a level must be in use, but cannot be
+        none = tuple(pick[:0] for pick in first.picks)
+        first = first._replace(picks=none, weight=first.weight[:0], orders=())
+    groups[0] = first
     return tuple(groups)
 
 

@@ -233,7 +233,8 @@ class Mapspace:
     def fan(self, t: int) -> Fan:
         """The rules of spatial tiling level t."""
         level = self.tiling[t]
-        return Fan(self.prefix(t), self.free_dims(t), level.split, self.arch.fanout[level.level])
+        size = self.arch.fanout[level.level]
+        return Fan(self.prefix(t), self.free_dims(t), level.split, size, level.min_utilization)
 
     def movable(self, t: int) -> tuple[int, ...]:
         """Dimensions that may have a bound above 1 at tiling level t."""
@@ -291,7 +292,7 @@ class Mapspace:
 
     @property
     def fanout_valid(self) -> int:
-        """Number of mappings of the pruned space that fit the fan-outs."""
+        """Number of mappings of the pruned space that fit the fan-outs, and use as much of each as they must."""
         return math.prod(round(float(group.weight.sum())) for group in self.groups)
 
 

@@ -206,8 +206,9 @@ def _rule(rule: Constraint) -> str:
     most = " ".join(f"{dim}<={bound}" for dim, bound in rule.max_factors)
     order = f"order {rule.permutation} (innermost first)" if rule.permutation else ""
     split = f"the first {rule.split} on X" if rule.split is not None else ""
+    used = f"at least {rule.min_utilization:.0%} in use" if rule.min_utilization else ""
     kind = "spatial" if rule.spatial else "temporal"
-    return f"{rule.level}, {kind} loops: {'; '.join(filter(None, (factors, most, order, split)))}"
+    return f"{rule.level}, {kind} loops: {'; '.join(filter(None, (factors, most, order, split, used)))}"
 
 
 def _kept(keep: tuple[bool, ...]) -> list[str]:

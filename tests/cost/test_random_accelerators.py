@@ -57,6 +57,7 @@ FEATURES = {
     "upper bound": lambda case: any(
         n < getattr(case.layers[0], d) for rule in rules_of(case) for d, n in rule.max_factors
     ),
+    "minimum utilization": lambda case: any(rule.min_utilization for rule in rules_of(case)),
     "halo": lambda case: any((x.R > 1 and x.P > 1) or (x.S > 1 and x.Q > 1) for x in case.layers),
     "stride": lambda case: any(x.Wstride * x.Hstride > 1 for x in case.layers),
     "dilation": lambda case: any(x.Wdilation * x.Hdilation > 1 for x in case.layers),

@@ -106,6 +106,14 @@ BAD = {
         lambda d: d["constraints"]["arch"][0].update(max_factors={"N": 2}),
         "constraints.arch[0].max_factors.N: this factor is given twice",
     ),
+    "utilization of temporal loops": (
+        lambda d: d["constraints"]["arch"][2].update(min_utilization=0.5),
+        "constraints.arch[2].min_utilization: only the fan-out",
+    ),
+    "utilization": (
+        lambda d: d["constraints"]["arch"][0].update(min_utilization=1.5),
+        "constraints.arch[0].min_utilization",
+    ),
     "upper bound of zero": (
         lambda d: d["constraints"]["arch"][0].update(max_factors={"M": 0}),
         "constraints.arch[0].max_factors.M",

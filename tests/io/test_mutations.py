@@ -1,6 +1,6 @@
 """Valid files with something wrong: every one ends in one sentence that names it, and nothing is written.
 
-Accelerator and map files are in test_bad_input.py; here are records, networks, run folders and checkpoints.
+Accelerator and map files are in test_bad_input.py; here are records, networks, run folders, checkpoints and what is imported.
 
 Guards: README.md, "From the command line".
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -362,6 +363,56 @@ def test_graphs_of_checkpoints(tmp_path):
     for _, changed in mutated(whole, 300, seed=8):
         count += refused(lambda changed=changed: graph_from_json("net", changed))
     assert count > 200
+
+
+def test_weights_of_other_frameworks(tmp_path, monkeypatch):
+    """Torn files, files of other kinds, pickles, and archives that unpack to more than there is."""
+    from mqjax.models.imported import read_arrays
+
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, a=np.arange(1000.0), b=np.ones((3, 4)))
+    whole = path.read_bytes()
+    generator = np.random.default_rng(9)
+    for stop in generator.integers(0, len(whole) - 30, 20):
+        path.write_bytes(whole[:stop])
+        assert refused(lambda: read_arrays(path), str(path))
+    np.savez(path, a=np.array([{"pickled": "object"}], dtype=object))
+    assert refused(lambda: read_arrays(path), str(path))
+    monkeypatch.setattr("mqjax.models.imported.BYTES_MOST", 2**20)
+    np.savez_compressed(path, a=np.zeros(2**18))
+    assert path.stat().st_size < 2**14 and refused(lambda: read_arrays(path), str(path), "larger than 1048576")
+    other = tmp_path / "weights.safetensors"
+    for content in (b"", b"\xff" * 100, b"\x08" + bytes(7) + b'{"a": {}}'):
+        other.write_bytes(content)
+        assert refused(lambda: read_arrays(other), str(other))
+
+
+# --- Accelerators of Timeloop -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["0.3", "0.4"])
+def test_accelerators_of_timeloop(tmp_path, version):
+    """What is read is an accelerator or refused, with the file's name; v0.4's tags are written by hand."""
+    import test_import_timeloop as timeloop
+
+    from mqjax.io.documents import TAG, read_document
+    from mqjax.io.timeloop_arch import import_accelerator
+
+    files = dict(timeloop.FILES)
+    if version == "0.4":
+        files["arch.yaml"] = timeloop.V04
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    count = 0
+    for name in ("arch.yaml", "ERT.yaml", "arch_constraints.yaml"):
+        whole = read_document(tmp_path / name, tagged=True).value
+        for _, changed in mutated(whole, 60, seed=10):
+            text = json.dumps(changed, default=str)
+            text = re.sub(rf'{{"{TAG}": "(\w+)"(, )?', r"!\1 {", text)
+            (tmp_path / name).write_text(text)
+            count += refused(lambda: import_accelerator("mine", tmp_path, tmp_path), str(tmp_path))
+        (tmp_path / name).write_text(files[name])
+    assert count > 70
 
 
 def test_torn_checkpoints_by_command(tmp_path, capsys):

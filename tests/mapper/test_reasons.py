@@ -46,7 +46,7 @@ def grown(arch: Arch, change: tuple[Need, ...]) -> Arch:
     """The accelerator with what `change` asks for; a larger fan-out multiplies everything inside."""
     fanout = [list(xy) for xy in arch.fanout]
     for need in change:
-        if need.what != "words":
+        if need.what in ("X", "Y"):
             fanout[arch.level_names.index(need.level)]["XY".index(need.what)] = need.least
     meshes = [arch.levels[-1].mesh]
     for x, y in reversed(fanout):
@@ -54,15 +54,35 @@ def grown(arch: Arch, change: tuple[Need, ...]) -> Arch:
     meshes.reverse()
     levels = [dataclasses.replace(x, mesh=mesh) for x, mesh in zip(arch.levels, meshes[1:], strict=True)]
     larger = dataclasses.replace(arch, mac=dataclasses.replace(arch.mac, mesh=meshes[0]), levels=tuple(levels))
+    for need in change:
+        if need.what == "use":
+            share = need.available / math.prod(fanout[arch.level_names.index(need.level)])
+            larger = dataclasses.replace(
+                larger,
+                **{
+                    name: tuple(
+                        dataclasses.replace(r, min_utilization=share)
+                        if r.level == need.level and r.min_utilization
+                        else r
+                        for r in getattr(larger, name)
+                    )
+                    for name in ("arch_constraints", "paper_constraints")
+                },
+            )
     return with_capacities(larger, **{need.level: need.least for need in change if need.what == "words"})
 
 
 def failures(arch: Arch, layer: Layer, constraints: str, bits: BitWidths):
     """Of each mapping of the pruned space the stage and the levels that reject it, None where it fits."""
     widths = {"Inputs": bits.inputs, "Weights": bits.weights, "Outputs": bits.outputs}
-    for mapping in oracle.pruned_mappings(arch, layer, constraints):
+    space = oracle.Space(arch, layer, constraints)
+    for mapping in space.mappings():
         record = {"dims": layer.dims, "shape": layer.shape, "bitwidths": widths, "mapping": mapping}
         found = oracle.evaluate(arch, record)
+        if underused := space.underused(mapping):
+            wide = found["levels"] if not found["valid"] and found["stage"] == "construct" else []
+            yield "construct", [level for level in arch.level_names if level in (*underused, *wide)]
+            continue
         yield None if found["valid"] else (found["stage"], found["levels"])
 
 
@@ -102,8 +122,10 @@ def check(case: Case) -> Reasons | None:
         return found  # a second axis of an array frees the order of its loops
     assert admits(found.change)
     for i, need in enumerate(found.change):
-        less = need._replace(least=need.least - 1)
-        assert less.least >= need.available
+        less = (
+            need._replace(available=need.available + 1) if need.what == "use" else need._replace(least=need.least - 1)
+        )
+        assert less.least >= less.available
         assert not admits((*found.change[:i], less, *found.change[i + 1 :]))
     return found
 
@@ -120,7 +142,7 @@ def test_every_kind_of_reason_is_met():
     assert sum(x.fitting > 0 for x in found) > 20
     assert sum(len(x.change) > 1 for x in found) > 5
     assert sum(any(r.rejected < r.of for r in x.rejections) for x in found) > 5
-    assert any(need.what == "X" for x in found for need in x.change)
+    assert {"X", "use"} <= {need.what for x in found for need in x.change}
 
 
 def test_least_needs_are_those_of_all_mappings():
