@@ -47,7 +47,7 @@ class Mapspace:
         """Per dimension the factorisations int64 [F, T], in the reference's order."""
         return tuple(self._table(d) for d in self.dims)
 
-    def _fixed(self, d: int, bound: int) -> dict[int, int]:
+    def fixed(self, d: int, bound: int) -> dict[int, int]:
         """Factors of dimension d that the constraints fix, by tiling level, if its bound is `bound`."""
         fixed: dict[int, int] = {}
         for t, level in enumerate(self.tiling):
@@ -59,13 +59,13 @@ class Mapspace:
 
     def divides(self, d: int, bound: int) -> bool:
         """Whether the fixed factors of dimension d allow the bound `bound`."""
-        fixed = self._fixed(d, bound)
+        fixed = self.fixed(d, bound)
         product = math.prod(fixed.values())
         return product == bound or (bound % product == 0 and len(fixed) < len(self.tiling))
 
     def _table(self, d: int) -> np.ndarray:
         name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
-        fixed = self._fixed(d, bound)
+        fixed = self.fixed(d, bound)
         product = math.prod(fixed.values())
         free = [t for t in range(len(self.tiling)) if t not in fixed]
         if not self.divides(d, bound):

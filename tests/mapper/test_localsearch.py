@@ -13,7 +13,7 @@ from mqjax.cli import main
 from mqjax.cost.exact.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.mapper.best import best_mappings
-from mqjax.mapper.localsearch import _Codec, search_mappings
+from mqjax.mapper.localsearch import Codec, search_mappings
 from mqjax.mapper.optimum import solve
 from mqjax.mapspace import joint
 from mqjax.mapspace.mapping import decode, encode
@@ -31,7 +31,7 @@ def test_codes_stand_for_mappings_of_the_space(data):
     space = Mapspace(arch, layer, constraints=data.draw(st.sampled_from(["arch", "none"])))
     index = data.draw(st.integers(0, space.size - 1))
     drawn = space.arrays([index])
-    codec = _Codec(space)
+    codec = Codec(space)
     codes = codec.encode(drawn)
     expected, found = (evaluate(arch, layer, BitWidths(4, 4, 4), nests) for nests in (drawn, codec.nests(codes)))
     # The order and split of loops of bound 1 are free, so a mapping may come back with a split that fits better.

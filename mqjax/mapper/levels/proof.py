@@ -1,0 +1,149 @@
+"""Optima of a space too large to sweep, proven by bounds over all of it (docs/PROOF.md).
+
+Axes: S spreads, U packings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mqjax.mapper.decision import Decision
+from mqjax.mapper.levels.bounds import Bounds
+from mqjax.mapper.levels.charges import Charges
+from mqjax.cost.packing import compute_cycles
+from mqjax.mapper.levels.descent import Descent, Limits, Measure, TooManyStates
+from mqjax.mapper.levels.placing import codes
+from mqjax.mapper.levels.spreads import spreads
+from mqjax.mapper.localsearch import Codec
+from mqjax.mapspace.space import Mapspace
+from mqjax.types import METRICS, BitWidths
+
+NEAR = 1e-11
+"""Relative difference below which two energies may be equal: bounds are summed in another order than exact costs."""
+
+BEAM = 16
+"""States that are kept at each boundary where a first mapping is looked for."""
+
+CELLS = 2**21
+"""Extents times packings that are bounded together."""
+
+ENERGY, EDP, DELAY = map(METRICS.index, ("energy", "edp", "delay"))
+
+
+def prove(
+    space: Mapspace, bits: Sequence[BitWidths], *, deadline: float, say: Callable[[str], None] = lambda message: None
+) -> Decision:
+    """The best mappings of `space` for all `bits` by all metrics; its `proven` says whether they are the optima.
+
+    deadline: when to end at the latest, by `time.monotonic`. say: told now and then how far the proof is.
+    """
+    codec = Codec(space)
+    decision = Decision(space, bits, codec.width, codec.nests)
+    decision.searched = 0
+    found = spreads(space)
+    if found is not None and len(found):
+        _Proof(codec, decision, found, deadline, say).run()
+    return decision
+
+
+class _Proof:
+    """What is known of every spread: pJ and cycles at least, [S, U], and whether it has been looked at."""
+
+    def __init__(
+        self, codec: Codec, decision: Decision, found: np.ndarray, deadline: float, say: Callable[[str], None]
+    ) -> None:
+        self._codec, self._decision, self._deadline, self._say = codec, decision, deadline, say
+        self._spreads = found
+        self._charges = [Charges(codec.space, spatial) for spatial in found]
+        shape = len(found), len(decision.widths.mac_pj)
+        self._least, self._cycles = np.full(shape, np.inf), np.zeros(shape)
+        self._done = np.zeros(shape, bool)
+
+    def run(self) -> None:
+        """Find and prove the optima, or give up at the deadline."""
+        try:
+            for s in range(len(self._spreads)):
+                self._check_time()
+                self._bound(s)
+            while True:
+                pairs = self._open()
+                if not pairs:
+                    break
+                self._look(pairs)
+        except (TimeoutError, TooManyStates):
+            return
+        self._decision.proven = True
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+
+    def _bound(self, s: int) -> None:
+        """What the mappings of a spread cost at least."""
+        charges, widths = self._charges[s], self._decision.widths
+        self._cycles[s] = compute_cycles(np.full(len(widths.mac_pj), charges.steps), widths)
+        fixed = charges.space.layer.macs * widths.mac_pj + charges.of_macs(widths.operands)
+        step = max(1, CELLS // charges.lattice.size)
+        for u in range(0, len(fixed), step):
+            some = slice(u, u + step)
+            self._least[s, some] = fixed[some] + Bounds(charges, widths.operands[some]).root
+
+    def _limits(self, u: int) -> Limits:
+        """Which mappings may be better than the best known at a packing, by some metric."""
+        costs, energies, cycles = self._standing
+        del cycles
+        return Limits(costs[ENERGY, u] * (1 - NEAR), costs[EDP, u] * (1 - NEAR), costs[DELAY, u], energies[DELAY, u] * (1 - NEAR))
+
+    def _open(self) -> list[tuple[int, int]]:
+        """For each packing the spreads that look best by some metric, of those that may hold a better mapping."""
+        self._standing = self._decision.standing()
+        columns = [self._limits(u).keeps(self._least[:, u], self._cycles[:, u]) for u in range(self._least.shape[1])]
+        may = np.stack(columns, axis=1) & ~self._done
+        least = np.where(may, self._least, np.inf)
+        by_delay = np.where(may, self._cycles, np.inf)
+        fastest = by_delay == by_delay.min(axis=0)
+        keys = (least, least * self._cycles, np.where(fastest, least, np.inf))
+        found = {(int(s), u) for key in keys for u, s in enumerate(key.argmin(axis=0)) if may[s, u]}
+        return sorted(found)
+
+    def _look(self, pairs: list[tuple[int, int]]) -> None:
+        """Find the best mappings of some spreads at some packings."""
+        for s in dict.fromkeys(s for s, _ in pairs):
+            of_spread = np.array([u for spread, u in pairs if spread == s])
+            bounds = Bounds(self._charges[s], self._decision.widths.operands[of_spread])
+            for i, u in enumerate(of_spread):
+                self._check_time()
+                self._descend(s, int(u), bounds.of(i))
+
+    def _descend(self, s: int, u: int, bounds: Bounds) -> None:
+        """Find the best mappings of a spread at a packing."""
+        descent = Descent(self._measures(s, u, bounds), self._cycles[s, u], self._decision.widths.operands[u])
+        for beam in (BEAM, None):
+            self._standing = self._decision.standing()
+            limits = self._limits(u)
+            if not limits.keeps(self._least[s, u], self._cycles[s, u]):
+                break
+            placed = descent.best(limits, beam)
+            self._decision.searched = (self._decision.searched or 0) + descent.looked_at
+            if placed:
+                self._decision.consider(codes(self._codec, self._spreads[s], placed))
+        else:
+            self._done[s, u] = True
+
+    def _measures(self, s: int, u: int, bounds: Bounds) -> list[Measure]:
+        """pJ, and the words that may slow the MACs down."""
+        charges, widths = self._charges[s], self._decision.widths.take(slice(u, u + 1))
+        operands = widths.operands
+        start = charges.space.layer.macs * widths.mac_pj[0] + charges.of_macs(operands)[0]
+        measures = [Measure(charges, bounds, float(start), np.inf)]
+        for level, limits in enumerate(charges.space.arch.tech.bandwidth):
+            for direction, bandwidth in enumerate(limits):
+                if np.isfinite(bandwidth):
+                    counted = charges.counting(level, direction)
+                    if counted.most(operands[0]) > bandwidth * self._cycles[s, u]:
+                        words = counted.of_macs(operands)[0]
+                        measures.append(Measure(counted, Bounds(counted, operands), float(words), bandwidth))
+        return measures
