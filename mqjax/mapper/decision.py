@@ -224,6 +224,11 @@ class Decision:
         self.valid += valid
         self.covered += float(covered[0])
 
+    def join(self, other: Decision) -> None:
+        """Add what another decision, whose codes mean the same, found by looking at other mappings of the space."""
+        self.merge(*other.arrays())
+        self.searched = (self.searched or 0) + (other.searched or 0)
+
     def best(self) -> np.ndarray:
         """The codes of the best mappings by any metric at any triple, int32 [N, code_width]."""
         return np.unique(self._codes[np.isfinite(self._value)], axis=0)

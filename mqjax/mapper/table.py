@@ -30,7 +30,7 @@ from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 3
+MODEL_VERSION = 4
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3

@@ -11,6 +11,7 @@ Axes: X extents of the temporal loops inside, U packings, T tensors.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import NamedTuple
 
@@ -105,31 +106,31 @@ class Bounds:
             run = lattice.least(others, dims, fixed)
             run += closed_own
             closed.append(lattice.least(run, rest, fixed))
-        generic = np.min(closed, axis=0)
-        generic[~charges.fits(b + 1, operands)] = np.inf
+        generic = functools.reduce(np.minimum, closed)
+        overfull = ~charges.fits(b + 1, operands)
+        generic[overfull] = np.inf
         outside: dict[int | None, np.ndarray] = {None: generic}
         for tensor in range(len(TENSORS)):
             outside[tensor] = generic
-            if tensor in extended:
+            if extended.get(tensor) is not None:
                 outside[tensor] = np.minimum(generic, extended[tensor])
-                outside[tensor][~charges.fits(b + 1, operands)] = np.inf
+                outside[tensor][overfull] = np.inf
         self.least.append(outside)
 
     def _extended(
         self, others: np.ndarray, own: np.ndarray, dims: list[int], fixed: dict[int, int], windows: Windows | None
-    ) -> np.ndarray:
+    ) -> np.ndarray | None:
         """The least where the run or the window of innermost loops goes on outside the level, so that the level has no
-        other loops, float64 [X, U]."""
+        other loops, float64 [X, U]; `None` where the constraints rule that out."""
         lattice = self.charges.lattice
         every = range(len(lattice.bounds))
         # Whatever a run gains outside, the tensor crosses at least as if all of its loops were inside.
         lowest = others + lattice.outermost(own, dims)
-        found = np.full_like(lowest, np.inf)
         groups = [dims] if windows is None else [dims, *windows.groups]
-        for group in groups:
-            if all(fixed.get(d, 1) == 1 for d in every if d not in group):
-                found = np.minimum(found, lattice.least(lowest.copy(), group, fixed))
-        return found
+        possible = [group for group in groups if all(fixed.get(d, 1) == 1 for d in every if d not in group)]
+        if not possible:
+            return None
+        return functools.reduce(np.minimum, [lattice.least(lowest.copy(), group, fixed) for group in possible])
 
     def _cost(self, b: int, tensor: int, crossing: np.ndarray, operands: np.ndarray, fills: bool = True) -> np.ndarray:
         """pJ of `crossing` [X], float64 [X, U]; without `fills` only what is read outside."""
@@ -145,6 +146,23 @@ class Bounds:
         if len(helped):
             cost[helped] = self._cost(b, INPUTS, crossing.read[tensor], operands, fills=False)[helped]
         return cost
+
+
+def cheapest(charges: Charges, operands: np.ndarray) -> np.ndarray:
+    """What the boundaries but that to the MACs cost if every tensor crosses each but once, which no mapping undercuts,
+    float64 [U]; operands: int64 [U, L, T]."""
+    total = np.zeros(len(operands))
+    for b in range(1, charges.depth):
+        for t in range(len(TENSORS)):
+            found = charges.of(b, t)
+            windows = sliding_inputs(charges, b) if t == INPUTS and found else None
+            once = charges.boxes[b, t, -1]
+            if windows is not None:
+                # Windows may save more than there is, where moves repeat each other only by coincidence.
+                once = np.floor(min(crossing.min() for crossing in windows.open.read.values()))
+                found = [charge for charge in found if charge.direction != WRITE]
+            total += charges.cost(found, np.array(once), operands[:, :, t].T)
+    return total
 
 
 class Crossing(NamedTuple):

@@ -138,12 +138,13 @@ class Charges:
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:
         """Whether the boxes inside a boundary fit the level there, bool [X, U]. operands: int64 [U, L, T]."""
         level = self.space.arch.levels[boundary - 1]
-        if level.capacity_words is None:
-            return np.ones((self.lattice.size, len(operands)), bool)
         needed = np.zeros((self.lattice.size, len(operands)), np.int64)
+        if level.capacity_words is None:
+            return needed == 0
         for tensor, kept in enumerate(level.keep):
             if kept:
-                needed += words(self.boxes[boundary, tensor][:, None], operands[:, boundary - 1, tensor])
+                packings, place = np.unique(operands[:, boundary - 1, tensor], return_inverse=True)
+                needed += words(self.boxes[boundary, tensor][:, None], packings)[:, place]
         return needed <= level.capacity_words
 
 
