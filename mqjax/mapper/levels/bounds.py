@@ -149,18 +149,24 @@ class Bounds:
 
 
 def cheapest(charges: Charges, operands: np.ndarray) -> np.ndarray:
-    """What the boundaries but that to the MACs cost if every tensor crosses each but once, which no mapping undercuts,
-    float64 [U]; operands: int64 [U, L, T]."""
+    """What the boundaries but that to the MACs cost if every tensor crosses each as seldom as its boxes and windows ever
+    allow, float64 [U]; operands: int64 [U, L, T]. Often what the best mapping takes."""
     total = np.zeros(len(operands))
+    relevant = list(charges.space.relevant(TENSORS[INPUTS]))
+    outside = (charges.lattice.bounds // charges.lattice.extents)[:, relevant].prod(axis=1)
     for b in range(1, charges.depth):
         for t in range(len(TENSORS)):
             found = charges.of(b, t)
-            windows = sliding_inputs(charges, b) if t == INPUTS and found else None
+            if not found:
+                continue
             once = charges.boxes[b, t, -1]
-            if windows is not None:
-                # Windows may save more than there is, where moves repeat each other only by coincidence.
-                once = np.floor(min(crossing.min() for crossing in windows.open.read.values()))
-                found = [charge for charge in found if charge.direction != WRITE]
+            if t == INPUTS:
+                # A box has elements between strides that smaller boxes lack, and windows may save by coincidence.
+                windows = sliding_inputs(charges, b)
+                once = (charges.boxes[b, t] * outside).min()
+                if windows is not None:
+                    once = np.floor(min(once, *(crossing.min() for crossing in windows.open.read.values())))
+                    found = [charge for charge in found if charge.direction != WRITE]
             total += charges.cost(found, np.array(once), operands[:, :, t].T)
     return total
 
@@ -242,4 +248,6 @@ def _slide_pair(charges: Charges, b: int, pair: tuple[int, ...], closed: Crossin
 
 def _is_prime(numbers: np.ndarray) -> np.ndarray:
     """Whether numbers, int64 [N], of at most a few thousands are prime."""
-    return np.array([n > 1 and all(n % p for p in range(2, math.isqrt(n) + 1)) for n in range(numbers.max() + 1)])[numbers]
+    return np.array([n > 1 and all(n % p for p in range(2, math.isqrt(n) + 1)) for n in range(numbers.max() + 1)])[
+        numbers
+    ]

@@ -9,6 +9,7 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,14 @@ from mqjax.types import TENSORS
 STATES_MOST = 2**18
 """States of a boundary that are kept; where there are more, the proof is given up."""
 
-PAIRS_AT_ONCE = 2**22
-"""Comparisons of extents that are made together."""
+PAIRS_MOST = 2**23
+"""Pairs of a state and extents that are priced for a boundary at most."""
+
+PRICED_AT_ONCE = 2**18
+"""Pairs that are priced together."""
+
+COMPARED_AT_ONCE = 2**22
+"""Exponents of extents that are compared together."""
 
 NO_TENSOR = -1
 
@@ -163,21 +170,25 @@ class Descent:
     def _place_level(self, b: int, outer: States, limits: Limits) -> States:
         """The states at boundary b that come of placing the loops of level b."""
         at, place = self._pairs(b, outer, limits)
+        parts = [outer.take(np.zeros(0, np.int64))]
+        for first in range(0, len(at), PRICED_AT_ONCE):
+            some = slice(first, first + PRICED_AT_ONCE)
+            parts += self._ordered(b, outer, at[some], place[some], limits)
+            if sum(map(len, parts)) > 4 * STATES_MOST:
+                raise TooManyStates
+        return States.join(parts)
+
+    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Limits) -> Iterator[States]:
+        """The states that come of pairs [E] in all orders of the level's loops that may differ in cost."""
         extents = self.charges.lattice.extents
         factors = extents[outer.place[at]] // extents[place]  # [E, D]
         moving = factors > 1
-        parts = [outer.take(np.zeros(0, np.int64))]
         mask = moving @ (1 << np.arange(moving.shape[1]))
-        codes = np.unique(mask)
-        for code in codes:
+        for code in np.unique(mask):
             rows = np.flatnonzero(mask == code)
             dims = tuple(np.flatnonzero(moving[rows[0]]).tolist())
-            if not dims:
-                parts.append(self._priced(b, outer, at[rows], place[rows], None, factors[rows], limits))
-                continue
-            for order in orders(self.rules, self._prefix[b], dims):
-                parts.append(self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits))
-        return States.join(parts)
+            for order in orders(self.rules, self._prefix[b], dims) if dims else (None,):
+                yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
 
     def _pairs(self, b: int, outer: States, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of a state and extents inside level b that may lead to a mapping within the budget: int64 [E] each."""
@@ -188,13 +199,15 @@ class Descent:
         candidates = np.flatnonzero(inside <= left)
         exponents, fixed = lattice.exponents[candidates], self._fixed[b]
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-        step = max(1, PAIRS_AT_ONCE // max(1, exponents.size))
+        step = max(1, COMPARED_AT_ONCE // max(1, exponents.size))
         for first in range(0, len(outer), step):
             some = slice(first, first + step)
             divides = (exponents <= lattice.exponents[outer.place[some], None]).all(axis=2)
             divides &= energy[some, None] + inside[candidates] <= budget
             state, candidate = np.nonzero(divides)
             found.append((state + first, candidates[candidate]))
+            if sum(len(states) for states, _ in found) > PAIRS_MOST:
+                raise TooManyStates
         at, place = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         fits = np.ones(len(at), bool)
         for d, factor in fixed.items():
@@ -216,7 +229,14 @@ class Descent:
         return others[place, 0] + own[np.where(joins, place + further, mixed), 0]
 
     def _priced(
-        self, b: int, outer: States, at: np.ndarray, place: np.ndarray, order: Order | None, factors: np.ndarray, limits: Limits
+        self,
+        b: int,
+        outer: States,
+        at: np.ndarray,
+        place: np.ndarray,
+        order: Order | None,
+        factors: np.ndarray,
+        limits: Limits,
     ) -> States:
         """The states that come of pairs [E] whose loops in level b, of bounds `factors` [E, D], have some order; `None`:
         there are none."""
@@ -318,9 +338,15 @@ class Descent:
         spatial, inside = charges.spatial[b], charges.inside
         siblings = spatial.prod() > charges.scatter(b, INPUTS)
         pair = next((p for d, _, _ in window if (p := self.rules.pair(d))), None)
-        along = [(coefficients[ranks[d], d] * extents[:, d] * inside[b, d], spatial[d]) for d in pair or () if spatial[d] > 1]
+        along = [
+            (coefficients[ranks[d], d] * extents[:, d] * inside[b, d], spatial[d]) for d in pair or () if spatial[d] > 1
+        ]
         same: dict[int, int] = {}
-        moved, repeated, handed = np.zeros(len(place), np.int64), np.zeros(len(place), np.int64), np.zeros(len(place), np.int64)
+        moved, repeated, handed = (
+            np.zeros(len(place), np.int64),
+            np.zeros(len(place), np.int64),
+            np.zeros(len(place), np.int64),
+        )
         first = fresh = moved
         weight = trips
         for number, (d, bound, level) in enumerate(window):

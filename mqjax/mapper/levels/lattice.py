@@ -37,9 +37,11 @@ class Lattice:
         self.dim = np.array([d for d, _, _ in powers], np.int64)
         self._primes = [p for _, p, _ in powers]
         self.size = int(np.prod(self.shape, dtype=np.int64))
-        self.exponents = np.stack(
-            [x.reshape(-1) for x in np.indices(self.shape)] or [np.zeros(1, np.int64)][:0], axis=1
-        ) if powers else np.zeros((1, 0), np.int64)
+        self.exponents = (
+            np.stack([x.reshape(-1) for x in np.indices(self.shape)] or [np.zeros(1, np.int64)][:0], axis=1)
+            if powers
+            else np.zeros((1, 0), np.int64)
+        )
         self.strides = np.array([int(np.prod(self.shape[a + 1 :])) for a in range(len(powers))], np.int64)
         self.extents = np.ones((self.size, len(bounds)), np.int64)
         for a, (d, p, _) in enumerate(powers):

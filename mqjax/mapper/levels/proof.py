@@ -44,7 +44,9 @@ def prove(
     decision = Decision(space, bits, codec.width, codec.nests)
     decision.searched = 0
     found = spreads(space)
-    if found is not None:
+    if found is not None and not len(found):
+        decision.proven = True  # that nothing fits
+    elif found is not None:
         _Proof(codec, decision, found, deadline, say).run()
     return decision
 
@@ -90,7 +92,9 @@ class _Proof:
     def _limits(self, u: int) -> Limits:
         """Which mappings may be better than the best known at a packing, by some metric."""
         costs, energies, _ = self._standing
-        return Limits(costs[ENERGY, u] * (1 - NEAR), costs[EDP, u] * (1 - NEAR), costs[DELAY, u], energies[DELAY, u] * (1 - NEAR))
+        return Limits(
+            costs[ENERGY, u] * (1 - NEAR), costs[EDP, u] * (1 - NEAR), costs[DELAY, u], energies[DELAY, u] * (1 - NEAR)
+        )
 
     def _may_win(self) -> np.ndarray:
         """Which spreads may hold a mapping better than the best known at a packing by some metric, bool [S, U]."""
@@ -132,7 +136,9 @@ class _Proof:
             limits = self._limits(u)
             if not limits.keeps(self._least[s, u], self._cycles[s, u]):
                 return
-            descent = descent or Descent(self._measures(s, u, bounds), self._cycles[s, u], self._decision.widths.operands[u])
+            descent = descent or Descent(
+                self._measures(s, u, bounds), self._cycles[s, u], self._decision.widths.operands[u]
+            )
             placed = descent.best(limits, beam)
             self._decision.searched = (self._decision.searched or 0) + descent.looked_at
             if placed:

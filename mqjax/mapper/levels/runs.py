@@ -100,7 +100,7 @@ def joined(rules: Rules, inner: Window, outer: Window, mixes: bool) -> Window:
     merged: list[tuple[int, int, int]] = []
     for d, bound, level in window:
         if merged and d in rules.idle[rules.inputs] and merged[-1][0] in rules.idle[rules.inputs]:
-            merged[-1] = (d, bound * merged[-1][1], level)
+            merged[-1] = (d, bound * merged[-1][1], merged[-1][2])
         else:
             merged.append((d, bound, level))
     if not (mixes or rules.forwards) and not _mixed(rules, tuple(d for d, _, _ in merged)):
