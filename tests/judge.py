@@ -6,6 +6,7 @@ Each check yields a sentence per disagreement, with both values; `judge` runs al
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import traceback
 import warnings
@@ -23,6 +24,8 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
 from mqjax.io.records import evaluate_records
 from mqjax.mapper.best import best_mappings
+from mqjax.mapper.levels.proof import NEAR as PROOF_NEAR
+from mqjax.mapper.levels.proof import prove
 from mqjax.mapper.optima import Optimum
 from mqjax.mapper.optimum import solve
 from mqjax.mapper.programs import chunk_counts
@@ -373,12 +376,31 @@ def _judged(trial: Trial, metric: str, optimum: Optimum, costs: list[tuple[float
         yield f"the least {metric} at {bits} is {got}, better than any mapping's {best} (pJ, cycles)"
     if optimum.covered and optimum.valid_mappings != len(costs):
         yield f"{optimum.valid_mappings} valid mappings at {bits}, not {len(costs)}"
+    yield from _attained(trial, metric, optimum)
+
+
+def _attained(trial: Trial, metric: str, optimum: Optimum) -> Iterator[str]:
+    bits, got = optimum.bits, (optimum.energy_pj, optimum.cycles)
     again = oracle.evaluate(trial.arch, trial.record(optimum.mapping, bits))
     if not again["valid"] or got != (again["energy_pJ"], again["cycles"]):
         priced = (again["energy_pJ"], again["cycles"]) if again["valid"] else again
         yield f"the mapping of least {metric} at {bits} costs {priced}, not {got}"
     if _nest(optimum.mapping) not in trial.nests:
         yield f"the mapping of least {metric} at {bits} is outside the space: {_nest(optimum.mapping)}"
+
+
+def by_levels(trial: Trial) -> Iterator[str]:
+    """The optima that are proven level by level, against enumeration: equal but for rounding, whatever else is equal."""
+    solution = prove(trial.space, trial.bits, deadline=math.inf).solution()
+    for i, bits in enumerate(trial.bits):
+        costs = trial.costs(bits)
+        for m, metric in enumerate(METRICS):
+            least = min((ranking(metric)(cost)[0] for cost in costs), default=math.inf)
+            found = float(solution.values()[m, i])
+            if found < least * (1 - NEAR) or (solution.covered and found > least * (1 + PROOF_NEAR)):
+                yield f"the least {metric} at {bits} is {found}, {'proven' * solution.covered}, not {least}"
+            if np.isfinite(found):
+                yield from _attained(trial, metric, solution.optimum(metric, i))
 
 
 def ranking(metric: str) -> Callable[[tuple[float, int]], tuple[float, ...]]:
@@ -419,4 +441,4 @@ def _metric_value(optimum: Optimum, metric: str) -> float:
     return {"energy": optimum.energy_pj, "edp": optimum.edp, "delay": float(optimum.cycles)}[metric]
 
 
-CHECKS: tuple[Check, ...] = (sizes, evaluator, terms, optima, together, table)
+CHECKS: tuple[Check, ...] = (sizes, evaluator, terms, optima, by_levels, together, table)

@@ -22,7 +22,8 @@ class Decision:
 
     A mapping is known by its code, a row of integers, in whose order the mappings are; `nests` makes loop nests of codes.
     Axis U: the distinct packing triples of all boxes in turn. valid: float64 [U] pruned mappings that fit; covered: how
-    many pruned mappings were counted, NaN where some were given up; searched: how many mappings were looked at, where that is not the whole space.
+    many pruned mappings were counted, NaN where some were given up; searched: how many
+    mappings were looked at, where that is not the whole space. widths: of axis U. proven: the best are, although the mappings were not counted.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Decision:
     ) -> None:
         self.space, self.bits, self._nests = space, tuple(bits), nests
         self.boxes = packing_boxes(space.arch, bits)
-        self._widths = Widths.join([box.widths for box in self.boxes])  # axis U
+        self.widths = Widths.join([box.widths for box in self.boxes])  # axis U
         self._triple = np.empty(len(bits), np.int64)
         first = 0
         for box in self.boxes:
@@ -41,6 +42,7 @@ class Decision:
         self._value, self._energy = np.full(shape, np.inf), np.full(shape, np.inf)
         self._cycles = np.zeros(shape, np.int64)
         self.searched: int | None = None
+        self.proven = False
         self._codes = np.zeros((*shape, code_width), np.int32)
 
     def count(self, valid: list[np.ndarray], covered: float) -> None:
@@ -55,7 +57,7 @@ class Decision:
         the valid counts. Returns their energies and cycles, float64 [2, U, N], inf where they do not fit or compete."""
         within = np.ones((len(self.valid), len(codes)), bool) if within is None else within
         triple, row = np.nonzero(within)
-        fits, energy, cycles = exact_costs(self.space, self._nests(codes), row, self._widths.take(triple))
+        fits, energy, cycles = exact_costs(self.space, self._nests(codes), row, self.widths.take(triple))
         if weights is not None:
             self.valid += np.bincount(triple[fits], weights[row[fits]], len(self.valid))
         triple, row, energy, cycles = triple[fits], row[fits], energy[fits], cycles[fits]
@@ -96,6 +98,11 @@ class Decision:
         self.valid += valid
         self.covered += float(covered[0])
 
+    def join(self, other: Decision) -> None:
+        """Add what another decision, whose codes mean the same, found by looking at other mappings of the space."""
+        self.merge(*other.arrays())
+        self.searched = (self.searched or 0) + (other.searched or 0)
+
     def best(self) -> np.ndarray:
         """The codes of the best mappings by any metric at any triple, int32 [N, code_width]."""
         return np.unique(self._codes[np.isfinite(self._value)], axis=0)
@@ -103,6 +110,11 @@ class Decision:
     def costs(self) -> np.ndarray:
         """The least costs so far, float64 [3, U], inf where nothing fits."""
         return self._value.copy()
+
+    def standing(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The least costs so far, with energy and cycles, float64 [3, U] each, inf where nothing fits."""
+        cycles = np.where(np.isfinite(self._value), self._cycles, np.inf)
+        return self._value.copy(), self._energy.copy(), cycles
 
     def solution(self) -> Solution:
         """The best mapping for each of `bits`."""
@@ -125,14 +137,14 @@ class Decision:
             mappings=[decode(space.arch, space.layer, arrays, i) for i in range(len(unique))],
             nominal_size=space.size,
             pruned_size=space.pruned_size,
-            valid=valid if self.complete else None,
+            valid=valid if self.counted else None,
             evaluated=space.distinct if self.searched is None else self.searched,
-            covered=self.complete,
+            covered=self.counted or self.proven,
         )
 
     @property
-    def complete(self) -> bool:
-        """Whether every mapping of the space is accounted for."""
+    def counted(self) -> bool:
+        """Whether every mapping of the space is accounted for one by one."""
         return self.searched is None and abs(self.covered - self.space.fanout_valid) < 0.5
 
 

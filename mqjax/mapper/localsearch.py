@@ -48,7 +48,7 @@ def search_mappings(
     deadline: when to end at the latest, by `time.monotonic`. progress: told after every generation how far the search is.
     """
     generator = np.random.default_rng(seed)
-    codec = _Codec(space)
+    codec = Codec(space)
     decision = Decision(space, bits, codec.width, codec.nests)
     pool, costs = np.empty((0, codec.width), np.int32), np.empty((2, len(decision.valid), 0))
     # Where no start fits, one of some random mappings may.
@@ -72,7 +72,7 @@ def search_mappings(
     return decision
 
 
-class _Codec:
+class Codec:
     """Codes of a space's mappings: see the module."""
 
     def __init__(self, space: Mapspace) -> None:
@@ -85,14 +85,18 @@ class _Codec:
         self._factored = [d for d in range(self._dims) if len(space.tables[d]) > 1]
         self._ordered = [t for t in range(self._levels) if len(set(self._free[t]) & set(space.movable(t))) > 1]
 
-    def _split(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def number(self, d: int, bounds: np.ndarray) -> int:
+        """The number of a factorisation of dimension d, int64 [T]."""
+        return self._numbers[d][bounds.tobytes()]
+
+    def split(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Factorisations [N, D], orders [N, T, D], splits [N, T], as views."""
         factors, orders, splits = np.split(codes, [self._dims, self._dims + self._levels * self._dims], axis=1)
         return factors, orders.reshape(-1, self._levels, self._dims), splits
 
     def nests(self, codes: np.ndarray) -> Mappings:
         """The loop nests of codes int32 [N, width]."""
-        space, (numbers, orders, splits) = self.space, self._split(codes)
+        space, (numbers, orders, splits) = self.space, self.split(codes)
         arrays = Mappings.empty(len(codes), len(space.arch.levels), self._dims)
         arrays.keep[:] = [level.keep for level in space.arch.levels]
         bounds = np.stack([table[numbers[:, d]] for d, table in enumerate(space.tables)], axis=2)  # [N, T, D]
@@ -131,7 +135,7 @@ class _Codec:
     def encode(self, mappings: Mappings) -> np.ndarray:
         """Codes of mappings of the space, in which every level has one loop at most of each dimension."""
         codes = np.zeros((len(mappings), self.width), np.int32)
-        numbers, orders, splits = self._split(codes)
+        numbers, orders, splits = self.split(codes)
         for row in range(len(mappings)):
             bounds = np.ones((self._dims, self._levels), np.int64)
             for t, level in enumerate(self.space.tiling):
@@ -147,13 +151,13 @@ class _Codec:
                     on_x = [d for d, size, axis in zip(dims, sizes, axes, strict=True) if size > 1 and axis == 0]
                     splits[row, t] = self._split_after(t, on_x, orders[row, t])
             for d in range(self._dims):
-                numbers[row, d] = self._numbers[d][bounds[d].tobytes()]
+                numbers[row, d] = self.number(d, bounds[d])
         return codes
 
     def outermost(self) -> np.ndarray:
         """The code of a mapping that keeps as much as it can in the outermost level, [1, width]: it fits if any does."""
         codes = np.zeros((1, self.width), np.int32)
-        numbers, orders, splits = self._split(codes)
+        numbers, orders, splits = self.split(codes)
         for d, table in enumerate(self.space.tables):
             numbers[0, d] = np.argmax(table[:, -1])
         for t, level in enumerate(self.space.tiling):
@@ -164,7 +168,7 @@ class _Codec:
     def random(self, generator: np.random.Generator) -> np.ndarray:
         """Codes of random mappings, [CHILDREN, width]."""
         codes = np.zeros((CHILDREN, self.width), np.int32)
-        numbers, orders, splits = self._split(codes)
+        numbers, orders, splits = self.split(codes)
         for d, table in enumerate(self.space.tables):
             numbers[:, d] = generator.integers(0, len(table), CHILDREN)
         for t, level in enumerate(self.space.tiling):
@@ -179,7 +183,7 @@ class _Codec:
     def children(self, parents: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Codes made from `parents` by one to three changes each, without repetitions, [N <= CHILDREN, width]."""
         codes = parents[generator.integers(0, len(parents), CHILDREN)].copy()
-        numbers, orders, splits = self._split(codes)
+        numbers, orders, splits = self.split(codes)
         # Factors matter most, so they move most often.
         moves = [self._move_factor, self._exchange] * 2 if self._factored else []
         moves += [self._reorder] if self._ordered else []

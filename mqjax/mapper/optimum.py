@@ -27,6 +27,7 @@ from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
 from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, exact_costs
+from mqjax.mapper.levels.proof import prove
 from mqjax.mapper.limits import NEAR, Limiter
 from mqjax.mapper.localsearch import search_mappings
 from mqjax.mapper.optima import Solution
@@ -85,8 +86,7 @@ def decide(
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
     check_counts(space.layer, LARGEST_COUNT / slowest_pace(space.arch))
     if space.too_large:
-        starts = _starts(space, bits)
-        return search_mappings(space, bits, starts, deadline=time.monotonic() + seconds, progress=progress)
+        return _decide_large(space, bits, time.monotonic() + seconds, progress)
 
     def nests(codes: np.ndarray) -> Mappings:
         return mappings(space, Rows.of_codes(codes))
@@ -94,6 +94,15 @@ def decide(
     decision = Decision(space, bits, 2 + len(space.groups), nests)
     if space.distinct:
         _sweep(decision, screened, share, seconds, progress)
+    return decision
+
+
+def _decide_large(space: Mapspace, bits: Sequence[BitWidths], deadline: float, progress: Progress) -> Decision:
+    """Prove the optima level by level or, where that fails, search on until the deadline."""
+    decision = prove(space, bits, deadline=deadline, progress=progress)
+    if not decision.proven:
+        found = search_mappings(space, bits, _starts(space, bits), deadline=deadline, progress=progress)
+        decision.join(found)
     return decision
 
 

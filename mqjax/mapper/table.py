@@ -32,7 +32,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Part, Progress
 from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 3
+MODEL_VERSION = 4
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3

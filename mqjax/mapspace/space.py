@@ -47,7 +47,7 @@ class Mapspace:
         """Per dimension the factorisations int64 [F, T], in the reference's order."""
         return tuple(self._table(d) for d in self.dims)
 
-    def _fixed(self, d: int, bound: int) -> dict[int, int]:
+    def fixed(self, d: int, bound: int) -> dict[int, int]:
         """Factors of dimension d that the constraints fix, by tiling level, if its bound is `bound`."""
         fixed: dict[int, int] = {}
         for t, level in enumerate(self.tiling):
@@ -63,7 +63,7 @@ class Mapspace:
 
     def _factorisations(self, d: int, bound: int) -> np.ndarray:
         """Those of dimension d if its bound is `bound`, int64 [F, T]."""
-        fixed = self._fixed(d, bound)
+        fixed = self.fixed(d, bound)
         product = math.prod(fixed.values())
         free = [t for t in range(len(self.tiling)) if t not in fixed]
         if bound % product or (not free and product < bound):
@@ -84,7 +84,7 @@ class Mapspace:
         name, bound = self.layer.letters[d] or self.layer.loops[d], self.layer.bounds[d]
         table = self._factorisations(d, bound)
         if not len(table):
-            fixed = self._fixed(d, bound)
+            fixed = self.fixed(d, bound)
             product, free = math.prod(fixed.values()), len(fixed) < len(self.tiling)
             problem = f"which {'does not divide' if free else 'is not'} its bound {bound}"
             if product == bound or (bound % product == 0 and free):

@@ -1,0 +1,1 @@
+"""Optima of spaces too large to sweep, proven level by level: see docs/PROOF.md."""

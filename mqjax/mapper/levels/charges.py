@@ -1,0 +1,151 @@
+"""What moves across a boundary between two levels costs, given the spatial loops (MODEL.md sections 6 to 8).
+
+Boundary b lies under level b: levels 0 to b - 1 are inside, and boundary 0 is that to the MACs. Elements of a tensor that
+cross it, to one child over the whole run, are filled into level b - 1 if that keeps the tensor, and read from the first
+level outside that does; Outputs go the other way. So every access count belongs to one boundary and one tensor.
+
+Axes: X extents of the temporal loops inside (`lattice`), U packings, L levels, D dimensions, T tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from mqjax.cost.exact.nest import INPUTS, problem
+from mqjax.cost.exact.price import OUTPUTS
+from mqjax.cost.packing import words
+from mqjax.mapper.levels.lattice import Lattice, lattice
+from mqjax.mapspace.space import Mapspace
+from mqjax.types import TENSORS
+
+READ, WRITE = range(2)
+
+
+class Charge(NamedTuple):
+    """Accesses of one kind: ceil((crossing * scatter - elided) / words) vector accesses that count `weight` each, where words
+    is a block of the level times the operands in a word. direction: READ or WRITE."""
+
+    level: int
+    weight: float
+    scatter: int
+    elided: int
+    direction: int
+
+
+class Charges:
+    """The charges of a layer whose spatial loops have given bounds, int64 [L, D].
+
+    They are pJ of all instances together; those that `counting` makes are words of one.
+    """
+
+    def __init__(self, space: Mapspace, spatial: np.ndarray) -> None:
+        self.space, self.spatial, arch = space, spatial, space.arch
+        bounds = np.array(space.layer.bounds, np.int64)
+        self.lattice: Lattice = lattice(tuple((bounds // spatial.prod(axis=0)).tolist()))
+        self.depth = len(arch.levels)
+        ones = np.ones_like(bounds)
+        self.inside = np.cumprod(np.vstack([ones, spatial]), axis=0)  # [L + 1, D] spatial extents of levels 0 to b - 1
+        self.instances = (spatial.prod() // np.cumprod(spatial.prod(axis=1))).astype(np.int64)  # [L]
+        clusters = np.minimum(self.instances, arch.tech.clusters)
+        self._weights, self._block = arch.tech.energy * clusters[:, None], arch.tech.block
+        self.coefficients = problem(space.layer).coefficients  # [T, R, D]
+        self.steps = int(self.lattice.bounds.prod())
+        self._of: dict[tuple[int, int], list[Charge]] = {}
+
+    def counting(self, level: int, direction: int) -> Charges:
+        """The same crossings, in words that one instance of a level reads or writes."""
+        counted = copy.copy(self)
+        counted._weights, counted._block = np.zeros_like(self._weights), np.ones_like(self._block)
+        counted._weights[level] = (1, 0, 0) if direction == READ else (0, 1, 1)
+        counted._of = {}
+        return counted
+
+    @cached_property
+    def trips(self) -> np.ndarray:
+        """Steps of all temporal loops outside, int64 [X]."""
+        return (self.lattice.bounds // self.lattice.extents).prod(axis=1)
+
+    def lengths(self, boundary: int, tensor: int) -> np.ndarray:
+        """Lengths of the ranks of the box inside a boundary, int64 [X, R]."""
+        extents = self.lattice.extents * self.inside[boundary]
+        return 1 + (extents - 1) @ self.coefficients[tensor].T
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """Elements of the box inside each boundary, int64 [L + 1, T, X]."""
+        every = range(self.depth + 1)
+        return np.array([[self.lengths(b, t).prod(axis=1) for t in range(len(TENSORS))] for b in every])
+
+    def scatter(self, level: int, tensor: int) -> int:
+        """Children of a level that take different data of a tensor."""
+        relevant = list(self.space.relevant(TENSORS[tensor]))
+        return int(self.spatial[level, relevant].prod())
+
+    def of(self, boundary: int, tensor: int) -> list[Charge]:
+        """The charges of what crosses a boundary; none where the level inside bypasses the tensor."""
+        if (boundary, tensor) not in self._of:
+            self._of[boundary, tensor] = [charge for charge in self._charges(boundary, tensor) if charge.weight]
+        return self._of[boundary, tensor]
+
+    def _charges(self, boundary: int, tensor: int) -> Iterator[Charge]:
+        arch, weights = self.space.arch, self._weights
+        keeps = [level.keep[tensor] for level in arch.levels]
+        if boundary and not keeps[boundary - 1]:
+            return
+        outer = next(s for s in range(boundary, self.depth) if keeps[s])
+        scatter = math.prod(self.scatter(s, tensor) for s in range(boundary, outer + 1))
+        output = tensor == OUTPUTS
+        if boundary:
+            elided = self._part(boundary - 1) if output and arch.dialect == "2024" else 0
+            yield Charge(boundary - 1, weights[boundary - 1, 1], 1, elided, WRITE)
+        yield Charge(outer, weights[outer, 0], scatter, self._part(outer) if output else 0, READ)
+        if output:
+            yield Charge(outer, weights[outer, 2], scatter, 0, WRITE)
+
+    def _part(self, level: int) -> int:
+        """Distinct elements of Outputs that pass through an instance of a level."""
+        whole = self.space.layer.elements(TENSORS[OUTPUTS])
+        return whole // math.prod(self.scatter(s, OUTPUTS) for s in range(level + 1, self.depth))
+
+    def cost(self, charges: list[Charge], crossing: np.ndarray, operands: np.ndarray) -> np.ndarray:
+        """What elements `crossing` a boundary cost; operands: int64 [L, ...], to a word at each level."""
+        total = np.zeros(np.broadcast_shapes(crossing.shape, operands.shape[1:]))
+        for charge in charges:
+            count = crossing * charge.scatter - charge.elided
+            total += charge.weight * np.ceil(count / (operands[charge.level] * self._block[charge.level]))
+        return total
+
+    def of_macs(self, operands: np.ndarray) -> np.ndarray:
+        """What the operands of the MACs cost, float64 [U]: the same in all mappings. operands: int64 [U, L, T]."""
+        crossing = np.full(len(operands), self.steps)
+        return sum(self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS)))
+
+    def most(self, operands: np.ndarray) -> float:
+        """What no mapping costs more than; operands: int64 [L, T]."""
+        total = 0.0
+        for b in range(self.depth):
+            for t in range(len(TENSORS)):
+                crossing = self.boxes[b, t] * self.trips if b else np.array([self.steps])
+                total += self.cost(self.of(b, t), crossing, operands[:, t]).max()
+        return total
+
+    def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:
+        """Whether the boxes inside a boundary fit the level there, bool [X, U]. operands: int64 [U, L, T]."""
+        level = self.space.arch.levels[boundary - 1]
+        needed = np.zeros((self.lattice.size, len(operands)), np.int64)
+        if level.capacity_words is None:
+            return needed == 0
+        for tensor, kept in enumerate(level.keep):
+            if kept:
+                packings, place = np.unique(operands[:, boundary - 1, tensor], return_inverse=True)
+                needed += words(self.boxes[boundary, tensor][:, None], packings)[:, place]
+        return needed <= level.capacity_words
+
+
+__all__ = ["INPUTS", "OUTPUTS", "READ", "WRITE", "Charge", "Charges"]

@@ -1,0 +1,415 @@
+"""The cheapest temporal loops for given spatial ones, placed from the outermost level inwards (docs/PROOF.md).
+
+What a boundary costs follows from the extents inside and the run and the window of innermost loops outside, so partial
+mappings that agree in these are one *state*, kept once, at the least cost. States that cannot lead to a better mapping than
+is known, by `mqjax.mapper.levels.bounds`, are dropped.
+
+Axes: S states, E pairs of a state and the extents that a level's loops leave inside, X extents, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mqjax.cost.exact.nest import PAIRS
+from mqjax.mapper.levels.bounds import Bounds, fixed_factors, idle_dims
+from mqjax.mapper.levels.charges import INPUTS, READ, WRITE, Charges
+from mqjax.mapper.levels.runs import Order, Rules, Window, joined, orders
+from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
+from mqjax.types import TENSORS
+
+STATES_MOST = 2**18
+"""States of a boundary that are kept; where there are more, the proof is given up."""
+
+PAIRS_MOST = 2**23
+"""Pairs of a state and extents that are priced for a boundary at most."""
+
+PRICED_AT_ONCE = 2**18
+"""Pairs that are priced together."""
+
+COMPARED_AT_ONCE = 2**22
+"""Exponents of extents that are compared together."""
+
+NO_TENSOR = -1
+
+
+class TooManyStates(Exception):
+    """More states might be optimal than can be looked at."""
+
+
+class States(NamedTuple):
+    """Partial mappings down to a boundary; axis S. exact: whether `cost` is what the boundaries cost, not a bound."""
+
+    place: np.ndarray  # int64 extents inside, flat
+    tensor: np.ndarray  # int64 which the run leaves unchanged, NO_TENSOR for none
+    run: np.ndarray  # int64 product of the run's bounds
+    window: np.ndarray  # int64 number of the window
+    cost: np.ndarray  # float64 [S, K] so far, at least
+    exact: np.ndarray  # bool
+    parent: np.ndarray  # int64 state at the boundary outside
+    order: np.ndarray  # int64 number of the level's order
+
+    def take(self, at: np.ndarray) -> States:
+        return States(*(x[at] for x in self))
+
+    @staticmethod
+    def join(parts: list[States]) -> States:
+        return States(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+
+class Placed(NamedTuple):
+    """Temporal loops of all levels, inner to outer: per level (dimension, bound), innermost first. energy, cycles: what
+    they cost, at least, and exactly where `exact`."""
+
+    loops: tuple[tuple[tuple[int, int], ...], ...]
+    energy: float
+    cycles: float
+    exact: bool
+
+
+class Limits(NamedTuple):
+    """Which mappings are worth a look: those of at most so many pJ, or of so low an energy-delay product, or of fewer
+    cycles, or of as many cycles but at most so many pJ."""
+
+    energy: float
+    edp: float
+    cycles: float
+    energy_at_cycles: float
+
+    def keeps(self, energy: np.ndarray, cycles: np.ndarray) -> np.ndarray:
+        """Whether mappings of at least these costs are."""
+        as_fast = (cycles == self.cycles) & (energy <= self.energy_at_cycles)
+        better = (energy <= self.energy) | (energy * cycles <= self.edp) | (cycles < self.cycles) | as_fast
+        return np.isfinite(energy) & better
+
+    def most(self, cycles: float) -> float:
+        """pJ that a mapping of so many cycles may take."""
+        by_delay = np.inf if cycles < self.cycles else self.energy_at_cycles if cycles == self.cycles else -np.inf
+        return min(max(self.energy, self.edp / cycles, by_delay), float(np.finfo(np.float64).max))
+
+
+class Measure(NamedTuple):
+    """A cost that is summed over boundaries: pJ or, of one instance of a level, words read or written. bandwidth: how many
+    of these a cycle; infinite for pJ. start: the boundary to the MACs."""
+
+    charges: Charges
+    bounds: Bounds
+    start: float
+    bandwidth: float
+
+
+class Descent:
+    """Places the temporal loops of a layer for one spread and one packing; `operands`: int64 [L, T].
+
+    measures: pJ, and the words that may slow the MACs down, which need `cycles` without them; axis K. looked_at: partial
+    mappings that were priced last.
+    """
+
+    def __init__(self, measures: list[Measure], cycles: float, operands: np.ndarray) -> None:
+        self._measures, self._cycles, self._operands = measures, cycles, operands
+        self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
+        self.bounds, self.charges = measures[0].bounds, measures[0].charges
+        space = self.charges.space
+        self._fixed = fixed_factors(space)
+        pairs = tuple(pair for pair in DIM_PAIRS if all(space.layer.bounds[d] > 1 for d in pair))
+        sliding = [d for pair in pairs for d in pair]
+        forwards = bool((self.charges.spatial[:, sliding] > 1).any())
+        self.rules = Rules(tuple(map(tuple, idle_dims(space))), pairs, INPUTS, forwards)
+        self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
+        self._windows: list[Window] = [()]
+        self._numbers: dict[Window, int] = {(): 0}
+        self._orders: list[Order] = []
+        self._order_numbers: dict[Order, int] = {}
+        self.looked_at = 0
+
+    def best(self, limits: Limits, beam: int | None = None) -> list[Placed]:
+        """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
+        for what is only bounded. With a beam only so many states are kept at each boundary, and better ones may be missed.
+
+        Raises `TooManyStates` where more may be optimal than can be looked at.
+        """
+        start = States(*(np.array([x]) for x in (self.charges.lattice.size - 1, NO_TENSOR, 1, 0)),
+                       np.array([[measure.start for measure in self._measures]]),
+                       *(np.array([x]) for x in (True, -1, -1)))  # fmt: skip
+        history = [start]
+        self.looked_at = 0
+        for b in range(self.charges.depth - 1, 0, -1):
+            states = _distinct(self._place_level(b, history[-1], limits))
+            self.looked_at += len(states)
+            if beam is not None and len(states) > beam:
+                promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
+                states = states.take(np.argsort(promise, kind="stable")[:beam])
+            if len(states) > STATES_MOST:
+                raise TooManyStates
+            history.append(states)
+        last = history[-1]
+        return [self._placed(history, i) for i in _undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
+
+    def _inside(self, b: int, states: States) -> np.ndarray:
+        """What the boundaries inside b cost, at least, float64 [S, K]."""
+        columns = []
+        for measure in self._measures:
+            least = measure.bounds.least[b]
+            table = np.stack([least[t][:, 0] for t in (*range(len(TENSORS)), None)])
+            columns.append(table[states.tensor, states.place])
+        return np.stack(columns, axis=1)
+
+    def _slowed(self, cost: np.ndarray) -> np.ndarray:
+        """Cycles of mappings that cost at least [S, K], at least."""
+        # Quotients may come out an ulp too large.
+        with np.errstate(invalid="ignore"):
+            needed = np.ceil(cost[:, 1:] / self._bandwidth * (1 - 1e-12))
+        return np.maximum(self._cycles, needed.max(axis=1, initial=0))
+
+    def _place_level(self, b: int, outer: States, limits: Limits) -> States:
+        """The states at boundary b that come of placing the loops of level b."""
+        at, place = self._pairs(b, outer, limits)
+        parts = [outer.take(np.zeros(0, np.int64))]
+        for first in range(0, len(at), PRICED_AT_ONCE):
+            some = slice(first, first + PRICED_AT_ONCE)
+            parts += self._ordered(b, outer, at[some], place[some], limits)
+            if sum(map(len, parts)) > 4 * STATES_MOST:
+                raise TooManyStates
+        return States.join(parts)
+
+    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Limits) -> Iterator[States]:
+        """The states that come of pairs [E] in all orders of the level's loops that may differ in cost."""
+        extents = self.charges.lattice.extents
+        factors = extents[outer.place[at]] // extents[place]  # [E, D]
+        moving = factors > 1
+        mask = moving @ (1 << np.arange(moving.shape[1]))
+        for code in np.unique(mask):
+            rows = np.flatnonzero(mask == code)
+            dims = tuple(np.flatnonzero(moving[rows[0]]).tolist())
+            for order in orders(self.rules, self._prefix[b], dims) if dims else (None,):
+                yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
+
+    def _pairs(self, b: int, outer: States, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a state and extents inside level b that may lead to a mapping within the budget: int64 [E] each."""
+        lattice, least = self.charges.lattice, self.bounds.least[b]
+        inside = np.min([least[t][:, 0] for t in range(len(TENSORS))], axis=0)
+        energy, budget = outer.cost[:, 0], limits.most(self._cycles)
+        left = budget - energy.min(initial=np.inf)
+        candidates = np.flatnonzero(inside <= left)
+        exponents, fixed = lattice.exponents[candidates], self._fixed[b]
+        found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        step = max(1, COMPARED_AT_ONCE // max(1, exponents.size))
+        for first in range(0, len(outer), step):
+            some = slice(first, first + step)
+            divides = (exponents <= lattice.exponents[outer.place[some], None]).all(axis=2)
+            divides &= energy[some, None] + inside[candidates] <= budget
+            state, candidate = np.nonzero(divides)
+            found.append((state + first, candidates[candidate]))
+            if sum(len(states) for states, _ in found) > PAIRS_MOST:
+                raise TooManyStates
+        at, place = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        fits = np.ones(len(at), bool)
+        for d, factor in fixed.items():
+            fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
+        at, place = at[fits], place[fits]
+        promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
+        kept = energy[at] + promise <= budget
+        return at[kept], place[kept]
+
+    def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
+        """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E]."""
+        lattice, dims = self.charges.lattice, list(self.rules.idle[tensor])
+        others, own = self.bounds.parts[b][tensor]
+        beyond = (lattice.places[outer.place[at]] - lattice.places[place])[:, dims].sum(axis=1)
+        mixed = place + beyond
+        # A run of the same tensor outside may go on.
+        further = (lattice.places[-1] - lattice.places[place])[:, dims].sum(axis=1)
+        joins = (mixed == outer.place[at]) & (outer.tensor[at] == tensor)
+        return others[place, 0] + own[np.where(joins, place + further, mixed), 0]
+
+    def _priced(
+        self,
+        b: int,
+        outer: States,
+        at: np.ndarray,
+        place: np.ndarray,
+        order: Order | None,
+        factors: np.ndarray,
+        limits: Limits,
+    ) -> States:
+        """The states that come of pairs [E] whose loops in level b, of bounds `factors` [E, D], have some order; `None`:
+        there are none."""
+        if order is None:
+            tensor, run, window = outer.tensor[at], outer.run[at], outer.window[at]
+        else:
+            tensor = np.full(len(at), NO_TENSOR if order.tensor is None else order.tensor)
+            run = factors[:, list(order.run)].prod(axis=1)
+            if order.whole_run:
+                run = np.where(outer.tensor[at] == tensor, run * outer.run[at], run)
+            window = self._window(b, outer.window[at], place, order, factors)
+        cost, exact = self._cost(b, place, tensor, run, window)
+        states = States(
+            place, tensor, run, window, outer.cost[at] + cost, outer.exact[at] & exact, at,
+            np.full(len(at), self._number(order)),
+        )  # fmt: skip
+        least = states.cost + self._inside(b, states)
+        return states.take(np.flatnonzero(limits.keeps(least[:, 0], self._slowed(least))))
+
+    def _number(self, order: Order | None) -> int:
+        if order is None:
+            return -1
+        if order not in self._order_numbers:
+            self._order_numbers[order] = len(self._orders)
+            self._orders.append(order)
+        return self._order_numbers[order]
+
+    def _window(self, b: int, outer: np.ndarray, place: np.ndarray, order: Order, factors: np.ndarray) -> np.ndarray:
+        """Numbers of the windows of pairs, int64 [E]."""
+        if not order.window:
+            return np.zeros(len(place), np.int64)
+        extents, dims = self.charges.lattice.extents[place], list(order.window)
+        rest = [d for pair in self.rules.pairs for d in pair]
+        columns = np.column_stack([outer if order.whole_window else 0 * outer, factors[:, dims], extents[:, rest] > 1])
+        unique, inverse = np.unique(columns, axis=0, return_inverse=True)
+        numbers = []
+        for row in unique.tolist():
+            inner = tuple((d, bound, b) for d, bound in zip(dims, row[1:], strict=False))
+            left = {d for d, more in zip(rest, row[1 + len(dims) :], strict=True) if more}
+            outside = self._windows[row[0]] if order.whole_window else ()
+            mixes = len({d for d, _, _ in (*inner, *outside) if self.rules.pair(d)} | left) > 1 and self._mixes(
+                (*inner, *outside), left
+            )
+            window = joined(self.rules, inner, outside, mixes)
+            numbers.append(self._numbers.setdefault(window, len(self._windows)))
+            if numbers[-1] == len(self._windows):
+                self._windows.append(window)
+        return np.array(numbers, np.int64)[inverse.reshape(-1)]
+
+    def _mixes(self, loops: Window, left: set[int]) -> bool:
+        """Whether loops of the other dimension of a pair may still come inside some loops."""
+        for d, _, _ in loops:
+            pair = self.rules.pair(d)
+            if pair is not None and any(other in left for other in pair if other != d):
+                return True
+        return all(self.rules.pair(d) is None for d, _, _ in loops) and bool(left)
+
+    def _cost(
+        self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What boundary b costs, at least, float64 [E, K], and whether it is that exactly."""
+        charges, total = self.charges, np.zeros((len(place), len(self._measures)))
+        exact = np.ones(len(place), bool)
+        trips = charges.trips[place]
+        for t in range(len(TENSORS)):
+            if b and not charges.space.arch.levels[b - 1].keep[t]:
+                continue
+            if t == INPUTS and self.rules.pairs:
+                crossing, read = self._sliding(b, place, window)
+                exact &= crossing == read
+                # Neighbours may also fill less.
+                filled = np.where(exact, crossing, 0)
+            else:
+                filled = read = charges.boxes[b, t][place] * trips // np.where(tensor == t, run, 1)
+            for k, measure in enumerate(self._measures):
+                for some, amount in ((WRITE, filled), (READ, read)) if t == INPUTS else ((None, read),):
+                    found = [x for x in measure.charges.of(b, t) if some in (None, x.direction)]
+                    total[:, k] += measure.charges.cost(found, amount, self._operands[:, t])
+        return total, exact
+
+    def _sliding(self, b: int, place: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Elements of Inputs that cross boundary b, and what is left of them where neighbours hand over all that they
+        might, int64 [E] each."""
+        crossing = np.empty(len(place), np.int64)
+        read = np.empty(len(place), np.int64)
+        for number in np.unique(window):
+            rows = np.flatnonzero(window == number)
+            crossing[rows], read[rows] = self._slide(b, place[rows], self._windows[number])
+        return crossing, read
+
+    def _slide(self, b: int, place: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        charges = self.charges
+        box, trips = charges.boxes[b, INPUTS][place], charges.trips[place]
+        if not window:
+            return box * trips, box * trips
+        extents = charges.lattice.extents[place]
+        coefficients = charges.coefficients[INPUTS]
+        ranks = {d: rank for rank, *dims in PAIRS for d in dims}
+        spatial, inside = charges.spatial[b], charges.inside
+        siblings = spatial.prod() > charges.scatter(b, INPUTS)
+        pair = next((p for d, _, _ in window if (p := self.rules.pair(d))), None)
+        along = [
+            (coefficients[ranks[d], d] * extents[:, d] * inside[b, d], spatial[d]) for d in pair or () if spatial[d] > 1
+        ]
+        same: dict[int, int] = {}
+        moved, repeated, handed = (
+            np.zeros(len(place), np.int64),
+            np.zeros(len(place), np.int64),
+            np.zeros(len(place), np.int64),
+        )
+        first = fresh = moved
+        weight = trips
+        for number, (d, bound, level) in enumerate(window):
+            move = moved * 0
+            if self.rules.pair(d):
+                move = coefficients[ranks[d], d] * extents[:, d] * inside[level + 1, d] * same.get(d, 1)
+                same[d] = same.get(d, 1) * bound
+            if number == 0:
+                first = move
+                if self.rules.pair(d):
+                    length = charges.lengths(b, INPUTS)[place, ranks[d]]
+                    fresh = box // length * np.minimum(length, move)
+            apart = move - moved
+            weight = weight // bound
+            times = (bound - 1) * weight
+            alike = (apart == first) if number else np.ones(len(place), bool)
+            repeated = repeated + np.where(alike, times, 0)
+            reached = (apart == 0) & siblings
+            for unit, children in along:
+                reached |= (apart != 0) & (np.abs(apart) <= unit * (children - 1)) & (apart % unit == 0)
+            handed = handed + np.where(reached & (fresh > 0), np.where(alike, fresh, box) * times, 0)
+            moved = moved + move
+        crossing = box * trips - (box - fresh) * repeated
+        return crossing, crossing - handed
+
+    def _placed(self, history: list[States], last: int) -> Placed:
+        """The mapping that ends in a state."""
+        lattice = self.charges.lattice
+        levels, state = [], last
+        innermost = lattice.extents[history[-1].place[last]]
+        dims = [d for d in (*self._prefix[0], *range(len(innermost))) if innermost[d] > 1]
+        levels.append(tuple((d, int(innermost[d])) for d in dict.fromkeys(dims)))
+        for states, outer in zip(history[:0:-1], history[-2::-1], strict=True):
+            factors = lattice.extents[outer.place[states.parent[state]]] // lattice.extents[states.place[state]]
+            number = states.order[state]
+            levels.append(tuple((d, int(factors[d])) for d in (self._orders[number].loops if number >= 0 else ())))
+            state = int(states.parent[state])
+        cost, exact = history[-1].cost[last : last + 1], bool(history[-1].exact[last])
+        return Placed(tuple(levels), float(cost[0, 0]), float(self._slowed(cost)[0]), exact)
+
+
+def _distinct(states: States) -> States:
+    """The states without those that cost no less than an exact one that agrees in all that matters further in."""
+    keys = (states.place, states.tensor, states.run, states.window)
+    order = np.lexsort((~states.exact, states.cost[:, 0], *keys))
+    ordered = states.take(order)
+    new = np.ones(len(order), bool)
+    new[1:] = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    start = np.flatnonzero(new)
+    # The cheapest exact state of each group, if it has one.
+    place = np.where(ordered.exact, np.arange(len(order)), len(order))
+    cheapest = np.minimum.reduceat(place, start)[np.cumsum(new) - 1] if len(order) else place
+    after = np.arange(len(order)) > cheapest
+    ahead = ordered.cost[np.minimum(cheapest, max(0, len(order) - 1))]
+    return ordered.take(np.flatnonzero(~(after & (ahead <= ordered.cost).all(axis=1))))
+
+
+def _undominated(energy: np.ndarray, cycles: np.ndarray, exact: np.ndarray) -> list[int]:
+    """Which of some mappings are beaten by no exact one in both costs, or only tie with later ones."""
+    order = np.lexsort((~exact, cycles, energy))
+    kept, fastest = [], np.inf
+    for i in order.tolist():
+        if cycles[i] < fastest:
+            kept.append(i)
+            fastest = cycles[i] if exact[i] else fastest
+    return kept

@@ -1,0 +1,83 @@
+"""The extents that a layer's temporal loops can have inside a level, as a grid with an axis for every prime power.
+
+A dimension of bound 12 = 2^2 * 3 has two axes, of lengths 3 and 2. What divides an extent lies at or before it along every
+axis, so the least value over all divisors is a running minimum along each axis in turn.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+
+def _prime_powers(n: int) -> list[tuple[int, int]]:
+    """(prime, exponent) of n."""
+    found, p = [], 2
+    while n > 1:
+        count = 0
+        while n % p == 0:
+            n, count = n // p, count + 1
+        if count:
+            found.append((p, count))
+        p = p + 1 if p * p <= n else max(n, p + 1)
+    return found
+
+
+class Lattice:
+    """The divisors of some bounds, one per dimension; axis X: all their combinations, flat.
+
+    shape: the grid's. dim: int [axes], whose dimension an axis is. extents: int64 [X, D]. exponents: int64 [X, axes].
+    """
+
+    def __init__(self, bounds: tuple[int, ...]) -> None:
+        self.bounds = np.array(bounds, np.int64)
+        powers = [(d, p, n) for d, bound in enumerate(bounds) for p, n in _prime_powers(bound)]
+        self.shape = tuple(n + 1 for _, _, n in powers)
+        self.dim = np.array([d for d, _, _ in powers], np.int64)
+        self._primes = [p for _, p, _ in powers]
+        self.size = int(np.prod(self.shape, dtype=np.int64))
+        self.exponents = (
+            np.stack([x.reshape(-1) for x in np.indices(self.shape)] or [np.zeros(1, np.int64)][:0], axis=1)
+            if powers
+            else np.zeros((1, 0), np.int64)
+        )
+        self.strides = np.array([int(np.prod(self.shape[a + 1 :])) for a in range(len(powers))], np.int64)
+        self.extents = np.ones((self.size, len(bounds)), np.int64)
+        for a, (d, p, _) in enumerate(powers):
+            self.extents[:, d] *= p ** self.exponents[:, a]
+        # What each dimension contributes to a flat position.
+        self.places = np.zeros((self.size, len(bounds)), np.int64)
+        for a, (d, _, _) in enumerate(powers):
+            self.places[:, d] += self.exponents[:, a] * self.strides[a]
+
+    def least(self, values: np.ndarray, dims: list[int], fixed: dict[int, int]) -> np.ndarray:
+        """The least of `values` [X, U] over the extents that become each extent when the loops of a level along `dims`
+        are added to them: any bounds, but those of `fixed` dimensions as they are. Changes `values`."""
+        grid = values.reshape(*self.shape, -1)
+        for a, d in enumerate(self.dim):
+            if d not in dims:
+                continue
+            lines = np.moveaxis(grid, a, 0)
+            if d not in fixed:
+                for i in range(1, len(lines)):
+                    np.minimum(lines[i], lines[i - 1], out=lines[i])
+                continue
+            rest, shift = fixed[int(d)], 0
+            while rest % self._primes[a] == 0:
+                rest, shift = rest // self._primes[a], shift + 1
+            if shift:
+                lines[shift:] = lines[:-shift].copy() if shift < len(lines) else np.inf
+                lines[:shift] = np.inf
+        return values
+
+    def outermost(self, values: np.ndarray, dims: list[int]) -> np.ndarray:
+        """`values` [X, ...] at the whole bounds of `dims`, for all extents of the others."""
+        places = np.arange(self.size) + (self.places[-1] - self.places)[:, dims].sum(axis=1)
+        return values[places]
+
+
+@lru_cache(maxsize=64)
+def lattice(bounds: tuple[int, ...]) -> Lattice:
+    """The lattice of some bounds; many spreads leave the same."""
+    return Lattice(bounds)

@@ -1,0 +1,142 @@
+"""Optima proven level by level (docs/PROOF.md): equal to enumeration and to the sweep wherever these cover, on random
+accelerators, too; proven where the space is too large for them; and not called proven where the proof is not done.
+
+Guards: docs/PROOF.md, "What a boundary costs", "Bounds", "EDP and delay".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+import judge
+from mqjax.hw import load_arch
+from mqjax.mapper.best import best_mappings
+from mqjax.mapper.levels.bounds import Bounds, cheapest
+from mqjax.mapper.levels.charges import Charges
+from mqjax.mapper.levels.lattice import Lattice
+from mqjax.mapper.levels.proof import NEAR, prove
+from mqjax.mapper.levels.runs import Rules, joined, orders
+from mqjax.mapper.levels.spreads import spreads
+from mqjax.mapper.localsearch import search_mappings
+from mqjax.mapper.optimum import solve
+from mqjax.mapspace.padding import padded_or_itself
+from mqjax.mapspace.space import Mapspace
+from mqjax.models import network_layers
+from mqjax.types import BitWidths, Layer
+from random_accelerators import draw
+
+BITS = [BitWidths(8, 8, 8), BitWidths(4, 2, 8), BitWidths()]
+
+
+def proven(space: Mapspace, bits=BITS):
+    return prove(space, bits, deadline=math.inf).solution()
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_random_accelerators(number):
+    """Every rule of MODEL.md sections 4 to 8 and 10, by plain enumeration."""
+    judge.judge(draw(random.Random(f"levels/{number}"), size=400), (judge.by_levels,))
+
+
+@pytest.mark.parametrize("number", [55, 257, 266, 299])
+def test_boxes_with_gaps(number):
+    """Strides and dilation above what a window covers: the box of a whole layer has elements that no smaller one has."""
+    judge.judge(draw(random.Random(f"c/{number}"), size=1000), (judge.by_levels,))
+
+
+@pytest.mark.parametrize(("name", "place"), [("eyeriss", 1), ("eyeriss", 2), ("simba", 0), ("simba", 7), ("simba", 14)])
+def test_the_proof_equals_the_sweep(archs, name, place):
+    """Layers of MobileNetV1 under the paper's constraints: sliding windows, bandwidths, and neighbours that forward."""
+    arch = archs[name]
+    layer = padded_or_itself(arch, list(dict.fromkeys(network_layers("mobilenetv1")))[place])
+    space = Mapspace(arch, layer)
+    found, swept = proven(space), solve(space, BITS)
+    assert found.covered and swept.covered and found.valid is None
+    np.testing.assert_allclose(found.values(), swept.values(), rtol=NEAR)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("simba", Layer(C=64, M=64, P=14, Q=14)),
+        ("simba_8bit_same", Layer(C=64, R=3, S=3, P=28, Q=28, shape="depthwise")),
+        ("eyeriss", Layer(C=16, M=32, R=3, S=3, P=14, Q=14)),
+        ("simba", Layer(G=4, C=8, M=16, P=12, Q=12, shape="grouped")),
+        ("simba", Layer.from_dims({"B": 4, "M": 48, "K": 64, "N": 64}, shape="matmul")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.shape,
+)
+def test_large_spaces_are_proven(monkeypatch, name, layer):
+    """No mapping that a search finds is better than the optimum of a space that cannot be swept."""
+    monkeypatch.setattr("mqjax.mapper.localsearch.GENERATIONS", 20)
+    space = Mapspace(load_arch(name), layer, constraints="arch")
+    bits = [BitWidths(8, 4, 8), BitWidths(2, 2, 2)]
+    found, searched = proven(space, bits), search_mappings(space, bits).solution()
+    assert found.covered
+    assert (found.values() <= searched.values() * (1 + NEAR)).all()
+
+
+def test_solve_proves_what_it_cannot_sweep(archs):
+    layer = Layer(C=32, M=16, P=14, Q=14, name="pointwise")
+    assert Mapspace(archs["simba"], layer, constraints="arch").too_large
+    for best in best_mappings(archs["simba"], layer, BITS, constraints="arch", metrics=("energy", "edp", "delay")):
+        assert all(optimum.covered and optimum.valid_mappings is None for optimum in best.values())
+
+
+def test_a_proof_that_is_not_done_is_no_proof(archs):
+    space = Mapspace(archs["simba"], Layer(C=32, M=16, P=14, Q=14), constraints="arch")
+    assert not prove(space, BITS, deadline=-math.inf).solution().covered
+
+
+def test_children_along_both_dimensions_of_a_window_are_refused(archs):
+    """Their groups do not follow from the bounds (MODEL.md section 6)."""
+    space = Mapspace(archs["simba"], Layer(C=4, M=4, R=3, P=4), constraints="none")
+    assert spreads(space) is None and not proven(space).covered
+
+
+def test_where_nothing_fits_that_is_proven(archs):
+    """16-bit words of 8-bit operands in a register of one word: three weights side by side never fit."""
+    space = Mapspace(archs["eyeriss"], Layer(R=231, P=2))
+    found = proven(space, [BitWidths()])
+    assert found.covered and (found.index < 0).all()
+
+
+def test_bounds_hold(archs):
+    """The cheapest bound is below that by extents, which is below the least cost of a spread."""
+    space = Mapspace(archs["simba"], Layer(C=16, M=8, R=3, S=3, P=8, Q=8), constraints="arch")
+    decision = prove(space, BITS, deadline=math.inf)
+    operands = decision.widths.operands
+    for spatial in spreads(space)[::7]:
+        charges = Charges(space, spatial)
+        bound = Bounds(charges, operands)
+        assert (cheapest(charges, operands) <= bound.root * (1 + NEAR)).all()
+
+
+def test_least_over_divisors():
+    """Of every extent's divisors, with one dimension fixed to a factor of 2."""
+    grid = Lattice((12, 10))
+    values = np.random.default_rng(0).random((grid.size, 2))
+    found = grid.least(values.copy(), [0, 1], {1: 2})
+    for place, extents in enumerate(grid.extents):
+        inside = [i for i, x in enumerate(grid.extents) if extents[0] % x[0] == 0 and extents[1] == 2 * x[1]]
+        expected = values[inside].min(axis=0) if inside else np.full(2, np.inf)
+        np.testing.assert_array_equal(found[place], expected)
+
+
+def test_orders_that_may_differ():
+    """MODEL.md section 6: C, R and S leave Outputs as they are, M Inputs, and N, P and Q Weights; Inputs slide along R, P."""
+    rules = Rules(((4, 5, 6), (1,), (0, 2, 3)), ((2, 5),), inputs=1, forwards=False)
+    found = orders(rules, (), (0, 1, 5))
+    assert {(order.tensor, order.run, order.window) for order in found} == {
+        (2, (0,), ()), (1, (1,), (1,)), (1, (1,), (1, 5)), (0, (5,), (5,)),
+    }  # fmt: skip
+    assert [order.loops for order in orders(rules, (5, 0, 1), (0, 1, 5))] == [(5, 0, 1)]
+    # A loop of bound 2 may be followed by one whose move is the same; others may not, unless R comes inside.
+    assert joined(rules, ((5, 2, 3),), ((5, 7, 4), (5, 2, 5)), mixes=False) == ((5, 2, 3), (5, 7, 4))
+    assert joined(rules, ((5, 7, 3),), ((1, 4, 4), (5, 2, 5)), mixes=False) == ((5, 7, 3),)
+    assert joined(rules, ((5, 7, 3),), ((1, 4, 4), (5, 2, 5)), mixes=True) == ((5, 7, 3), (1, 4, 4), (5, 2, 5))
+    assert joined(rules, ((1, 2, 3),), ((1, 4, 4), (0, 3, 5)), mixes=False) == ((1, 8, 3),)
