@@ -148,6 +148,7 @@ REFUSED = {
     "hard sigmoid alone": (lambda m, x: m.other(nnx.hard_sigmoid(x)) + x, "hard swish"),
     "normalised features": (lambda m, x: nnx.softmax(x.mean((1, 2))), "an op before it is not supported"),
     "rows alone": (lambda m, x: x.mean(1).mean(1), "op 'reduce_sum': this op is not supported"),
+    "batch": (lambda m, x: x.mean((1, 2)).sum(0, keepdims=True), "op 'reduce_sum'|not supported"),
     "strided slice": (lambda m, x: x[:, ::2, ::2], "op '.*slice.*not supported|op 'gather'"),
     "raises": (lambda m, x: x @ jnp.ones((7, 7)), "cannot be called on an image of 8x8x3: TypeError: dot_general"),
 }
