@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mqjax.errors import InputError, meant
-from mqjax.io.code import load_object
+from mqjax.io.code import load_object, reason
 from mqjax.io.layers import read_layers
 from mqjax.models.graph import Graph
 from mqjax.models.networks import NETWORKS, architecture, called
@@ -130,7 +130,10 @@ def _from_module(module: Any, input_shape: Sequence[int] | None, *, source: str,
     from mqjax.models.traced.reader import read_module
 
     if callable(module) and not isinstance(module, nnx.Module):
-        module = module()
+        try:
+            module = module()
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"{source} cannot be called without arguments: {reason(error)}") from error
     found = read_module(module, input_shape or (), source=source, name=name)
     return NetworkSource(name, found.graph, imported=found)
 

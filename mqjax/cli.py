@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mqjax.errors import InputError, meant
 
@@ -54,6 +54,10 @@ COMMANDS = {
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of examples, and tells defaults where there are any."""
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filler = super() if "\n" in text else argparse.HelpFormatter(self._prog)
+        return filler._fill_text(text, width, indent)
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
             return action.help
@@ -64,6 +68,9 @@ class Parser(argparse.ArgumentParser):
     """A parser that says which command, option or choice was probably meant; `options` are known besides its own."""
 
     options: Sequence[str] = ()
+
+    def __init__(self, *args: Any, formatter_class: Any = HelpFormatter, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
@@ -91,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example:\n  {EXAMPLES[name]}",
-            formatter_class=HelpFormatter,
         )
         if name == asked:
             module = importlib.import_module(f"mqjax.commands.{name}")

@@ -236,7 +236,7 @@ def _reduced(r: Reader, equation: Equation) -> Value:
     """The mean or the maximum over all pixels."""
     x, axes = r.value(equation), tuple(equation.params["axes"])
     shape = r.graph_shapes[x.node]
-    if len(shape) == 1 and all(x.shape[axis] == 1 for axis in axes):
+    if len(shape) == 1 and all(axis > 0 and x.shape[axis] == 1 for axis in axes):
         return x  # one pixel already
     if len(shape) == 3 and axes == (1, 2):
         if equation.op == "reduce_max":

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from mqjax.errors import InputError
+from mqjax.io.code import reason
 
 INLINED = frozenset(
     ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2")
@@ -83,9 +84,8 @@ def trace(module: nnx.Module, input_shape: tuple[int, int, int], source: str) ->
     try:
         closed, shape = jax.make_jaxpr(call, return_shape=True)(leaves, image)
     except Exception as error:  # the user's code may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         size = "x".join(map(str, input_shape))
-        raise InputError(f"{source} cannot be called on an image of {size}: {reason}") from error
+        raise InputError(f"{source} cannot be called on an image of {size}: {reason(error)}") from error
     if not isinstance(shape, jax.ShapeDtypeStruct):
         raise InputError(f"{source} must return one array, its logits, not {type(shape).__name__}")
     return _Flattening().program(closed, leaves, places)

@@ -75,6 +75,7 @@ class Reader(Assembly):
     # What handlers ask for.
 
     def refuse(self, equation: Equation, problem: str) -> NoReturn:
+        """Raise `InputError` about an op."""
         raise InputError(f"{self.source}: {described(equation)}: {problem}")
 
     def value(self, equation: Equation, number: int = 0, *, pending: tuple[str, ...] = ()) -> Value:
@@ -96,7 +97,7 @@ class Reader(Assembly):
         return np.asarray(found).astype(np.float64)
 
     def channels(self, x: Value) -> int:
-        """Of a value, or its features."""
+        """How many channels, or features, a value has."""
         return self.graph_shapes[x.node][-1]
 
     def add(self, equation: Equation, op: Op, *inputs: Value, name: str = "") -> Value:

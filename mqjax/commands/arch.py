@@ -12,12 +12,25 @@ from mqjax.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    new = actions.add_parser("new", help="write a commented template", description="Write a commented template.")
+    new = actions.add_parser(
+        "new",
+        help="write a commented template",
+        description="Write a commented template.",
+        epilog="example:\n  mqjax arch new mine.yaml",
+    )
     new.add_argument("file", type=Path, help="the new accelerator file")
-    check = actions.add_parser("check", help="list all that is wrong with a file", description="Check a file.")
+    check = actions.add_parser(
+        "check",
+        help="list all that is wrong with a file",
+        description="Check a file.",
+        epilog="example:\n  mqjax arch check mine.yaml",
+    )
     check.add_argument("file", type=Path, help="accelerator file")
     show = actions.add_parser(
-        "show", help="print and draw an accelerator", description="Print and draw an accelerator."
+        "show",
+        help="print and draw an accelerator",
+        description="Print and draw an accelerator.",
+        epilog="example:\n  mqjax arch show eyeriss --svg eyeriss.svg",
     )
     show.add_argument("arch", help="shipped accelerator or YAML file")
     add_figure_arguments(show)
@@ -25,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "import",
         help="make a file of a Timeloop accelerator",
         description="Make a file of a Timeloop accelerator, v0.3 or v0.4; what has no counterpart is listed on standard error.",
+        epilog="example:\n  mqjax arch import timeloop/simba --out simba_own.yaml",
     )
     load.add_argument("folder", metavar="DIR", type=Path, help="folder with arch.yaml, ERT.yaml and ART.yaml")
     load.add_argument(

@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make a data set of DIR/SPLIT/CLASS/*.png or *.jpg",
         description="Make a data set of DIR/SPLIT/CLASS/*.png or *.jpg; --dataset and --data-dir of the other commands "
         "then name it.",
+        epilog="example:\n  mqjax data prepare photos --name photos --data-dir prepared",
     )
     prepare.add_argument(
         "source", metavar="DIR", type=Path, help="folder with train/CLASS/*.png, test/CLASS/*.png, ..."
     )
     prepare.add_argument("--name", required=True, help="name of the data set: lower-case letters, digits and _")
-    prepare.add_argument("--data-dir", type=Path, default=Path("data"), help="where to put it (default: data)")
+    prepare.add_argument("--data-dir", type=Path, default=Path("data"), help="where to put it")
 
 
 def run(args: argparse.Namespace) -> int:

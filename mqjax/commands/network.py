@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     summary = "print layers, stored tensors, sizes, and what of a file was skipped"
-    show = actions.add_parser("show", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    show = actions.add_parser(
+        "show",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="examples:\n  mqjax network show model.onnx\n  mqjax network show my_nets:Small@32x32x3 --json",
+    )
     show.add_argument(
         "network",
         help="a network's name; a file: ONNX, layers as YAML or CSV, a Timeloop problem; or a Flax module, MODULE:OBJECT@HxWxC",

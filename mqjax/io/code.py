@@ -9,6 +9,12 @@ from typing import Any
 from mqjax.errors import InputError, meant
 
 
+def reason(error: Exception) -> str:
+    """What an error of the user's code says, on one line."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, ImportError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 def load_object(name: str, option: str) -> Any:
     """The object called "package.module:object"; modules are also looked for in the current directory.
 
@@ -20,8 +26,8 @@ def load_object(name: str, option: str) -> Any:
     sys.path.insert(0, "")
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{option} {name}: the module {module!r} cannot be imported: {error}") from None
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"{option} {name}: the module {module!r} cannot be imported: {reason(error)}") from error
     finally:
         sys.path.remove("")
     if not hasattr(found, attribute):

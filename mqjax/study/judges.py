@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mqjax.errors import InputError
-from mqjax.io.code import load_object
+from mqjax.io.code import load_object, reason
 from mqjax.types import Layer
 
 
@@ -41,7 +41,12 @@ def load_judge(name: str) -> Judge:
     make = load_object(name, "--judge")
     if not callable(make):
         raise InputError(f"--judge {name} must be a function that returns a judge, not {type(make).__name__}")
-    judge: Any = make()
+    try:
+        judge: Any = make()
+    except InputError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"--judge {name} cannot be called without arguments: {reason(error)}") from error
     for part in ("layers", "cache_key", "test", "__call__"):
         if not hasattr(judge, part):
             raise InputError(f"--judge {name}: what it returns is no judge: it has no {part!r}")

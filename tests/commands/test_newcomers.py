@@ -47,6 +47,23 @@ def test_help_reads_at_80_columns_with_an_example_that_parses(command, capsys, m
     parser.parse_args(words[2:])
 
 
+@pytest.mark.parametrize(
+    "words", ["arch new", "arch check", "arch show", "arch import", "data prepare", "network show"]
+)
+def test_help_of_actions_has_an_example_that_parses(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    command, action = words.split()
+    with pytest.raises(SystemExit):
+        main([command, action, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and shown.count("(default: data)") == (command == "data")
+    (example, *_) = re.findall(r"^  mqjax (.*)$", shown, re.M)
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"mqjax.commands.{command}").add_arguments(parser)
+    assert example.startswith(words)
+    parser.parse_args(shlex.split(example)[1:])
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
