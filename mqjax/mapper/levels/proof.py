@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mqjax.cost.packing import compute_cycles
 from mqjax.mapper.decision import Decision
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
-from mqjax.cost.packing import compute_cycles
 from mqjax.mapper.levels.descent import Descent, Limits, Measure, TooManyStates
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads

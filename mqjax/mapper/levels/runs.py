@@ -8,7 +8,7 @@ one rank of a kernel and an output dimension, since only there can two moves be 
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 Window = tuple[tuple[int, int, int], ...]
@@ -60,7 +60,7 @@ def window_length(rules: Rules, dims: tuple[int, ...]) -> int:
     return len(dims)
 
 
-@lru_cache(maxsize=None)
+@cache
 def orders(rules: Rules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tuple[Order, ...]:
     """The orders of the `moving` loops of a level that may differ in cost, where those of `prefix` come first in this
     order and the others in any."""

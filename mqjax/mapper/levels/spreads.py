@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def spreads(space: Mapspace) -> np.ndarray | None:
         found = np.concatenate([found[left], factors[right][:, :, None]], axis=2)
     fans = [space.fan(t) for t in spatial]
 
-    @lru_cache(maxsize=None)
+    @cache
     def fits(number: int, bounds: tuple[int, ...]) -> bool:
         return count_choices(fans[number], dict(enumerate(bounds))) > 0
 
