@@ -30,6 +30,9 @@ PAIRS_MOST = 2**23
 PRICED_AT_ONCE = 2**18
 """Pairs that are priced together."""
 
+PRICED_PER_STATE = 16
+"""Pairs that are priced for every state of a beam."""
+
 COMPARED_AT_ONCE = 2**22
 """Exponents of extents that are compared together."""
 
@@ -140,7 +143,7 @@ class Descent:
         history = [start]
         self.looked_at = 0
         for b in range(self.charges.depth - 1, 0, -1):
-            states = _distinct(self._place_level(b, history[-1], limits))
+            states = _distinct(self._place_level(b, history[-1], limits, beam))
             self.looked_at += len(states)
             if beam is not None and len(states) > beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
@@ -167,9 +170,12 @@ class Descent:
             needed = np.ceil(cost[:, 1:] / self._bandwidth * (1 - 1e-12))
         return np.maximum(self._cycles, needed.max(axis=1, initial=0))
 
-    def _place_level(self, b: int, outer: States, limits: Limits) -> States:
+    def _place_level(self, b: int, outer: States, limits: Limits, beam: int | None) -> States:
         """The states at boundary b that come of placing the loops of level b."""
-        at, place = self._pairs(b, outer, limits)
+        at, place, least = self._pairs(b, outer, limits)
+        if beam is not None:
+            best = np.argsort(least, kind="stable")[: PRICED_PER_STATE * beam]
+            at, place = at[best], place[best]
         parts = [outer.take(np.zeros(0, np.int64))]
         for first in range(0, len(at), PRICED_AT_ONCE):
             some = slice(first, first + PRICED_AT_ONCE)
@@ -190,8 +196,9 @@ class Descent:
             for order in orders(self.rules, self._prefix[b], dims) if dims else (None,):
                 yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
 
-    def _pairs(self, b: int, outer: States, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of a state and extents inside level b that may lead to a mapping within the budget: int64 [E] each."""
+    def _pairs(self, b: int, outer: States, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each, and pJ
+        of these mappings at least, float64 [E]."""
         lattice, least = self.charges.lattice, self.bounds.least[b]
         inside = np.min([least[t][:, 0] for t in range(len(TENSORS))], axis=0)
         energy, budget = outer.cost[:, 0], limits.most(self._cycles)
@@ -214,19 +221,33 @@ class Descent:
             fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
         at, place = at[fits], place[fits]
         promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
-        kept = energy[at] + promise <= budget
-        return at[kept], place[kept]
+        least = energy[at] + promise
+        kept = least <= budget
+        return at[kept], place[kept], least[kept]
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E]."""
         lattice, dims = self.charges.lattice, list(self.rules.idle[tensor])
-        others, own = self.bounds.parts[b][tensor]
-        beyond = (lattice.places[outer.place[at]] - lattice.places[place])[:, dims].sum(axis=1)
-        mixed = place + beyond
-        # A run of the same tensor outside may go on.
-        further = (lattice.places[-1] - lattice.places[place])[:, dims].sum(axis=1)
-        joins = (mixed == outer.place[at]) & (outer.tensor[at] == tensor)
-        return others[place, 0] + own[np.where(joins, place + further, mixed), 0]
+        part, windows, whole = self.bounds.parts[b][tensor], self.bounds.windows[b], outer.place[at]
+        others, own, plain, closed, opened = (values[:, 0] for values in part)
+        apart = lattice.places[whole] - lattice.places[place]
+        mixed = place + apart[:, dims].sum(axis=1)
+        # A run or a window outside may go on.
+        further = place + (lattice.places[-1] - lattice.places[place])[:, dims].sum(axis=1)
+        joins = (mixed == whole) & (outer.tensor[at] == tensor)
+        goes_on = joins.copy()
+        for group in windows.groups if windows is not None else ():
+            goes_on |= place + apart[:, group].sum(axis=1) == whole
+        if b == self.charges.depth - 1:
+            joins, goes_on = np.zeros_like(joins), np.zeros_like(goes_on)
+        crossing = np.where(joins, further, mixed)
+        if tensor == INPUTS:
+            return others[place] + np.where(goes_on, own[crossing], closed[mixed])
+        inputs = closed[place]
+        for d in windows.dims if windows is not None else ():
+            if d in dims:
+                inputs = np.minimum(inputs, plain[place + apart[:, d]])
+        return others[place] + own[crossing] + np.where(goes_on, np.minimum(inputs, opened[place]), inputs)
 
     def _priced(
         self,
