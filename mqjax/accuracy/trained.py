@@ -21,6 +21,7 @@ from mqjax.models.network import Network
 DEFAULT_CHECKPOINTS = {
     ("mobilenetv1", "fashion_mnist"): "mobilenetv1_025_fashion_mnist",
     ("mobilenetv2", "fashion_mnist"): "mobilenetv2_035_fashion_mnist",
+    ("resnet18_narrow", "fashion_mnist"): "resnet18_narrow_fashion_mnist",
 }
 """Shipped checkpoints by network and data set."""
 
