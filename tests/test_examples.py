@@ -1,4 +1,7 @@
-"""The example notebook runs from a clean start, and prints what is stored in it."""
+"""The example notebook runs from a clean start, and prints what is stored in it.
+
+Guards: README.md, "From Python".
+"""
 
 from __future__ import annotations
 

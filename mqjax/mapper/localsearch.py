@@ -112,7 +112,7 @@ class Codec:
 
     def in_use(self, codes: np.ndarray) -> np.ndarray:
         """Whether mappings use as much of every fan-out as they must, bool [N]."""
-        numbers, _, _ = self._split(codes)
+        numbers, _, _ = self.split(codes)
         fits = np.ones(len(codes), bool)
         for t, level in enumerate(self.space.tiling):
             if level.spatial and level.min_utilization:

@@ -1,5 +1,8 @@
 """Mappings that use too little of a fan-out are no mappings: every space leaves them out, as plain enumeration does, and says so
-where nothing else is left (docs/ARCHITECTURE_FORMAT.md, `min_utilization`)."""
+where nothing else is left (docs/ARCHITECTURE_FORMAT.md, `min_utilization`).
+
+Guards: docs/ARCHITECTURE_FORMAT.md, "`constraints`".
+"""
 
 from __future__ import annotations
 

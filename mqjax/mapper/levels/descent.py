@@ -120,7 +120,7 @@ class Descent:
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
         space = self.charges.space
         self._fixed = fixed_factors(space)
-        pairs = tuple(pair for pair in DIM_PAIRS if all(space.layer.bounds[d] > 1 for d in pair))
+        pairs = tuple((a, b) for a, b in DIM_PAIRS if space.layer.bounds[a] > 1 and space.layer.bounds[b] > 1)
         sliding = [d for pair in pairs for d in pair]
         forwards = bool((self.charges.spatial[:, sliding] > 1).any())
         self.rules = Rules(tuple(map(tuple, idle_dims(space))), pairs, INPUTS, forwards)
@@ -137,9 +137,16 @@ class Descent:
 
         Raises `TooManyStates` where more may be optimal than can be looked at.
         """
-        start = States(*(np.array([x]) for x in (self.charges.lattice.size - 1, NO_TENSOR, 1, 0)),
-                       np.array([[measure.start for measure in self._measures]]),
-                       *(np.array([x]) for x in (True, -1, -1)))  # fmt: skip
+        start = States(
+            place=np.array([self.charges.lattice.size - 1]),
+            tensor=np.array([NO_TENSOR]),
+            run=np.array([1]),
+            window=np.array([0]),
+            cost=np.array([[measure.start for measure in self._measures]]),
+            exact=np.array([True]),
+            parent=np.array([-1]),
+            order=np.array([-1]),
+        )
         history = [start]
         self.looked_at = 0
         for b in range(self.charges.depth - 1, 0, -1):
