@@ -14,6 +14,8 @@ Mappings that may be otherwise are told apart (`doubtful`): they get lower bound
 Exactness: every count is an integer below 2^48 held in float64 and so exact, and the ceilings are exact (`_ceil`).
 Energies may be off by an ulp, as XLA may fuse multiplications with additions.
 
+All in one module, of which `mqjax bench` runs a second copy on NumPy.
+
 Axes: N mappings of a chunk; per tensor its distinct packings (Weights, Inputs, Outputs: KW, KI, KO).
 """
 

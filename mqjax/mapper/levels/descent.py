@@ -10,14 +10,23 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.cost.exact.nest import PAIRS
-from mqjax.mapper.levels.bounds import Bounds, fixed_factors, idle_dims
-from mqjax.mapper.levels.charges import INPUTS, READ, WRITE, Charges
+from mqjax.mapper.levels.bounds import fixed_factors, idle_dims
+from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
 from mqjax.mapper.levels.runs import Order, Rules, Window, joined, orders
+from mqjax.mapper.levels.states import (
+    NO_TENSOR,
+    Measure,
+    Placed,
+    States,
+    Targets,
+    TooManyStates,
+    distinct,
+    undominated,
+)
 from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
 from mqjax.types import TENSORS
 
@@ -35,76 +44,6 @@ PRICED_PER_STATE = 16
 
 COMPARED_AT_ONCE = 2**22
 """Exponents of extents that are compared together."""
-
-NO_TENSOR = -1
-
-
-class TooManyStates(Exception):
-    """More states might be optimal than can be looked at."""
-
-
-class States(NamedTuple):
-    """Partial mappings down to a boundary; axis S. exact: whether `cost` is what the boundaries cost, not a bound."""
-
-    place: np.ndarray  # int64 extents inside, flat
-    tensor: np.ndarray  # int64 which the run leaves unchanged, NO_TENSOR for none
-    run: np.ndarray  # int64 product of the run's bounds
-    window: np.ndarray  # int64 number of the window
-    cost: np.ndarray  # float64 [S, K] so far, at least
-    exact: np.ndarray  # bool
-    parent: np.ndarray  # int64 state at the boundary outside
-    order: np.ndarray  # int64 number of the level's order
-
-    def take(self, at: np.ndarray) -> States:
-        return States(*(x[at] for x in self))
-
-    @staticmethod
-    def join(parts: list[States]) -> States:
-        return States(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-
-class Placed(NamedTuple):
-    """Temporal loops of all levels, inner to outer: per level (dimension, bound), innermost first. energy, cycles: what
-    they cost, at least, and exactly where `exact`."""
-
-    loops: tuple[tuple[tuple[int, int], ...], ...]
-    energy: float
-    cycles: float
-    exact: bool
-
-
-class Limits(NamedTuple):
-    """Which mappings are worth a look: those of at most so many pJ, or of so low an energy-delay product, or of fewer
-    cycles, or of as many cycles but at most so many pJ."""
-
-    energy: float
-    edp: float
-    cycles: float
-    energy_at_cycles: float
-
-    def keeps(self, energy: np.ndarray, cycles: np.ndarray) -> np.ndarray:
-        """Whether mappings of at least these costs are."""
-        as_fast = (cycles == self.cycles) & (energy <= self.energy_at_cycles)
-        better = (energy <= self.energy) | (energy * cycles <= self.edp) | (cycles < self.cycles) | as_fast
-        return np.isfinite(energy) & better
-
-    def most(self, cycles: float) -> float:
-        """pJ that a mapping of so many cycles may take."""
-        by_delay = np.inf if cycles < self.cycles else self.energy_at_cycles if cycles == self.cycles else -np.inf
-        return min(max(self.energy, self.edp / cycles, by_delay), float(np.finfo(np.float64).max))
-
-
-class Measure(NamedTuple):
-    """A cost that is summed over boundaries: pJ or, of one instance of a level, words read or written. bandwidth: how many
-    of these a cycle; infinite for pJ. start: the boundary to the MACs."""
-
-    charges: Charges
-    bounds: Bounds
-    start: float
-    bandwidth: float
 
 
 class Descent:
@@ -131,7 +70,7 @@ class Descent:
         self._order_numbers: dict[Order, int] = {}
         self.looked_at = 0
 
-    def best(self, limits: Limits, beam: int | None = None) -> list[Placed]:
+    def best(self, limits: Targets, beam: int | None = None) -> list[Placed]:
         """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
         for what is only bounded. With a beam only so many states are kept at each boundary, and better ones may be missed.
 
@@ -150,7 +89,7 @@ class Descent:
         history = [start]
         self.looked_at = 0
         for b in range(self.charges.depth - 1, 0, -1):
-            states = _distinct(self._place_level(b, history[-1], limits, beam))
+            states = distinct(self._place_level(b, history[-1], limits, beam))
             self.looked_at += len(states)
             if beam is not None and len(states) > beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
@@ -159,7 +98,7 @@ class Descent:
                 raise TooManyStates
             history.append(states)
         last = history[-1]
-        return [self._placed(history, i) for i in _undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
+        return [self._placed(history, i) for i in undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
 
     def _inside(self, b: int, states: States) -> np.ndarray:
         """What the boundaries inside b cost, at least, float64 [S, K]."""
@@ -177,7 +116,7 @@ class Descent:
             needed = np.ceil(cost[:, 1:] / self._bandwidth * (1 - 1e-12))
         return np.maximum(self._cycles, needed.max(axis=1, initial=0))
 
-    def _place_level(self, b: int, outer: States, limits: Limits, beam: int | None) -> States:
+    def _place_level(self, b: int, outer: States, limits: Targets, beam: int | None) -> States:
         """The states at boundary b that come of placing the loops of level b."""
         at, place, least = self._pairs(b, outer, limits)
         if beam is not None:
@@ -191,7 +130,7 @@ class Descent:
                 raise TooManyStates
         return States.join(parts)
 
-    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Limits) -> Iterator[States]:
+    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Targets) -> Iterator[States]:
         """The states that come of pairs [E] in all orders of the level's loops that may differ in cost."""
         extents = self.charges.lattice.extents
         factors = extents[outer.place[at]] // extents[place]  # [E, D]
@@ -203,7 +142,7 @@ class Descent:
             for order in orders(self.rules, self._prefix[b], dims) if dims else (None,):
                 yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
 
-    def _pairs(self, b: int, outer: States, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs(self, b: int, outer: States, limits: Targets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each, and pJ
         of these mappings at least, float64 [E]."""
         lattice, least = self.charges.lattice, self.bounds.least[b]
@@ -264,7 +203,7 @@ class Descent:
         place: np.ndarray,
         order: Order | None,
         factors: np.ndarray,
-        limits: Limits,
+        limits: Targets,
     ) -> States:
         """The states that come of pairs [E] whose loops in level b, of bounds `factors` [E, D], have some order; `None`:
         there are none."""
@@ -414,30 +353,3 @@ class Descent:
             state = int(states.parent[state])
         cost, exact = history[-1].cost[last : last + 1], bool(history[-1].exact[last])
         return Placed(tuple(levels), float(cost[0, 0]), float(self._slowed(cost)[0]), exact)
-
-
-def _distinct(states: States) -> States:
-    """The states without those that cost no less than an exact one that agrees in all that matters further in."""
-    keys = (states.place, states.tensor, states.run, states.window)
-    order = np.lexsort((~states.exact, states.cost[:, 0], *keys))
-    ordered = states.take(order)
-    new = np.ones(len(order), bool)
-    new[1:] = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-    start = np.flatnonzero(new)
-    # The cheapest exact state of each group, if it has one.
-    place = np.where(ordered.exact, np.arange(len(order)), len(order))
-    cheapest = np.minimum.reduceat(place, start)[np.cumsum(new) - 1] if len(order) else place
-    after = np.arange(len(order)) > cheapest
-    ahead = ordered.cost[np.minimum(cheapest, max(0, len(order) - 1))]
-    return ordered.take(np.flatnonzero(~(after & (ahead <= ordered.cost).all(axis=1))))
-
-
-def _undominated(energy: np.ndarray, cycles: np.ndarray, exact: np.ndarray) -> list[int]:
-    """Which of some mappings are beaten by no exact one in both costs, or only tie with later ones."""
-    order = np.lexsort((~exact, cycles, energy))
-    kept, fastest = [], np.inf
-    for i in order.tolist():
-        if cycles[i] < fastest:
-            kept.append(i)
-            fastest = cycles[i] if exact[i] else fastest
-    return kept

@@ -14,9 +14,10 @@ from mqjax.cost.packing import compute_cycles
 from mqjax.mapper.decision import Decision
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
-from mqjax.mapper.levels.descent import Descent, Limits, Measure, TooManyStates
+from mqjax.mapper.levels.descent import Descent
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
+from mqjax.mapper.levels.states import Measure, Targets, TooManyStates
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
@@ -99,17 +100,17 @@ class _Proof:
         self._start[s] = charges.space.layer.macs * widths.mac_pj + charges.of_macs(widths.operands)
         self._least[s] = self._start[s] + cheapest(charges, widths.operands)
 
-    def _limits(self, u: int) -> Limits:
+    def _targets(self, u: int) -> Targets:
         """Which mappings may be better than the best known at a packing, by some metric."""
         costs, energies, _ = self._standing
-        return Limits(
+        return Targets(
             costs[ENERGY, u] * (1 - NEAR), costs[EDP, u] * (1 - NEAR), costs[DELAY, u], energies[DELAY, u] * (1 - NEAR)
         )
 
     def _may_win(self) -> np.ndarray:
         """Which spreads may hold a mapping better than the best known at a packing by some metric, bool [S, U]."""
         self._standing = self._decision.standing()
-        columns = [self._limits(u).keeps(self._least[:, u], self._cycles[:, u]) for u in range(self._least.shape[1])]
+        columns = [self._targets(u).keeps(self._least[:, u], self._cycles[:, u]) for u in range(self._least.shape[1])]
         return np.stack(columns, axis=1) & ~self._done
 
     def _promising(self) -> dict[int, list[int]]:
@@ -143,13 +144,13 @@ class _Proof:
         descent = None
         for beam in (BEAM, None):
             self._standing = self._decision.standing()
-            limits = self._limits(u)
-            if not limits.keeps(self._least[s, u], self._cycles[s, u]):
+            targets = self._targets(u)
+            if not targets.keeps(self._least[s, u], self._cycles[s, u]):
                 return
             descent = descent or Descent(
                 self._measures(s, u, bounds), self._cycles[s, u], self._decision.widths.operands[u]
             )
-            placed = descent.best(limits, beam)
+            placed = descent.best(targets, beam)
             self._decision.searched = (self._decision.searched or 0) + descent.looked_at
             if placed:
                 self._decision.consider(codes(self._codec, self._spreads[s], placed))
