@@ -123,8 +123,10 @@ class Charges:
 
     def of_macs(self, operands: np.ndarray) -> np.ndarray:
         """What the operands of the MACs cost, float64 [U]: the same in all mappings. operands: int64 [U, L, T]."""
-        crossing = np.full(len(operands), self.steps)
-        return sum(self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS)))
+        crossing, total = np.full(len(operands), self.steps), np.zeros(len(operands))
+        for t in range(len(TENSORS)):
+            total += self.cost(self.of(0, t), crossing, operands[:, :, t].T)
+        return total
 
     def most(self, operands: np.ndarray) -> float:
         """What no mapping costs more than; operands: int64 [L, T]."""

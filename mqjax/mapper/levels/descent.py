@@ -10,14 +10,14 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.cost.exact.nest import PAIRS
-from mqjax.mapper.levels.bounds import Bounds, fixed_factors, idle_dims
-from mqjax.mapper.levels.charges import INPUTS, READ, WRITE, Charges
+from mqjax.mapper.levels.bounds import fixed_factors, idle_dims
+from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
 from mqjax.mapper.levels.runs import Order, Rules, Window, joined, orders
+from mqjax.mapper.levels.states import NO_TENSOR, Limits, Measure, Placed, States, TooManyStates, distinct, undominated
 from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
 from mqjax.types import TENSORS
 
@@ -35,76 +35,6 @@ PRICED_PER_STATE = 16
 
 COMPARED_AT_ONCE = 2**22
 """Exponents of extents that are compared together."""
-
-NO_TENSOR = -1
-
-
-class TooManyStates(Exception):
-    """More states might be optimal than can be looked at."""
-
-
-class States(NamedTuple):
-    """Partial mappings down to a boundary; axis S. exact: whether `cost` is what the boundaries cost, not a bound."""
-
-    place: np.ndarray  # int64 extents inside, flat
-    tensor: np.ndarray  # int64 which the run leaves unchanged, NO_TENSOR for none
-    run: np.ndarray  # int64 product of the run's bounds
-    window: np.ndarray  # int64 number of the window
-    cost: np.ndarray  # float64 [S, K] so far, at least
-    exact: np.ndarray  # bool
-    parent: np.ndarray  # int64 state at the boundary outside
-    order: np.ndarray  # int64 number of the level's order
-
-    def take(self, at: np.ndarray) -> States:
-        return States(*(x[at] for x in self))
-
-    @staticmethod
-    def join(parts: list[States]) -> States:
-        return States(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-
-class Placed(NamedTuple):
-    """Temporal loops of all levels, inner to outer: per level (dimension, bound), innermost first. energy, cycles: what
-    they cost, at least, and exactly where `exact`."""
-
-    loops: tuple[tuple[tuple[int, int], ...], ...]
-    energy: float
-    cycles: float
-    exact: bool
-
-
-class Limits(NamedTuple):
-    """Which mappings are worth a look: those of at most so many pJ, or of so low an energy-delay product, or of fewer
-    cycles, or of as many cycles but at most so many pJ."""
-
-    energy: float
-    edp: float
-    cycles: float
-    energy_at_cycles: float
-
-    def keeps(self, energy: np.ndarray, cycles: np.ndarray) -> np.ndarray:
-        """Whether mappings of at least these costs are."""
-        as_fast = (cycles == self.cycles) & (energy <= self.energy_at_cycles)
-        better = (energy <= self.energy) | (energy * cycles <= self.edp) | (cycles < self.cycles) | as_fast
-        return np.isfinite(energy) & better
-
-    def most(self, cycles: float) -> float:
-        """pJ that a mapping of so many cycles may take."""
-        by_delay = np.inf if cycles < self.cycles else self.energy_at_cycles if cycles == self.cycles else -np.inf
-        return min(max(self.energy, self.edp / cycles, by_delay), float(np.finfo(np.float64).max))
-
-
-class Measure(NamedTuple):
-    """A cost that is summed over boundaries: pJ or, of one instance of a level, words read or written. bandwidth: how many
-    of these a cycle; infinite for pJ. start: the boundary to the MACs."""
-
-    charges: Charges
-    bounds: Bounds
-    start: float
-    bandwidth: float
 
 
 class Descent:
@@ -137,13 +67,20 @@ class Descent:
 
         Raises `TooManyStates` where more may be optimal than can be looked at.
         """
-        start = States(*(np.array([x]) for x in (self.charges.lattice.size - 1, NO_TENSOR, 1, 0)),
-                       np.array([[measure.start for measure in self._measures]]),
-                       *(np.array([x]) for x in (True, -1, -1)))  # fmt: skip
+        start = States(
+            place=np.array([self.charges.lattice.size - 1]),
+            tensor=np.array([NO_TENSOR]),
+            run=np.array([1]),
+            window=np.array([0]),
+            cost=np.array([[measure.start for measure in self._measures]]),
+            exact=np.array([True]),
+            parent=np.array([-1]),
+            order=np.array([-1]),
+        )
         history = [start]
         self.looked_at = 0
         for b in range(self.charges.depth - 1, 0, -1):
-            states = _distinct(self._place_level(b, history[-1], limits, beam))
+            states = distinct(self._place_level(b, history[-1], limits, beam))
             self.looked_at += len(states)
             if beam is not None and len(states) > beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
@@ -152,7 +89,7 @@ class Descent:
                 raise TooManyStates
             history.append(states)
         last = history[-1]
-        return [self._placed(history, i) for i in _undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
+        return [self._placed(history, i) for i in undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
 
     def _inside(self, b: int, states: States) -> np.ndarray:
         """What the boundaries inside b cost, at least, float64 [S, K]."""
@@ -407,30 +344,3 @@ class Descent:
             state = int(states.parent[state])
         cost, exact = history[-1].cost[last : last + 1], bool(history[-1].exact[last])
         return Placed(tuple(levels), float(cost[0, 0]), float(self._slowed(cost)[0]), exact)
-
-
-def _distinct(states: States) -> States:
-    """The states without those that cost no less than an exact one that agrees in all that matters further in."""
-    keys = (states.place, states.tensor, states.run, states.window)
-    order = np.lexsort((~states.exact, states.cost[:, 0], *keys))
-    ordered = states.take(order)
-    new = np.ones(len(order), bool)
-    new[1:] = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-    start = np.flatnonzero(new)
-    # The cheapest exact state of each group, if it has one.
-    place = np.where(ordered.exact, np.arange(len(order)), len(order))
-    cheapest = np.minimum.reduceat(place, start)[np.cumsum(new) - 1] if len(order) else place
-    after = np.arange(len(order)) > cheapest
-    ahead = ordered.cost[np.minimum(cheapest, max(0, len(order) - 1))]
-    return ordered.take(np.flatnonzero(~(after & (ahead <= ordered.cost).all(axis=1))))
-
-
-def _undominated(energy: np.ndarray, cycles: np.ndarray, exact: np.ndarray) -> list[int]:
-    """Which of some mappings are beaten by no exact one in both costs, or only tie with later ones."""
-    order = np.lexsort((~exact, cycles, energy))
-    kept, fastest = [], np.inf
-    for i in order.tolist():
-        if cycles[i] < fastest:
-            kept.append(i)
-            fastest = cycles[i] if exact[i] else fastest
-    return kept

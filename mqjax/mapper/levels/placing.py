@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mqjax.mapper.levels.descent import Placed
 from mqjax.mapper.levels.spreads import arrangements
+from mqjax.mapper.levels.states import Placed
 from mqjax.mapper.localsearch import Codec
 
 

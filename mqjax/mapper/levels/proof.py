@@ -14,9 +14,10 @@ from mqjax.cost.packing import compute_cycles
 from mqjax.mapper.decision import Decision
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
-from mqjax.mapper.levels.descent import Descent, Limits, Measure, TooManyStates
+from mqjax.mapper.levels.descent import Descent
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
+from mqjax.mapper.levels.states import Limits, Measure, TooManyStates
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, BitWidths
@@ -74,6 +75,8 @@ class _Proof:
             while promising := self._promising():
                 for s, wanted in promising.items():
                     self._look(s, wanted)
+                left = int(self._may_win().any(axis=1).sum())
+                self._say(f"{left:,} of {len(self._spreads):,} choices of spatial loops may hold better mappings")
         except (TimeoutError, TooManyStates):
             return
         self._decision.proven = True

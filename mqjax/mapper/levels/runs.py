@@ -35,7 +35,7 @@ class Rules(NamedTuple):
     and whether neighbours along one of these may forward them."""
 
     idle: tuple[tuple[int, ...], ...]
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, ...], ...]
     inputs: int
     forwards: bool
 
@@ -43,7 +43,7 @@ class Rules(NamedTuple):
         """The tensor that a loop of a dimension leaves unchanged."""
         return next((t for t, dims in enumerate(self.idle) if dim in dims), None)
 
-    def pair(self, dim: int) -> tuple[int, int] | None:
+    def pair(self, dim: int) -> tuple[int, ...] | None:
         return next((pair for pair in self.pairs if dim in pair), None)
 
 

@@ -49,8 +49,10 @@ def spreads(space: Mapspace) -> np.ndarray | None:
 def _followed(space: Mapspace, bounds: np.ndarray) -> bool:
     """Whether no level has children along both dimensions of a sliding window, or along two windows."""
     sliding = [pair for pair in PAIRS if all(space.layer.bounds[d] > 1 for d in pair)]
-    along = sum((bounds[..., list(pair)] > 1).sum(axis=-1) for pair in sliding)
-    return not sliding or bool((along <= 1).all())
+    along = np.zeros(bounds.shape[:2], np.int64)
+    for pair in sliding:
+        along += (bounds[..., list(pair)] > 1).sum(axis=-1)
+    return bool((along <= 1).all())
 
 
 def arrangements(space: Mapspace, bounds: np.ndarray) -> Iterator[tuple[Layout, ...]]:

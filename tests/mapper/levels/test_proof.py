@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ from random_accelerators import draw
 BITS = [BitWidths(8, 8, 8), BitWidths(4, 2, 8), BitWidths()]
 
 
+def case_of(name: str, size: int):
+    source: Any = random.Random(name)
+    return draw(source, size=size)
+
+
 def proven(space: Mapspace, bits=BITS):
     return prove(space, bits, deadline=math.inf).solution()
 
@@ -36,13 +42,13 @@ def proven(space: Mapspace, bits=BITS):
 @pytest.mark.parametrize("number", range(8))
 def test_random_accelerators(number):
     """Every rule of MODEL.md sections 4 to 8 and 10, by plain enumeration."""
-    judge.judge(draw(random.Random(f"levels/{number}"), size=400), (judge.by_levels,))
+    judge.judge(case_of(f"levels/{number}", 400), (judge.by_levels,))
 
 
 @pytest.mark.parametrize("number", [55, 257, 266, 299])
 def test_boxes_with_gaps(number):
     """Strides and dilation above what a window covers: the box of a whole layer has elements that no smaller one has."""
-    judge.judge(draw(random.Random(f"c/{number}"), size=1000), (judge.by_levels,))
+    judge.judge(case_of(f"c/{number}", 1000), (judge.by_levels,))
 
 
 @pytest.mark.parametrize(("name", "place"), [("eyeriss", 1), ("eyeriss", 2), ("simba", 0), ("simba", 7), ("simba", 14)])
@@ -107,7 +113,9 @@ def test_bounds_hold(archs):
     space = Mapspace(archs["simba"], Layer(C=16, M=8, R=3, S=3, P=8, Q=8), constraints="arch")
     decision = prove(space, BITS, deadline=math.inf)
     operands = decision.widths.operands
-    for spatial in spreads(space)[::7]:
+    found = spreads(space)
+    assert found is not None
+    for spatial in found[::7]:
         charges = Charges(space, spatial)
         bound = Bounds(charges, operands)
         assert (cheapest(charges, operands) <= bound.root * (1 + NEAR)).all()
