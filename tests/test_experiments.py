@@ -166,9 +166,9 @@ def test_large_populations_come_close_to_the_exact_front(capsys, monkeypatch):
 def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path):
     quick("headline", monkeypatch, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "found.json"))
     (front,) = json.loads(capsys.readouterr().out).values()
-    assert 0 < front["saved_against_8_bits"] < 1 and front["test_accuracy"] > 0.5
+    assert 0 < front["saved_against_8_bits"] < 1 and front["test_accuracy"] > 0.3
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["training_images"] == 2000 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1"]
+    assert found["training_images"] == 256 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1"]
 
 
 def test_what_waits_for_a_gpu_runs_without_one(capsys, monkeypatch, tmp_path):
