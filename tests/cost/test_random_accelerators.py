@@ -184,8 +184,8 @@ def test_judge_finds_nothing_where_all_agrees():
 @pytest.mark.parametrize(
     ("owner", "name", "change", "checks"),
     [
-        (oracle, "traffic", read_twice, {"evaluator", "optima"}),
-        (oracle.Space, "mappings", one_less, {"sizes", "optima"}),
+        (oracle, "traffic", read_twice, {"evaluator", "optima", "by_levels"}),
+        (oracle.Space, "mappings", one_less, {"sizes", "optima", "by_levels"}),
         (judge, "fast_terms", lambda f: lambda *x: (lambda c, e: (c | {"steps": c["steps"] + 1}, e))(*f(*x)), {"terms"}),
         (judge, "entry_of", lambda f: lambda bits: (f(bits) + 49) % 343, {"table"}),
     ],

@@ -96,7 +96,7 @@ def test_a_space_too_large_to_cover_is_searched_for_a_given_time():
     assert space.too_large
     found = solve(space, [BitWidths()], seconds=0.5, progress=said).optimum("energy", 0)
     assert not found.covered and found.valid_mappings is None and 0 < found.evaluated < found.nominal_size
-    assert said.notes and all("too large to cover" in note for note in said.notes)
+    assert any("too large to cover" in note for note in said.notes)
 
 
 def test_a_search_without_time_still_looks_at_its_starts():

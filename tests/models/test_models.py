@@ -17,7 +17,7 @@ from jax import lax
 
 from mqjax.errors import InputError
 from mqjax.models import MobileNetV1, MobileNetV2, architecture, network_layers
-from mqjax.models.network import Block, depthwise, parameter_count
+from mqjax.models.network import ConvBlock, depthwise, parameter_count
 from mqjax.models.ops import Add, Conv
 
 # The reference's layers at 224x224, depthwise ones written dense: C-M-R-P-Wstride (S = R, Q = P, N = 1, no dilation).
@@ -128,7 +128,7 @@ def test_residual_connections_join_equal_tensors_of_mobilenet_v2():
 
 def test_batch_norm_statistics_move_in_training_only():
     conv = Conv(32, 3, 2, 1)
-    block = Block(conv, (3, 3, 2, 32), rngs=nnx.Rngs(0))
+    block = ConvBlock(conv, (3, 3, 2, 32), rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 2), "float32")
 
     def statistics():
