@@ -56,8 +56,6 @@ class Trainings:
     ) -> None:
         self.trained = trained_network(network, "fashion_mnist")
         dataset, resolution = self.trained.dataset, self.trained.model.architecture.resolution
-        if quick:
-            dataset = dataclasses.replace(dataset, embedded=False)
         some = QUICK if quick else slice(None)
         data, validation = training_images(dataset, resolution)
         assert isinstance(data, Images)
