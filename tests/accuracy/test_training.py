@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from pictures import encoded, picture
 from recorder import Recorder
 
 from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment, batches, make_optimizer, train
@@ -174,8 +175,6 @@ def test_training_curves_are_drawn():
 
 
 def test_encoded_images_give_the_same_views_in_any_thread(tmp_path):
-    from test_data import encoded, picture
-
     items = [(encoded(picture(i, 30 + i, 40)), i % 2) for i in range(12)]
     write_prepared("photos", {"train": items, "test": items[:2]}, ["a", "b"], tmp_path)
     data, validation = training_images(load_dataset("photos", data_dir=tmp_path), 16)
