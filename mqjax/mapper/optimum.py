@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from mqjax.cost.exact.evaluator import check_counts
-from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
+from mqjax.cost.fast.terms import LARGEST_SWEPT, LEAST_PJ
 from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, exact_costs
@@ -84,7 +84,7 @@ def decide(
     progress: Progress = SILENT,
 ) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
-    check_counts(space.layer, LARGEST_COUNT / slowest_pace(space.arch))
+    check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
     if space.too_large:
         return _decide_large(space, bits, time.monotonic() + seconds, progress)
 

@@ -16,7 +16,7 @@ import numpy as np
 from mqjax.cost.exact.nest import PAIRS
 from mqjax.mapper.levels.bounds import fixed_factors, idle_dims
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
-from mqjax.mapper.levels.runs import Order, Rules, Window, joined, orders
+from mqjax.mapper.levels.runs import LoopRules, Order, WindowLoops, joined, orders
 from mqjax.mapper.levels.states import (
     NO_TENSOR,
     Measure,
@@ -62,10 +62,10 @@ class Descent:
         pairs = tuple((a, b) for a, b in DIM_PAIRS if space.layer.bounds[a] > 1 and space.layer.bounds[b] > 1)
         sliding = [d for pair in pairs for d in pair]
         forwards = bool((self.charges.spatial[:, sliding] > 1).any())
-        self.rules = Rules(tuple(map(tuple, idle_dims(space))), pairs, INPUTS, forwards)
+        self.rules = LoopRules(tuple(map(tuple, idle_dims(space))), pairs, INPUTS, forwards)
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
-        self._windows: list[Window] = [()]
-        self._numbers: dict[Window, int] = {(): 0}
+        self._windows: list[WindowLoops] = [()]
+        self._numbers: dict[WindowLoops, int] = {(): 0}
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
         self.looked_at = 0
@@ -253,7 +253,7 @@ class Descent:
                 self._windows.append(window)
         return np.array(numbers, np.int64)[inverse.reshape(-1)]
 
-    def _mixes(self, loops: Window, left: set[int]) -> bool:
+    def _mixes(self, loops: WindowLoops, left: set[int]) -> bool:
         """Whether loops of the other dimension of a pair may still come inside some loops."""
         for d, _, _ in loops:
             pair = self.rules.pair(d)
@@ -294,7 +294,7 @@ class Descent:
             crossing[rows], read[rows] = self._slide(b, place[rows], self._windows[number])
         return crossing, read
 
-    def _slide(self, b: int, place: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _slide(self, b: int, place: np.ndarray, window: WindowLoops) -> tuple[np.ndarray, np.ndarray]:
         charges = self.charges
         box, trips = charges.boxes[b, INPUTS][place], charges.trips[place]
         if not window:
