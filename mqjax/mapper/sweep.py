@@ -151,7 +151,7 @@ class Sweeper:
         """What programs read of at most `chosen_size` mappings: one table."""
         columns = np.ones((len(self._flat.columns[0]), self.chosen_size))
         first = 0
-        for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.rows.T, strict=True):
+        for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.of_groups.T, strict=True):
             self._write_bounds(columns[first : first + len(slots)], group, slots, picks)
             first += len(slots)
         order = np.zeros(self.chosen_size, np.int32)
