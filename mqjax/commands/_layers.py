@@ -28,6 +28,20 @@ def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sizes(parser: argparse.ArgumentParser, network: str) -> None:
+    """--width-multiplier, --resolution, --classes, --channels of what the help calls `network`; the library's defaults."""
+    from mqjax.models.networks import architecture
+
+    usual = architecture.__kwdefaults__
+    for name, kind, means in (
+        ("width_multiplier", float, f"of {network}"),
+        ("resolution", int, f"height and width of {network}'s images"),
+        ("classes", int, f"outputs of {network}"),
+        ("channels", int, f"channels of {network}'s images"),
+    ):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual[name], help=means)
+
+
 def add_layer_arguments(
     parser: argparse.ArgumentParser, *, layer: bool = True, required: bool = True, constraints: bool = True
 ) -> None:
@@ -47,10 +61,7 @@ def add_layer_arguments(
             default="cnn",
             help="shape of --layer; grouped: G groups of C input and M output channels each; matmul: B products of M x K by K x N",
         )
-    parser.add_argument("--width-multiplier", type=float, default=1.0, help="of --network")
-    parser.add_argument("--resolution", type=int, default=224, help="height and width of --network's images")
-    parser.add_argument("--classes", type=int, default=1000, help="outputs of --network")
-    parser.add_argument("--channels", type=int, default=3, help="channels of --network's images")
+    add_sizes(parser, "--network")
     parser.add_argument(
         "--depthwise",
         choices=("native", "dense"),
