@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from flax import nnx
+from networks import drawn
 
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -23,7 +23,7 @@ from mqjax.io.files import AppendedTable
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
-from mqjax.models import Network, architecture
+from mqjax.models import architecture
 from mqjax.models.graph import Builder
 from mqjax.models.onnx.writer import float_model
 from mqjax.models.ops import Activation, GlobalAvgPool
@@ -351,7 +351,7 @@ TINY.linear("fc", TINY.add("pool", GlobalAvgPool(), _x), 10)
 def tiny(tmp_path_factory):
     """The file of a small network with random weights."""
     path = tmp_path_factory.mktemp("networks") / "tiny.onnx"
-    path.write_bytes(float_model(Network(TINY.build(), rngs=nnx.Rngs(0))).SerializeToString())
+    path.write_bytes(float_model(drawn(TINY.build())).SerializeToString())
     return str(path)
 
 
@@ -443,7 +443,7 @@ def test_a_network_that_is_no_chain_is_searched_and_priced_by_its_wiring(tmp_pat
     from mqjax.models.checkpoint import save_checkpoint
 
     sizes = {"width_multiplier": 0.1, "resolution": 32, "classes": 10, "channels": 1}
-    network = Network(architecture("resnet18_narrow", **sizes), rngs=nnx.Rngs(0))
+    network = drawn(architecture("resnet18_narrow", **sizes))
     save_checkpoint(tmp_path / "net", network, {"width_multiplier": 0.1, "dataset": "fashion_mnist"})
     command = ["search", "--network", "resnet18_narrow", "--checkpoint", str(tmp_path / "net"), *SMALL]
     assert main([*command, "--no-surrogate", "--out", str(tmp_path / "run")]) == 0
