@@ -16,6 +16,7 @@ import numpy as np
 from mqjax.cost.exact.nest import PAIRS
 from mqjax.mapper.levels.bounds import fixed_factors, idle_dims
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
+from mqjax.mapper.levels.coincidences import Inside, needed
 from mqjax.mapper.levels.runs import Order, Rules, Window, joined, orders
 from mqjax.mapper.levels.states import (
     NO_TENSOR,
@@ -66,6 +67,7 @@ class Descent:
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._windows: list[Window] = [()]
         self._numbers: dict[Window, int] = {(): 0}
+        self._insides: dict[tuple[int, ...], Inside] = {}
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
         self.looked_at = 0
@@ -236,30 +238,47 @@ class Descent:
         if not order.window:
             return np.zeros(len(place), np.int64)
         extents, dims = self.charges.lattice.extents[place], list(order.window)
-        rest = [d for pair in self.rules.pairs for d in pair]
-        columns = np.column_stack([outer if order.whole_window else 0 * outer, factors[:, dims], extents[:, rest] > 1])
+        pairs = [d for pair in self.rules.pairs for d in pair]
+        columns = np.column_stack([outer if order.whole_window else 0 * outer, factors[:, dims], extents[:, pairs]])
         unique, inverse = np.unique(columns, axis=0, return_inverse=True)
         numbers = []
         for row in unique.tolist():
-            inner = tuple((d, bound, b) for d, bound in zip(dims, row[1:], strict=False))
-            left = {d for d, more in zip(rest, row[1 + len(dims) :], strict=True) if more}
-            outside = self._windows[row[0]] if order.whole_window else ()
-            mixes = len({d for d, _, _ in (*inner, *outside) if self.rules.pair(d)} | left) > 1 and self._mixes(
-                (*inner, *outside), left
-            )
-            window = joined(self.rules, inner, outside, mixes)
+            inner = tuple((d, bound, self._alike(b, d)) for d, bound in zip(dims, row[1:], strict=False))
+            window = joined(self.rules, inner, self._windows[row[0]] if order.whole_window else ())
+            window = self._trimmed(b, window, dict(zip(pairs, row[1 + len(dims) :], strict=True)))
             numbers.append(self._numbers.setdefault(window, len(self._windows)))
             if numbers[-1] == len(self._windows):
                 self._windows.append(window)
         return np.array(numbers, np.int64)[inverse.reshape(-1)]
 
-    def _mixes(self, loops: Window, left: set[int]) -> bool:
-        """Whether loops of the other dimension of a pair may still come inside some loops."""
-        for d, _, _ in loops:
-            pair = self.rules.pair(d)
-            if pair is not None and any(other in left for other in pair if other != d):
-                return True
-        return all(self.rules.pair(d) is None for d, _, _ in loops) and bool(left)
+    def _alike(self, b: int, d: int) -> int:
+        """The innermost level where a loop of dimension d moves as far as one of the same bounds at level b."""
+        if not self.rules.pair(d):
+            return 0
+        widths = self.charges.inside[1:, d]
+        return int(np.flatnonzero(widths == widths[b])[0])
+
+    def _trimmed(self, b: int, window: Window, extents: dict[int, int]) -> Window:
+        """A window without the outermost loops that never matter; extents: of the loops of pairs inside boundary b."""
+        pair = next((p for d, _, _ in window if (p := self.rules.pair(d))), None)
+        if pair is None:
+            return window
+        charges, rank = self.charges, next(rank for rank, *dims in PAIRS if pair[0] in dims)
+        units = [int(charges.coefficients[INPUTS, rank, d]) for d in pair]
+        key = b, pair, *(extents[d] for d in pair)
+        if key not in self._insides:
+            widths = charges.inside[: b + 1, pair]
+            own = np.array([extents[d] for d in pair])
+            reach = units * own * widths * (charges.spatial[: b + 1, pair] - 1)
+            self._insides[key] = Inside(
+                tuple(units), tuple(own.tolist()), tuple(map(tuple, widths.tolist())), int(reach.max())
+            )
+        moves, grown = [], {d: unit * extents[d] for d, unit in zip(pair, units, strict=True)}
+        for d, bound, level in window:
+            moves.append(grown[d] * int(charges.inside[level + 1, d]) if d in grown else 0)
+            if d in grown:
+                grown[d] *= bound
+        return window[: needed(moves, self._insides[key])]
 
     def _cost(
         self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray
@@ -324,7 +343,7 @@ class Descent:
             if number == 0:
                 first = move
                 if self.rules.pair(d):
-                    length = charges.lengths(b, INPUTS)[place, ranks[d]]
+                    length = charges.lengths(b, INPUTS, extents)[:, ranks[d]]
                     fresh = box // length * np.minimum(length, move)
             apart = move - moved
             weight = weight // bound
