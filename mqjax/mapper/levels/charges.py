@@ -132,13 +132,14 @@ class Charges:
         costs = [self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS))]
         return np.sum(costs, axis=0)
 
-    def most(self, operands: np.ndarray) -> float:
-        """What no mapping costs more than; operands: int64 [L, T]."""
-        total = 0.0
+    def most(self, operands: np.ndarray) -> np.ndarray:
+        """What no mapping costs more than, float64 [U]; operands: int64 [U, L, T]."""
+        total = np.zeros(len(operands))
         for b in range(self.depth):
             for t in range(len(TENSORS)):
-                crossing = self.boxes[b, t] * self.trips if b else np.array([self.steps])
-                total += self.cost(self.of(b, t), crossing, operands[:, t]).max()
+                # More elements never take fewer words.
+                crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
+                total += self.cost(self.of(b, t), np.array(crossing), operands[:, :, t].T)
         return total
 
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:
