@@ -42,6 +42,10 @@ SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
 
 
+ROWS_SWEPT = 2**16
+"""Combinations of factorisations that are swept without the paper's constraints; where there are more, the optima are proven
+level by level, which is quicker but leaves the valid mappings uncounted."""
+
 EXACTLY_AT_ONCE = 256
 """Mappings outside the fast path that are priced together."""
 
@@ -83,10 +87,17 @@ def decide(
     seconds: float = SECONDS,
     progress: Progress = SILENT,
 ) -> Decision:
-    """Cover a share of `space` for all `bits` and all metrics, or search the whole where it is too large."""
+    """Cover a share of `space` for all `bits` and all metrics. The whole is proven level by level where that is quicker, and
+    searched where it is too large for either."""
     check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
-    if space.too_large:
-        return _decide_large(space, bits, time.monotonic() + seconds, progress)
+    relaxed = space.constraints != "paper" and space.joint_rows > ROWS_SWEPT
+    if relaxed or space.too_large:
+        deadline = time.monotonic() + seconds
+        decision = prove(space, bits, deadline=deadline, progress=progress)
+        if not decision.proven and space.too_large:
+            decision.join(search_mappings(space, bits, _starts(space, bits), deadline=deadline, progress=progress))
+        if decision.proven or space.too_large:
+            return decision
 
     def nests(codes: np.ndarray) -> Mappings:
         return mappings(space, Rows.of_codes(codes))
@@ -94,15 +105,6 @@ def decide(
     decision = Decision(space, bits, 2 + len(space.groups), nests)
     if space.distinct:
         _sweep(decision, screened, share, seconds, progress)
-    return decision
-
-
-def _decide_large(space: Mapspace, bits: Sequence[BitWidths], deadline: float, progress: Progress) -> Decision:
-    """Prove the optima level by level or, where that fails, search on until the deadline."""
-    decision = prove(space, bits, deadline=deadline, progress=progress)
-    if not decision.proven:
-        found = search_mappings(space, bits, _starts(space, bits), deadline=deadline, progress=progress)
-        decision.join(found)
     return decision
 
 

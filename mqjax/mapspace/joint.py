@@ -91,6 +91,8 @@ def join(space: Mapspace) -> tuple[Group, ...] | None:
     """The groups of a space; `None` where it has more mappings than can be covered in memory and in minutes."""
     joined: list[tuple[Group, list[_FreeLevel]]] = []
     sizes = []
+    if space.joint_rows > ROWS_MOST:
+        return None
     for dims in _coupled(space):
         group = _fitting_rows(space, dims)
         if group is None:
@@ -129,11 +131,33 @@ def _coupled(space: Mapspace) -> list[tuple[int, ...]]:
     return [tuple(d for d in space.dims if group[d] == g) for g in sorted(set(group))]
 
 
+def count_rows(space: Mapspace) -> float:
+    """Combinations of factorisations that stay within the number of instances of every fan-out, of the largest group."""
+    return max(_count_rows(space, dims) for dims in _coupled(space))
+
+
+def _count_rows(space: Mapspace, dims: tuple[int, ...]) -> float:
+    spatial, most = _fan_sizes(space)
+    used, ways = np.ones((1, len(spatial)), np.int64), np.ones(1)
+    for d in dims:
+        factors, counts, _ = unique_rows(space.tables[d][:, spatial])
+        products = used[:, None] * factors
+        left, right = np.nonzero((products <= most).all(axis=2))
+        used, _, place = unique_rows(products[left, right])
+        ways = np.bincount(place, ways[left] * counts[right], minlength=len(used))
+    return float(ways.sum())
+
+
+def _fan_sizes(space: Mapspace) -> tuple[list[int], np.ndarray]:
+    """The spatial tiling levels, and the instances of their fan-outs, int64."""
+    spatial = [t for t, level in enumerate(space.tiling) if level.spatial]
+    return spatial, np.array([math.prod(space.arch.fanout[space.tiling[t].level]) for t in spatial], np.int64)
+
+
 def _fitting_rows(space: Mapspace, dims: tuple[int, ...]) -> Group | None:
     """The rows of a group and their weights; `None` where they are too many."""
-    spatial = [t for t, level in enumerate(space.tiling) if level.spatial]
+    spatial, most = _fan_sizes(space)
     tables = tuple(space.tables[d].astype(np.int32) for d in dims)
-    most = np.array([math.prod(space.arch.fanout[space.tiling[t].level]) for t in spatial], np.int64)
     # Join row numbers rather than rows, dropping at once what exceeds a fan-out.
     picks: list[np.ndarray] = []
     used = np.ones((1, len(spatial)), np.int64)

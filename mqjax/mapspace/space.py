@@ -22,8 +22,10 @@ from mqjax.mapspace.doubt import may_forward
 from mqjax.mapspace.factors import splits
 from mqjax.mapspace.fitting import Fan
 from mqjax.mapspace.mapping import Mappings, decode
-from mqjax.projection import SLIDING, TENSORS
+from mqjax.projection import LOOPS, SLIDING, TENSORS
 from mqjax.types import Layer
+
+_FACTORIALS = np.array([math.factorial(n) for n in range(len(LOOPS) + 1)], object)
 
 
 class Mapspace:
@@ -209,24 +211,35 @@ class Mapspace:
                 constant *= math.factorial(len(self.free_dims(t)))
             elif level.spatial or len(self.free_dims(t)) > 1:
                 varying.append(t)
-        ways: dict[tuple[int, ...], int] = {(0,) * (2 * len(varying)): 1}
+        # A column counts a level's moving loops, times 16 plus those of free order. Levels under the same rules are kept
+        # in order of their counts. The numbers of ways pass 2^63: they are Python's integers.
+        alike = self._alike(varying)
+        counts, ways = np.zeros((1, len(varying)), np.int64), np.ones(1, object)
         for d, table in enumerate(self.tables):
-            moving = (table[:, varying] > 1).astype(np.int64)
-            free = moving * [d in self.free_dims(t) for t in varying]
-            unique, counts = joint.unique_rows(np.concatenate([free, moving], axis=1))[:2]
-            grown: dict[tuple[int, ...], int] = {}
-            for seen, before in ways.items():
-                for row, count in zip(unique.tolist(), counts.tolist(), strict=True):
-                    key = tuple(a + b for a, b in zip(seen, row, strict=True))
-                    grown[key] = grown.get(key, 0) + before * count
-            ways = grown
-        total = 0
-        for counts, before in ways.items():
-            free, moving = counts[: len(varying)], counts[len(varying) :]
-            for t, orders, loops in zip(varying, free, moving, strict=True):
-                before *= math.factorial(orders) * (loops + 1 if self.tiling[t].spatial else 1)
-            total += before
-        return constant * total
+            moving = table[:, varying] > 1
+            codes = moving * np.array([16 + (d in self.free_dims(t)) for t in varying], np.int64)
+            unique, repeats, _ = joint.unique_rows(codes)
+            grown = (counts[:, None] + unique).reshape(len(counts) * len(unique), len(varying))
+            grown_ways = np.multiply.outer(ways, repeats.astype(object)).reshape(-1)
+            for columns in alike:
+                grown[:, columns] = np.sort(grown[:, columns], axis=1)
+            counts, repeats, place = joint.unique_rows(grown)
+            ways = np.add.reduceat(grown_ways[np.argsort(place, kind="stable")], np.cumsum(repeats) - repeats)
+        for t, column in zip(varying, counts.T, strict=True):
+            moving, free = np.divmod(column, 16)
+            ways = ways * _FACTORIALS[free]
+            if self.tiling[t].spatial:
+                ways = ways * (moving + 1).astype(object)
+        return constant * int(ways.sum())
+
+    def _alike(self, levels: list[int]) -> list[list[int]]:
+        """Places in `levels`, tiling levels, of those that follow the same rules, where several do."""
+        places: dict[Any, list[int]] = {}
+        for place, t in enumerate(levels):
+            level = self.tiling[t]
+            rules = level.spatial, self.free_dims(t), sorted(level.factors.items()), sorted(level.max_factors.items())
+            places.setdefault(repr(rules), []).append(place)
+        return [found for found in places.values() if len(found) > 1]
 
     # --- The distinct space, as joint tables -----------------------------------------------------------------------
 
@@ -273,6 +286,12 @@ class Mapspace:
     @cached_property
     def _joined(self) -> tuple[joint.Group, ...] | None:
         return joint.join(self)
+
+    @cached_property
+    def joint_rows(self) -> float:
+        """Combinations of factorisations that fit the fan-outs, of the largest group of dimensions that must be looked at
+        together: what covering the space one by one takes in memory, at least."""
+        return joint.count_rows(self)
 
     @property
     def too_large(self) -> bool:

@@ -71,16 +71,21 @@ class Charges:
         """Steps of all temporal loops outside, int64 [X]."""
         return (self.lattice.bounds // self.lattice.extents).prod(axis=1)
 
-    def lengths(self, boundary: int, tensor: int) -> np.ndarray:
-        """Lengths of the ranks of the box inside a boundary, int64 [X, R]."""
-        extents = self.lattice.extents * self.inside[boundary]
-        return 1 + (extents - 1) @ self.coefficients[tensor].T
+    def lengths(self, boundary: int, tensor: int, extents: np.ndarray) -> np.ndarray:
+        """Lengths of the ranks of the box inside a boundary, int64 [N, R]; extents: of the temporal loops, int64 [N, D]."""
+        return 1 + (extents * self.inside[boundary] - 1) @ self.coefficients[tensor].T
 
     @cached_property
     def boxes(self) -> np.ndarray:
         """Elements of the box inside each boundary, int64 [L + 1, T, X]."""
-        every = range(self.depth + 1)
-        return np.array([[self.lengths(b, t).prod(axis=1) for t in range(len(TENSORS))] for b in every])
+        lattice = self.lattice
+        found = np.ones((self.depth + 1, len(TENSORS), lattice.size), np.int64)
+        for tensor, ranks in enumerate(self.coefficients):
+            for rank, coefficients in enumerate(ranks):
+                rows, place = lattice.along(np.flatnonzero(coefficients).tolist())
+                for b in range(self.depth + 1):
+                    found[b, tensor] *= self.lengths(b, tensor, lattice.extents[rows])[:, rank][place]
+        return found
 
     def scatter(self, level: int, tensor: int) -> int:
         """Children of a level that take different data of a tensor."""
@@ -127,13 +132,14 @@ class Charges:
         costs = [self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS))]
         return np.sum(costs, axis=0)
 
-    def most(self, operands: np.ndarray) -> float:
-        """What no mapping costs more than; operands: int64 [L, T]."""
-        total = 0.0
+    def most(self, operands: np.ndarray) -> np.ndarray:
+        """What no mapping costs more than, float64 [U]; operands: int64 [U, L, T]."""
+        total = np.zeros(len(operands))
         for b in range(self.depth):
             for t in range(len(TENSORS)):
-                crossing = self.boxes[b, t] * self.trips if b else np.array([self.steps])
-                total += self.cost(self.of(b, t), crossing, operands[:, t]).max()
+                # More elements never take fewer words.
+                crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
+                total += self.cost(self.of(b, t), np.array(crossing), operands[:, :, t].T)
         return total
 
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:

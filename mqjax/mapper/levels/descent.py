@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mqjax.cost.exact.nest import PAIRS
-from mqjax.mapper.levels.bounds import fixed_factors, idle_dims
+from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
+from mqjax.mapper.levels.bounds import fixed_factors
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
-from mqjax.mapper.levels.runs import LoopRules, Order, WindowLoops, joined, orders
+from mqjax.mapper.levels.runs import Order, orders
 from mqjax.mapper.levels.states import (
     NO_TENSOR,
     Measure,
@@ -27,7 +27,6 @@ from mqjax.mapper.levels.states import (
     distinct,
     undominated,
 )
-from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
 from mqjax.types import TENSORS
 
 STATES_MOST = 2**18
@@ -53,19 +52,13 @@ class Descent:
     mappings that were priced last.
     """
 
-    def __init__(self, measures: list[Measure], cycles: float, operands: np.ndarray) -> None:
+    def __init__(self, measures: list[Measure], cycles: float, operands: np.ndarray, book: WindowBook) -> None:
         self._measures, self._cycles, self._operands = measures, cycles, operands
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
         space = self.charges.space
-        self._fixed = fixed_factors(space)
-        pairs = tuple((a, b) for a, b in DIM_PAIRS if space.layer.bounds[a] > 1 and space.layer.bounds[b] > 1)
-        sliding = [d for pair in pairs for d in pair]
-        forwards = bool((self.charges.spatial[:, sliding] > 1).any())
-        self.rules = LoopRules(tuple(map(tuple, idle_dims(space))), pairs, INPUTS, forwards)
+        self._fixed, self._book = fixed_factors(space), book
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
-        self._windows: list[WindowLoops] = [()]
-        self._numbers: dict[WindowLoops, int] = {(): 0}
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
         self.looked_at = 0
@@ -80,7 +73,7 @@ class Descent:
             place=np.array([self.charges.lattice.size - 1]),
             tensor=np.array([NO_TENSOR]),
             run=np.array([1]),
-            window=np.array([0]),
+            window=np.array([NO_WINDOW]),
             cost=np.array([[measure.start for measure in self._measures]]),
             exact=np.array([True]),
             parent=np.array([-1]),
@@ -139,7 +132,7 @@ class Descent:
         for code in np.unique(mask):
             rows = np.flatnonzero(mask == code)
             dims = tuple(np.flatnonzero(moving[rows[0]]).tolist())
-            for order in orders(self.rules, self._prefix[b], dims) if dims else (None,):
+            for order in orders(self._book.rules, self._prefix[b], dims) if dims else (None,):
                 yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
 
     def _pairs(self, b: int, outer: States, limits: Targets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,7 +166,7 @@ class Descent:
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E]."""
-        lattice, dims = self.charges.lattice, list(self.rules.idle[tensor])
+        lattice, dims = self.charges.lattice, list(self._book.rules.idle[tensor])
         part, windows, whole = self.bounds.parts[b][tensor], self.bounds.windows[b], outer.place[at]
         others, own, plain, closed, opened = (values[:, 0] for values in part)
         apart = lattice.places[whole] - lattice.places[place]
@@ -214,7 +207,7 @@ class Descent:
             run = factors[:, list(order.run)].prod(axis=1)
             if order.whole_run:
                 run = np.where(outer.tensor[at] == tensor, run * outer.run[at], run)
-            window = self._window(b, outer.window[at], place, order, factors)
+            window = self._book.numbers(b, outer.window[at], outer.place[at], place, order)
         cost, exact = self._cost(b, place, tensor, run, window)
         states = States(
             place, tensor, run, window, outer.cost[at] + cost, outer.exact[at] & exact, at,
@@ -231,36 +224,6 @@ class Descent:
             self._orders.append(order)
         return self._order_numbers[order]
 
-    def _window(self, b: int, outer: np.ndarray, place: np.ndarray, order: Order, factors: np.ndarray) -> np.ndarray:
-        """Numbers of the windows of pairs, int64 [E]."""
-        if not order.window:
-            return np.zeros(len(place), np.int64)
-        extents, dims = self.charges.lattice.extents[place], list(order.window)
-        rest = [d for pair in self.rules.pairs for d in pair]
-        columns = np.column_stack([outer if order.whole_window else 0 * outer, factors[:, dims], extents[:, rest] > 1])
-        unique, inverse = np.unique(columns, axis=0, return_inverse=True)
-        numbers = []
-        for row in unique.tolist():
-            inner = tuple((d, bound, b) for d, bound in zip(dims, row[1:], strict=False))
-            left = {d for d, more in zip(rest, row[1 + len(dims) :], strict=True) if more}
-            outside = self._windows[row[0]] if order.whole_window else ()
-            mixes = len({d for d, _, _ in (*inner, *outside) if self.rules.pair(d)} | left) > 1 and self._mixes(
-                (*inner, *outside), left
-            )
-            window = joined(self.rules, inner, outside, mixes)
-            numbers.append(self._numbers.setdefault(window, len(self._windows)))
-            if numbers[-1] == len(self._windows):
-                self._windows.append(window)
-        return np.array(numbers, np.int64)[inverse.reshape(-1)]
-
-    def _mixes(self, loops: WindowLoops, left: set[int]) -> bool:
-        """Whether loops of the other dimension of a pair may still come inside some loops."""
-        for d, _, _ in loops:
-            pair = self.rules.pair(d)
-            if pair is not None and any(other in left for other in pair if other != d):
-                return True
-        return all(self.rules.pair(d) is None for d, _, _ in loops) and bool(left)
-
     def _cost(
         self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -271,8 +234,8 @@ class Descent:
         for t in range(len(TENSORS)):
             if b and not charges.space.arch.levels[b - 1].keep[t]:
                 continue
-            if t == INPUTS and self.rules.pairs:
-                crossing, read = self._sliding(b, place, window)
+            if t == INPUTS and self._book.rules.pairs:
+                crossing, read = self._book.crossing(b, place, window)
                 exact &= crossing == read
                 # Neighbours may also fill less.
                 filled = np.where(exact, crossing, 0)
@@ -283,61 +246,6 @@ class Descent:
                     found = [x for x in measure.charges.of(b, t) if some in (None, x.direction)]
                     total[:, k] += measure.charges.cost(found, amount, self._operands[:, t])
         return total, exact
-
-    def _sliding(self, b: int, place: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Elements of Inputs that cross boundary b, and what is left of them where neighbours hand over all that they
-        might, int64 [E] each."""
-        crossing = np.empty(len(place), np.int64)
-        read = np.empty(len(place), np.int64)
-        for number in np.unique(window):
-            rows = np.flatnonzero(window == number)
-            crossing[rows], read[rows] = self._slide(b, place[rows], self._windows[number])
-        return crossing, read
-
-    def _slide(self, b: int, place: np.ndarray, window: WindowLoops) -> tuple[np.ndarray, np.ndarray]:
-        charges = self.charges
-        box, trips = charges.boxes[b, INPUTS][place], charges.trips[place]
-        if not window:
-            return box * trips, box * trips
-        extents = charges.lattice.extents[place]
-        coefficients = charges.coefficients[INPUTS]
-        ranks = {d: rank for rank, *dims in PAIRS for d in dims}
-        spatial, inside = charges.spatial[b], charges.inside
-        siblings = spatial.prod() > charges.scatter(b, INPUTS)
-        pair = next((p for d, _, _ in window if (p := self.rules.pair(d))), None)
-        along = [
-            (coefficients[ranks[d], d] * extents[:, d] * inside[b, d], spatial[d]) for d in pair or () if spatial[d] > 1
-        ]
-        same: dict[int, int] = {}
-        moved, repeated, handed = (
-            np.zeros(len(place), np.int64),
-            np.zeros(len(place), np.int64),
-            np.zeros(len(place), np.int64),
-        )
-        first = fresh = moved
-        weight = trips
-        for number, (d, bound, level) in enumerate(window):
-            move = moved * 0
-            if self.rules.pair(d):
-                move = coefficients[ranks[d], d] * extents[:, d] * inside[level + 1, d] * same.get(d, 1)
-                same[d] = same.get(d, 1) * bound
-            if number == 0:
-                first = move
-                if self.rules.pair(d):
-                    length = charges.lengths(b, INPUTS)[place, ranks[d]]
-                    fresh = box // length * np.minimum(length, move)
-            apart = move - moved
-            weight = weight // bound
-            times = (bound - 1) * weight
-            alike = (apart == first) if number else np.ones(len(place), bool)
-            repeated = repeated + np.where(alike, times, 0)
-            reached = (apart == 0) & siblings
-            for unit, children in along:
-                reached |= (apart != 0) & (np.abs(apart) <= unit * (children - 1)) & (apart % unit == 0)
-            handed = handed + np.where(reached & (fresh > 0), np.where(alike, fresh, box) * times, 0)
-            moved = moved + move
-        crossing = box * trips - (box - fresh) * repeated
-        return crossing, crossing - handed
 
     def _placed(self, history: list[States], last: int) -> Placed:
         """The mapping that ends in a state."""

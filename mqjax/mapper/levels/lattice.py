@@ -33,6 +33,7 @@ class Lattice:
     def __init__(self, bounds: tuple[int, ...]) -> None:
         self.bounds = np.array(bounds, np.int64)
         powers = [(d, p, n) for d, bound in enumerate(bounds) for p, n in _prime_powers(bound)]
+        self._along: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         self.shape = tuple(n + 1 for _, _, n in powers)
         self.dim = np.array([d for d, _, _ in powers], np.int64)
         self._primes = [p for _, p, _ in powers]
@@ -50,6 +51,15 @@ class Lattice:
         self.places = np.zeros((self.size, len(bounds)), np.int64)
         for a, (d, _, _) in enumerate(powers):
             self.places[:, d] += self.exponents[:, a] * self.strides[a]
+
+    def along(self, dims: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The extents of some dimensions: places int64 of all their combinations, the others being 1, and which of these
+        each place has, int64 [X]."""
+        key = tuple(dims)
+        if key not in self._along:
+            own = self.places[:, dims].sum(axis=1)
+            self._along[key] = np.unique(own, return_inverse=True)
+        return self._along[key]
 
     def least(self, values: np.ndarray, dims: list[int], fixed: dict[int, int]) -> np.ndarray:
         """The least of `values` [X, U] over the extents that become each extent when the loops of a level along `dims`

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from mqjax.mapper.levels.spreads import spread_layouts
@@ -14,15 +16,16 @@ def codes(codec: Codec, spatial: np.ndarray, placed: list[Placed]) -> np.ndarray
     differ in cost: int32 [N, width]."""
     space = codec.space
     layouts = list(spread_layouts(space, spatial))
-    found = np.zeros((len(placed) * len(layouts), codec.width), np.int32)
+    different = list(dict.fromkeys(one.loops for one in placed))
+    found = np.zeros((len(different) * len(layouts), codec.width), np.int32)
     numbers, orders, splits = codec.split(found)
     spread_out = [t for t, level in enumerate(space.tiling) if level.spatial]
     bounds = np.ones((len(space.dims), len(space.tiling)), np.int64)
     for t in spread_out:
         bounds[:, t] = spatial[space.tiling[t].level]
     temporal = [t for t, level in enumerate(space.tiling) if not level.spatial]
-    for row, (loops_of, layout) in enumerate((x, y) for x in placed for y in layouts):
-        for t, loops in zip(temporal, loops_of.loops, strict=True):
+    for row, (loops_of, layout) in enumerate(itertools.product(different, layouts)):
+        for t, loops in zip(temporal, loops_of, strict=True):
             bounds[:, t] = 1
             for d, bound in loops:
                 bounds[d, t] = bound

@@ -12,12 +12,13 @@ import numpy as np
 
 from mqjax.cost.packing import compute_cycles
 from mqjax.mapper.decision import Decision
+from mqjax.mapper.levels.book import WindowBook
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.descent import Descent
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
-from mqjax.mapper.levels.states import Measure, Targets, TooManyStates
+from mqjax.mapper.levels.states import Measures, Placed, Targets, TooManyStates
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
@@ -25,6 +26,9 @@ from mqjax.types import METRICS, BitWidths
 
 NEAR = 1e-11
 """Relative difference below which two energies may be equal: bounds are summed in another order than exact costs."""
+
+NEARLY = 1.05
+"""Where a mapping is known that takes so many times the least that a spread may take, no first one is looked for."""
 
 BEAM = 16
 """States that are kept at each boundary where a first mapping is looked for."""
@@ -127,45 +131,54 @@ class _Proof:
         return {s: us for s, us in found.items() if us}
 
     def _look(self, s: int, wanted: list[int]) -> None:
-        """Bound a spread for all packings that it may win, and find its best mappings for those wanted."""
+        """Bound a spread for all packings that it may win, and find its best mappings for those wanted, and for all others
+        of which a mapping is known, since that limits what there is to look at."""
         every = np.flatnonzero(self._may_win()[s])
         step = max(1, CELLS // self._charges[s].lattice.size)
         for first in range(0, len(every), step):
             some = every[first : first + step]
             bounds = Bounds(self._charges[s], self._decision.widths.operands[some])
             self._least[s, some] = self._start[s, some] + bounds.root
-            for i, u in enumerate(some.tolist()):
-                if u in wanted:
-                    self._check_time()
-                    self._descend(s, u, bounds.of(i))
+            chosen = self._may_win()[s, some] & (np.isin(some, wanted) | np.isfinite(self._standing[1][0, some]))
+            self._descend(s, some, np.flatnonzero(chosen), bounds)
 
-    def _descend(self, s: int, u: int, bounds: Bounds) -> None:
-        """Find the best mappings of a spread at a packing."""
-        descent = None
+    def _descend(self, s: int, packings: np.ndarray, chosen: np.ndarray, bounds: Bounds) -> None:
+        """Find the best mappings of a spread at the chosen ones of some packings, whose bounds are given."""
+        descents = {}
+        if len(chosen):
+            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges[s])
+            operands = self._decision.widths.operands[packings]
+            for i in chosen.tolist():
+                of_packing = [measure.of(i) for measure in measures if measure.may_limit(i)]
+                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book)
         for beam in (BEAM, None):
             self._standing = self._decision.standing()
-            targets = self._targets(u)
-            if not targets.keeps(self._least[s, u], self._cycles[s, u]):
-                return
-            descent = descent or Descent(
-                self._measures(s, u, bounds), self._cycles[s, u], self._decision.widths.operands[u]
-            )
-            placed = descent.best(targets, beam)
-            self._decision.searched = (self._decision.searched or 0) + descent.looked_at
-            if placed:
-                self._decision.consider(codes(self._codec, self._spreads[s], placed))
-        self._done[s, u] = True
+            found: list[Placed] = []
+            try:
+                for i, descent in descents.items():
+                    u = int(packings[i])
+                    targets = self._targets(u)
+                    known = beam is not None and targets.energy < NEARLY * self._least[s, u]
+                    if not known and targets.keeps(self._least[s, u], self._cycles[s, u]):
+                        self._check_time()
+                        found += descent.best(targets, beam)
+                        self._decision.searched = (self._decision.searched or 0) + descent.looked_at
+            finally:
+                if found:
+                    self._decision.consider(codes(self._codec, self._spreads[s], found))
+        self._done[s, packings[chosen]] = True
 
-    def _measures(self, s: int, u: int, bounds: Bounds) -> list[Measure]:
-        """pJ, and the words that may slow the MACs down."""
-        charges, widths = self._charges[s], self._decision.widths.take(slice(u, u + 1))
-        operands = widths.operands
-        measures = [Measure(charges, bounds, float(self._start[s, u]), np.inf)]
+    def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measures]:
+        """pJ, and the words that may slow the MACs down, at some packings."""
+        charges, widths = self._charges[s], self._decision.widths
+        operands, cycles = widths.operands[packings], self._cycles[s, packings]
+        measures = [Measures(charges, bounds, self._start[s, packings], np.inf, np.ones(len(packings), bool))]
         for level, limits in enumerate(charges.space.arch.tech.bandwidth):
             for direction, bandwidth in enumerate(limits):
                 if np.isfinite(bandwidth):
                     counted = charges.counting(level, direction)
-                    if counted.most(operands[0]) > bandwidth * self._cycles[s, u]:
-                        words = counted.of_macs(operands)[0]
-                        measures.append(Measure(counted, Bounds(counted, operands), float(words), bandwidth))
+                    may_limit = counted.most(operands) > bandwidth * cycles
+                    if may_limit.any():
+                        start = counted.of_macs(operands)
+                        measures.append(Measures(counted, Bounds(counted, operands), start, bandwidth, may_limit))
         return measures

@@ -87,26 +87,13 @@ def _order(rules: LoopRules, loops: tuple[int, ...]) -> Order:
     return Order(loops, tensor, run, window, len(run) == len(loops), whole)
 
 
-def _mixed(rules: LoopRules, window: tuple[int, ...]) -> bool:
-    """Whether a window has loops of both dimensions of a pair."""
-    return len({d for d in window if rules.pair(d)}) > 1
-
-
-def joined(rules: LoopRules, inner: WindowLoops, outer: WindowLoops, mixes: bool) -> WindowLoops:
-    """The window of loops `inner` inside the window `outer`; mixes: loops of the other dimension of its pair may come
-    inside."""
+def joined(rules: LoopRules, inner: WindowLoops, outer: WindowLoops) -> WindowLoops:
+    """The window of loops `inner` inside the window `outer`; idle loops that meet become one."""
     window = (*inner, *outer)
-    window = window[: window_length(rules, tuple(d for d, _, _ in window))]
     merged: list[tuple[int, int, int]] = []
-    for d, bound, level in window:
+    for d, bound, level in window[: window_length(rules, tuple(d for d, _, _ in window))]:
         if merged and d in rules.idle[rules.inputs] and merged[-1][0] in rules.idle[rules.inputs]:
-            merged[-1] = (d, bound * merged[-1][1], merged[-1][2])
+            merged[-1] = (merged[-1][0], bound * merged[-1][1], merged[-1][2])
         else:
             merged.append((d, bound, level))
-    if not (mixes or rules.forwards) and not _mixed(rules, tuple(d for d, _, _ in merged)):
-        # Loops of one dimension repeat a move only after loops of bound 2.
-        for place, (d, bound, _) in enumerate(merged):
-            if rules.pair(d) and bound != 2:
-                merged = merged[: place + 1]
-                break
     return tuple(merged)

@@ -83,6 +83,22 @@ class Measure(NamedTuple):
     bandwidth: float
 
 
+class Measures(NamedTuple):
+    """A `Measure` at several packings, axis U. may_limit: whether it may be more than the bandwidth allows."""
+
+    charges: Charges
+    bounds: Bounds
+    start: np.ndarray
+    bandwidth: float
+    limiting: np.ndarray
+
+    def may_limit(self, u: int) -> bool:
+        return bool(self.limiting[u])
+
+    def of(self, u: int) -> Measure:
+        return Measure(self.charges, self.bounds.of(u), float(self.start[u]), self.bandwidth)
+
+
 def distinct(states: States) -> States:
     """The states without those that cost no less than an exact one that agrees in all that matters further in."""
     keys = (states.place, states.tensor, states.run, states.window)

@@ -60,41 +60,42 @@ def _slide_pair(charges: Charges, b: int, pair: tuple[int, ...], closed: Crossin
     lattice, spatial = charges.lattice, charges.spatial
     rank, *dims = pair
     full = charges.boxes[b, INPUTS].astype(np.float64) * charges.trips
-    length = charges.lengths(b, INPUTS)[:, rank]
-    outside = (lattice.bounds // lattice.extents)[:, dims]
-    steps = charges.coefficients[INPUTS, rank, dims] * lattice.extents[:, dims] * charges.inside[b, dims]
+    # All of this follows from the extents of the pair.
+    rows, place = lattice.along(dims)
+    extents = lattice.extents[rows]
+    length = charges.lengths(b, INPUTS, extents)[:, rank]
+    outside = (lattice.bounds // extents)[:, dims]
+    steps = charges.coefficients[INPUTS, rank, dims] * extents[:, dims] * charges.inside[b, dims]
     moves = steps * spatial[b, dims]
-    equal = (outside > 1).all(axis=1) & (moves[:, 0] == moves[:, 1])
-    double = (outside > 1).all(axis=1) & ((moves[:, 0] == 2 * moves[:, 1]) | (moves[:, 1] == 2 * moves[:, 0]))
+    both = (outside > 1).all(axis=1)
+    equal = both & (moves[:, 0] == moves[:, 1])
+    double = both & ((moves[:, 0] == 2 * moves[:, 1]) | (moves[:, 1] == 2 * moves[:, 0]))
     siblings = bool(spatial[b].prod() > charges.scatter(b, INPUTS))
     unmoved = bool((spatial[b:, dims] == 1).all())
-    columns, place = np.unique(np.column_stack([moves, outside, length]), axis=0, return_inverse=True)
+    columns = np.column_stack([moves, outside, length]).tolist()
     reach = (steps * (spatial[b, dims] - 1)).sum(axis=1)  # of the children, which lie along one dimension at most
     children = int(spatial[b, dims].prod())
     for first, tensor in ((0, OUTPUTS), (1, WEIGHTS), (None, INPUTS)):
-        moving = np.ones(len(full), bool) if first is None else outside[:, first] > 1
+        moving = np.ones(len(rows), bool) if first is None else outside[:, first] > 1
+        # Rounded down, so that no access is counted that is not made.
         whole, read = (
-            _crossing(full, [_saved(first, row, charges.depth - b, helped, unmoved) for row in columns.tolist()], place)
+            (1 - np.array([_saved(first, row, charges.depth - b, helped, unmoved) for row in columns])) * (1 - 1e-12)
             for helped in (False, siblings)
         )
         changed = equal if first is None else moving & (double | equal)
         for crossing, where in ((open_, moving), (closed, changed)):
-            _lower(crossing.whole[tensor], where, whole)
-            _lower(crossing.read[tensor], where, read)
+            _lower(crossing.whole[tensor], full, where, whole, place)
+            _lower(crossing.read[tensor], full, where, read, place)
         if children > 1 and first is not None:
-            near = (outside > 1).all(axis=1) | ((outside > 1) & (moves <= reach[:, None])).any(axis=1)
+            near = both | ((outside > 1) & (moves <= reach[:, None])).any(axis=1)
             for crossing in (open_, closed):
-                _lower(crossing.read[tensor], near & moving, read / children)
+                _lower(crossing.read[tensor], full, near & moving, read / children, place)
 
 
-def _crossing(full: np.ndarray, saved: list[float], place: np.ndarray) -> np.ndarray:
-    """What is left of `full` [X] of shares that are saved, each at its place, float64 [X]; rounded down, so that no access
-    is counted that is not made."""
-    return full * (1 - np.array(saved))[place.reshape(-1)] * (1 - 1e-12)
-
-
-def _lower(values: np.ndarray, where: np.ndarray, least: np.ndarray) -> None:
-    values[where] = np.minimum(values, least)[where]
+def _lower(values: np.ndarray, full: np.ndarray, where: np.ndarray, shares: np.ndarray, place: np.ndarray) -> None:
+    """Lower `values` [X] to shares of `full` [X], where they are lowered; where, shares: of what is at each place."""
+    if where.any():
+        np.minimum(values, full * np.where(where, shares, np.inf)[place], out=values)
 
 
 def _saved(first: int | None, row: list[int], levels: int, siblings: bool, unmoved: bool) -> float:
