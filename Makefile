@@ -10,7 +10,7 @@ search: $(VENV)/installed
 	$(VENV)/bin/mqjax search --arch eyeriss --network mobilenetv1 --dataset fashion_mnist --out $(RUN)
 
 test: $(VENV)/tested
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/tested
 	$(VENV)/bin/ruff check .

@@ -65,7 +65,7 @@ def main() -> None:
     test = trained.dataset.sized("test", trained.model.architecture.resolution)
     if args.quick:
         args.assignments = 3
-        few = trained.dataset.sized("validation", trained.model.architecture.resolution, limit=128)
+        few = trained.dataset.sized("validation", trained.model.architecture.resolution, limit=256)
         data = validation = test = few
     wiring = trained.model.architecture.wiring()
     genomes = assignments(args.assignments, wiring.genes)

@@ -6,7 +6,7 @@ Runs the `mqjax train` commands of RUNS one after the other; leaves metrics.csv 
 all test images with the commands in accuracies.json, and curves of the runs in float.png and quantized.png. A killed run
 is continued, a finished one is only read.
 Expected on 2 cores: 2 minutes an epoch of MobileNetV2, 1 of MobileNetV1; three hours for all;
---quick: v1_8 alone, on the embedded subset.
+--quick: v1_8 alone, on 256 images of each part of the embedded subset.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import sys
 from pathlib import Path
 
 import jax
+from prepare_fashion_mnist import encode
 
 from mqjax.accuracy.training import EpochResult
-from mqjax.data import EMBEDDED
+from mqjax.data import load_dataset, write_prepared
+from mqjax.data.fashion_mnist import CLASSES
 from mqjax.io.files import write_atomically
 from mqjax.show.figures import training_curves
 
@@ -39,6 +41,17 @@ RUNS = {
 }
 
 
+def prepare_few(folder: Path) -> None:
+    """Prepare the first 256 images of each part of the embedded subset in a folder."""
+    embedded = load_dataset("fashion_mnist")
+    parts = {name: embedded.load(name, limit=256) for name in embedded.splits}
+    items = {
+        name: [(encode(image[..., 0]), int(label)) for image, label in zip(part.images, part.labels, strict=True)]
+        for name, part in parts.items()
+    }
+    write_prepared("fashion_mnist", items, CLASSES, folder, channels=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
@@ -48,7 +61,8 @@ def main() -> None:
     args = parser.parse_args()
     more = ""
     if args.quick:
-        args.only, more = ["v1_8"], f" --batch 500 --data-dir {EMBEDDED}"
+        args.only, more = ["v1_8"], f" --data-dir {args.runs / 'few'}"
+        prepare_few(args.runs / "few")
     summary = args.out / "accuracies.json"
     document = json.loads(summary.read_text()) if summary.exists() else {"device": "", "runs": {}}
     document["device"] = jax.devices()[0].device_kind

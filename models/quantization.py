@@ -26,10 +26,7 @@ from jax import Array
 
 from mqjax.models.graph import Graph, Node
 from mqjax.models.network import convolve, walk
-from mqjax.network.wiring import Wiring
-
-OUTPUT_WIDTH = 8
-"""Bit-width of the network's output."""
+from mqjax.network.wiring import OUTPUT_WIDTH, Wiring
 
 SHIFT = 2.0**-10
 """How far below their values images are read, in steps of their grid."""

@@ -39,7 +39,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, Any]:
+def bench_evaluator(arch: Arch, layer: Layer, *, seconds: float = 2.0) -> dict[str, Any]:
     """Mappings per second of the sweep over the layer's space, for one triple and for all 343, minima only."""
     space = Mapspace(arch, layer)
     result: dict[str, Any] = {"arch": arch.name, "layer": layer.name, "distinct_mappings": space.distinct}
@@ -136,7 +136,7 @@ def general(arch: Arch, layer: Layer, count: int = 4096) -> dict[str, float]:
     return {"evaluated_mappings_per_s": count / seconds}
 
 
-def table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
+def bench_table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
     """Seconds for the table of a 224x224 network: all triples and native, three metrics, mappings, nothing cached; the
     first call compiles."""
     layers = network_layers(network, depthwise=depthwise)
@@ -194,7 +194,7 @@ def generation(objectives: int, population: int = 16_384, genes: int = 106) -> d
     return {"objectives": objectives, "population": population, "seconds": round(spent / 3, 4)}
 
 
-def accuracy(method: str, images: int = 1024) -> dict[str, Any]:
+def bench_accuracy(method: str, images: int = 1024) -> dict[str, Any]:
     """Assignments per second by how many are evaluated at once, with the shipped network on the embedded data."""
     from mqjax.accuracy.judge import default_accuracy
 
@@ -217,16 +217,16 @@ def accuracy(method: str, images: int = 1024) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    "evaluator": lambda: [evaluator(load_arch(name), _typical()) for name in ("eyeriss", "simba")],
+    "evaluator": lambda: [bench_evaluator(load_arch(name), _typical()) for name in ("eyeriss", "simba")],
     "general": lambda: {name: general(load_arch(name), _typical()) for name in ("eyeriss", "simba")},
     "table": lambda: [
-        table(load_arch(arch), network, "native")
+        bench_table(load_arch(arch), network, "native")
         for network in ("mobilenetv1", "mobilenetv2")
         for arch in ("eyeriss", "simba")
     ],
     "pricing": pricing,
     "nsga2": lambda: [generation(objectives) for objectives in (2, 3)],
-    "accuracy": lambda: [accuracy(method) for method in ("ptq", "finetune:0", "finetune:20")],
+    "accuracy": lambda: [bench_accuracy(method) for method in ("ptq", "finetune:0", "finetune:20")],
 }
 """What `mqjax bench` measures, by name."""
 

@@ -28,6 +28,20 @@ def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sizes(parser: argparse.ArgumentParser, network: str) -> None:
+    """--width-multiplier, --resolution, --classes, --channels of what the help calls `network`; the library's defaults."""
+    from mqjax.models.networks import architecture
+
+    usual = architecture.__kwdefaults__
+    for name, kind, means in (
+        ("width_multiplier", float, f"of {network}"),
+        ("resolution", int, f"height and width of {network}'s images"),
+        ("classes", int, f"outputs of {network}"),
+        ("channels", int, f"channels of {network}'s images"),
+    ):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual[name], help=means)
+
+
 def add_layer_arguments(
     parser: argparse.ArgumentParser, *, layer: bool = True, required: bool = True, constraints: bool = True
 ) -> None:
@@ -47,10 +61,7 @@ def add_layer_arguments(
             default="cnn",
             help="shape of --layer; grouped: G groups of C input and M output channels each; matmul: B products of M x K by K x N",
         )
-    parser.add_argument("--width-multiplier", type=float, default=1.0, help="of --network")
-    parser.add_argument("--resolution", type=int, default=224, help="height and width of --network's images")
-    parser.add_argument("--classes", type=int, default=1000, help="outputs of --network")
-    parser.add_argument("--channels", type=int, default=3, help="channels of --network's images")
+    add_sizes(parser, "--network")
     parser.add_argument(
         "--depthwise",
         choices=("native", "dense"),
@@ -69,8 +80,8 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="K",
-        help="also try up to K larger bounds of every dimension, and keep the best (default: 0: only dimensions that the "
-        "fixed factors do not divide are padded, to the next bound that they do)",
+        help="also try up to K larger bounds of every dimension, and keep the best (default: %(default)s: only dimensions "
+        "that the fixed factors do not divide are padded, to the next bound that they do)",
     )
     group.add_argument("--no-pad", action="store_true", help="refuse layers that would have to be padded")
     parser.add_argument(
@@ -78,7 +89,7 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=SECONDS,
         help="time for one layer; a space that takes longer is searched that long, and the best that was found is called "
-        f"not proven (default: {SECONDS:g})",
+        "not proven (default: %(default)g)",
     )
 
 

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from mqjax.commands._layers import add_sizes
+
 if TYPE_CHECKING:
     from mqjax.models.files import NetworkSource
 
@@ -23,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network",
         help="a network's name; a file: ONNX, layers as YAML or CSV, a Timeloop problem; or a Flax module, MODULE:OBJECT@HxWxC",
     )
-    show.add_argument("--width-multiplier", type=float, default=1.0, help="of a named network")
-    show.add_argument("--resolution", type=int, default=224, help="height and width of a named network's images")
-    show.add_argument("--classes", type=int, default=1000, help="outputs of a named network")
-    show.add_argument("--channels", type=int, default=3, help="channels of a named network's images")
+    add_sizes(show, "a named network")
     show.add_argument(
         "--depthwise", choices=("native", "dense"), default="native", help="how depthwise layers are seen"
     )

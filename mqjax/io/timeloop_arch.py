@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.io.timeloop_constraints import Rules
-from mqjax.io.timeloop_tree import Part, attribute_error, number, read_tree
+from mqjax.io.timeloop_constraints import ConstraintReader
+from mqjax.io.timeloop_tree import Component, attribute_error, number, read_tree
 from mqjax.projection import LOOPS
 
 # Actions that are looked up for an access, first found first taken.
@@ -42,14 +42,14 @@ WITHOUT_COUNTERPART: dict[str, Any] = {
 }
 
 
-class Imported(NamedTuple):
+class ImportedArch(NamedTuple):
     """An accelerator in our format, and sentences about what in the files has no counterpart there."""
 
     document: dict[str, Any]
     without_counterpart: list[str]
 
 
-def import_accelerator(name: str, tables: Path, rules_folder: Path) -> Imported:
+def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedArch:
     """The accelerator of arch.yaml, ERT.yaml and ART.yaml in `tables`, arch_constraints.yaml and map_constraints.yaml in
     `rules_folder`, which v0.4 may lack, under the name `name`. Raises `InputError` naming file, line and key."""
     notes: list[str] = []
@@ -58,7 +58,7 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> Imported:
     names = [part.name for part in parts]
     energies = _energies(read_document(tables / "ERT.yaml"), names, notes)
     areas = _areas(read_document(tables / "ART.yaml"), names)
-    rules = Rules(targets, notes)
+    rules = ConstraintReader(targets, notes)
     hardware = rules.of_nodes(arch, constraints)
     lists = []
     for file in ("arch_constraints.yaml", "map_constraints.yaml"):
@@ -81,7 +81,7 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> Imported:
         "levels": levels,
         "constraints": {"arch": [*hardware, *lists[0], *relays], "paper": lists[1]},
     }
-    return Imported(document, notes)
+    return ImportedArch(document, notes)
 
 
 # --- Energies and areas ----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _areas(art: Document, names: list[str]) -> dict[str, float]:
     return {component: _amount(art, ("ART", "tables", i, "area")) for i, component in _table(art, "ART", names)}
 
 
-def _area(part: Part, areas: Mapping[str, float], notes: list[str]) -> float:
+def _area(part: Component, areas: Mapping[str, float], notes: list[str]) -> float:
     if part.name not in areas:
         notes.append(f"{part.name}: the ART has no area, so 0 is taken")
     return areas.get(part.name, 0.0)
@@ -151,14 +151,14 @@ def sram_fit(word_bits: int, block: int, cluster: int, rows: int) -> float:
 # --- Levels ----------------------------------------------------------------------------------------------------------
 
 
-def _mac(arch: Document, part: Part, energies: Mapping, areas: Mapping, notes: list[str]) -> dict[str, Any]:
+def _mac(arch: Document, part: Component, energies: Mapping, areas: Mapping, notes: list[str]) -> dict[str, Any]:
     energy = _first(energies.get(part.name, {}), "mac")
     if energy is None:
         raise arch.error(part.loc[:-1], f"the ERT has none of the actions {', '.join(ACTIONS['mac'])} of {part.name}")
     return {"name": part.name, "mesh": part.mesh, "energy_pj": energy, "area_um2": _area(part, areas, notes)}
 
 
-def _capacity(arch: Document, part: Part, word_bits: int, block: int) -> int | None:
+def _capacity(arch: Document, part: Component, word_bits: int, block: int) -> int | None:
     """Words per instance; None where no size is given."""
     given = [key for key in ("entries", "depth", "memory_depth", "sizeKB") if part.attributes.get(key) is not None]
     if len(given) > 1 and not {"depth", "memory_depth"} >= set(given):
@@ -174,7 +174,7 @@ def _capacity(arch: Document, part: Part, word_bits: int, block: int) -> int | N
 
 
 def _level(
-    arch: Document, part: Part, energies: Mapping, areas: Mapping, notes: list[str], *, stores: bool
+    arch: Document, part: Component, energies: Mapping, areas: Mapping, notes: list[str], *, stores: bool
 ) -> dict[str, Any]:
     """A level without what it keeps; one that stores nothing needs no energies."""
     word_bits = number(arch, part, "word_bits", "word_width", "datawidth") or 16
@@ -222,7 +222,7 @@ def _level(
     return level
 
 
-def _bandwidth(arch: Document, part: Part) -> dict[str, float]:
+def _bandwidth(arch: Document, part: Component) -> dict[str, float]:
     """Words per cycle read and written, as far as they are limited."""
     result: dict[str, float] = {}
     for key, kinds, share in (

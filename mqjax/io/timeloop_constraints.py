@@ -26,7 +26,7 @@ class Keep(NamedTuple):
     bypass: list[str]
 
 
-class Rules:
+class ConstraintReader:
     """Reads constraints, whose names of components `targets` explains; what is given, also in several files, is given once."""
 
     def __init__(self, targets: Mapping[str, Target], notes: list[str]) -> None:

@@ -36,7 +36,7 @@ class Target(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """A storage level, the MACs, or a level that stores nothing ("relay"): its name without index range, its instances as
     [X, Y], where its attributes stand, and these, with underscores."""
 
@@ -54,7 +54,7 @@ class Part:
 class Tree(NamedTuple):
     """Parts, outermost first; what constraints on each name are about; and where v0.4 nodes have constraints, by name."""
 
-    parts: list[Part]
+    parts: list[Component]
     targets: dict[str, Target]
     constraints: list[tuple[str, Loc]]
 
@@ -80,7 +80,7 @@ def read_tree(arch: Document, notes: list[str]) -> Tree:
     return found
 
 
-def number(arch: Document, part: Part, *keys: str) -> int | None:
+def number(arch: Document, part: Component, *keys: str) -> int | None:
     """The positive whole number under the first of the attributes `keys` (with underscores) that is given."""
     for key in keys:
         value = part.attributes.get(key)
@@ -94,7 +94,7 @@ def number(arch: Document, part: Part, *keys: str) -> int | None:
     return None
 
 
-def attribute_error(arch: Document, part: Part, key: str, problem: str) -> InputError:
+def attribute_error(arch: Document, part: Component, key: str, problem: str) -> InputError:
     """An error about an attribute, as the file spells it."""
     given = arch.at(part.loc, dict, {})
     spelled = next((str(k) for k in given if str(k).replace("-", "_") == key), key)
@@ -145,7 +145,7 @@ def _read_subtrees(arch: Document, notes: list[str]) -> Tree:
     return Tree(parts, targets, [])
 
 
-def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Part]:
+def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Component]:
     loc: Loc = ("architecture",)
     count = 1
     arch.at((*loc, "subtree"), list)
@@ -161,13 +161,13 @@ def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Part]:
             title = arch.at((*here, "class"), str)
             attributes = {**_attributes(arch, here), "class": title}
             if kind := _kind(title):
-                part = Part(name, kind, [count * instances, 1], (*here, "attributes"), attributes)
+                part = Component(name, kind, [count * instances, 1], (*here, "attributes"), attributes)
                 yield dataclasses.replace(part, mesh=_mesh(arch, part))
             else:
                 notes.append(_left_out(name))
 
 
-def _mesh(arch: Document, part: Part) -> list[int]:
+def _mesh(arch: Document, part: Component) -> list[int]:
     """[X, Y]: as given, or all instances along X."""
     x, y = number(arch, part, "meshX", "mesh_X", "mesh_x"), number(arch, part, "meshY", "mesh_Y", "mesh_y")
     count = number(arch, part, "instances") or part.instances
@@ -187,7 +187,7 @@ class _Nodes:
 
     def __init__(self, arch: Document, notes: list[str]) -> None:
         self.arch, self.notes = arch, notes
-        self.parts: list[Part] = []
+        self.parts: list[Component] = []
         self.targets: dict[str, Target] = {}
         self.constraints: list[tuple[str, Loc]] = []
         self.mesh = [1, 1]
@@ -230,7 +230,7 @@ class _Nodes:
                 continue
             title = self.arch.at((*here, "class"), str)
             if kind := _kind(title):
-                part = Part(name, kind, list(self.mesh), (*here, "attributes"), {**attributes, "class": title})
+                part = Component(name, kind, list(self.mesh), (*here, "attributes"), {**attributes, "class": title})
                 self.parts.append(part)
                 self.targets[name] = self.targets[name]._replace(level=name if kind == "storage" else None)
                 self.waiting = None
@@ -239,7 +239,7 @@ class _Nodes:
 
     def _fan_out(self, name: str, loc: Loc, instances: int) -> None:
         """A node begins: of its instances inside the node before, each level so far has its share."""
-        part = Part(name, "", [1, 1], (*loc, "spatial"), dict(self.arch.at((*loc, "spatial"), dict, {})))
+        part = Component(name, "", [1, 1], (*loc, "spatial"), dict(self.arch.at((*loc, "spatial"), dict, {})))
         x, y = number(self.arch, part, "meshX") or 1, number(self.arch, part, "meshY") or 1
         if instances > 1 and x * y == 1:
             x = instances
@@ -248,7 +248,7 @@ class _Nodes:
             raise self.arch.error((*loc, "name"), f"{instances} instances are not {x} times {y}, as spatial says")
         if fanout > 1 and self.waiting is not None:
             relay, place = self.waiting
-            self.parts.append(Part(relay, "relay", list(self.mesh), (*place, "attributes"), {"class": "relay"}))
+            self.parts.append(Component(relay, "relay", list(self.mesh), (*place, "attributes"), {"class": "relay"}))
             self.targets[relay] = self.targets[relay]._replace(level=relay)
         above = self.parts[-1].name if self.parts and fanout > 1 else None
         self.targets[name] = Target(above, fanout, None)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from mqjax.cost.exact.evaluator import check_counts
-from mqjax.cost.fast.terms import LARGEST_COUNT, LEAST_PJ
+from mqjax.cost.fast.terms import LARGEST_SWEPT, LEAST_PJ
 from mqjax.cost.packing import slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, exact_costs
@@ -89,7 +89,7 @@ def decide(
 ) -> Decision:
     """Cover a share of `space` for all `bits` and all metrics. The whole is proven level by level where that is quicker, and
     searched where it is too large for either."""
-    check_counts(space.layer, LARGEST_COUNT / slowest_pace(space.arch))
+    check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
     relaxed = space.constraints != "paper" and space.joint_rows > ROWS_SWEPT
     if relaxed or space.too_large:
         deadline = time.monotonic() + seconds

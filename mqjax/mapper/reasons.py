@@ -12,10 +12,10 @@ def why_nothing_fits(space: Mapspace, bits: BitWidths) -> str:
     found = space.arch.too_wide(bits)
     if found is not None:
         return f"{found[0]} bits do not fit the {found[1].word_bits}-bit words of {found[1].name}"
-    return describe(find_reasons(space, bits), space, bits)
+    return sentence(find_reasons(space, bits), space, bits)
 
 
-def describe(found: Reasons, space: Mapspace, bits: BitWidths) -> str:
+def sentence(found: Reasons, space: Mapspace, bits: BitWidths) -> str:
     """What was found, as text that begins in the middle of a sentence."""
     if not found.change:
         return "some mappings fit, but none was found in time; search for longer"

@@ -38,7 +38,7 @@ SIZES = {"cpu": Sizes(2**12, 2**13, 2**11, 2**15, 16), "gpu": Sizes(2**20, 2**20
 """By platform. A CPU's cache holds what a chunk needs; a GPU wants work for all its threads. Those of GPUs are bounded by memory
 (a test holds it) and were not measured: none was at hand."""
 
-ORDERS_MOST = 2**7
+BLOCK_ORDERS_MOST = 2**7
 """Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
 
 
@@ -83,7 +83,7 @@ class Sweeper:
         most = self.sizes.block_rows
         self._blocks = [
             Block(whole.number, whole.order, rows)
-            for whole in (orders(space) if math.prod(self.numbering.shape) <= ORDERS_MOST else ())
+            for whole in (orders(space) if math.prod(self.numbering.shape) <= BLOCK_ORDERS_MOST else ())
             for rows in itertools.product(
                 *([rows[i : i + most] for i in range(0, len(rows), most)] for rows in whole.rows)
             )
@@ -151,7 +151,7 @@ class Sweeper:
         """What programs read of at most `chosen_size` mappings: one table."""
         columns = np.ones((len(self._flat.columns[0]), self.chosen_size))
         first = 0
-        for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.rows.T, strict=True):
+        for group, slots, picks in zip(self.space.groups, self.plan.columns, rows.of_groups.T, strict=True):
             self._write_bounds(columns[first : first + len(slots)], group, slots, picks)
             first += len(slots)
         order = np.zeros(self.chosen_size, np.int32)

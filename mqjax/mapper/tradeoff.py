@@ -15,7 +15,7 @@ import numpy as np
 
 from mqjax.arch import Arch
 from mqjax.cost.exact.evaluator import check_counts
-from mqjax.cost.fast.terms import LARGEST_COUNT
+from mqjax.cost.fast.terms import LARGEST_SWEPT
 from mqjax.cost.packing import packing_boxes, slowest_pace, stacked_widths
 from mqjax.errors import InputError
 from mqjax.mapper.decision import exact_costs
@@ -63,7 +63,7 @@ def tradeoff(
     mapped = padded_or_itself(arch, layer, constraints=constraints, pad=pad)
     space = Mapspace(arch, mapped, constraints=constraints)
     arch.check_widths(bits, layer)
-    check_counts(mapped, LARGEST_COUNT / slowest_pace(arch))
+    check_counts(mapped, LARGEST_SWEPT / slowest_pace(arch))
     if space.too_large or space.may_forward:
         reason = f"of {space.size:.1e} mappings is too large to cover" if space.too_large else "may forward data"
         raise InputError(f"layer {layer.name!r}: no Pareto set of energy and delay, since its space {reason}")

@@ -22,14 +22,14 @@ class Rows(NamedTuple):
     forward data."""
 
     order: np.ndarray
-    rows: np.ndarray
+    of_groups: np.ndarray
     spatial: np.ndarray
 
     def __len__(self) -> int:
         return len(self.order)
 
     def take(self, at: Any) -> Rows:
-        return Rows(self.order[at], self.rows[at], self.spatial[at])
+        return Rows(self.order[at], self.of_groups[at], self.spatial[at])
 
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
@@ -43,8 +43,8 @@ class Rows(NamedTuple):
     @staticmethod
     def of_codes(codes: np.ndarray) -> Rows:
         """The mappings with these `codes`."""
-        order, rows, spatial = np.split(codes, [1, codes.shape[1] - 1], axis=1)
-        return Rows(order[:, 0], rows, spatial[:, 0])
+        order, of_groups, spatial = np.split(codes, [1, codes.shape[1] - 1], axis=1)
+        return Rows(order[:, 0], of_groups, spatial[:, 0])
 
 
 class Block(NamedTuple):
@@ -73,8 +73,8 @@ class Block(NamedTuple):
 
 def pruned_weights(space: Mapspace, rows: Rows) -> np.ndarray:
     """How many pruned mappings each of `rows` stands for, float64 [N]; 0 where another order counts them."""
-    of_groups = [group.weight[pick] for group, pick in zip(space.groups, rows.rows.T, strict=True)]
-    return functools.reduce(operator.mul, of_groups) * (rows.order == 0)
+    weights = [group.weight[pick] for group, pick in zip(space.groups, rows.of_groups.T, strict=True)]
+    return functools.reduce(operator.mul, weights) * (rows.order == 0)
 
 
 def orders(space: Mapspace) -> list[Block]:
@@ -147,7 +147,7 @@ def spatial_variants(space: Mapspace, rows: Rows) -> Rows:
         counts *= np.array([len(_layouts(space, t, row)) for row in patterns], np.int64)[inverse]
     entry = np.repeat(np.arange(len(rows)), counts)
     nth = np.arange(len(entry)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return Rows(rows.order[entry], rows.rows[entry], nth.astype(np.int32))
+    return Rows(rows.order[entry], rows.of_groups[entry], nth.astype(np.int32))
 
 
 def _order(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
@@ -162,7 +162,7 @@ def _order(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
 def factors_of(space: Mapspace, rows: Rows) -> np.ndarray:
     """Bounds int64 [N, T, D] of every dimension at every tiling level."""
     factors = np.ones((len(rows), len(space.tiling), len(space.dims)), np.int64)
-    for group, row in zip(space.groups, rows.rows.T, strict=True):
+    for group, row in zip(space.groups, rows.of_groups.T, strict=True):
         for d, table, pick in zip(group.dims, group.tables, group.picks, strict=True):
             factors[:, :, d] = table[pick[row]]
     return factors

@@ -8,12 +8,9 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.mapper.table import CostTable
-from mqjax.network.wiring import Wiring
+from mqjax.network.wiring import OUTPUT_WIDTH, Wiring
 from mqjax.objectives import HARDWARE_OBJECTIVES, mapping_metric, objective_of
 from mqjax.types import METRICS, WIDTHS, BitWidths
-
-OUTPUT_WIDTH = 8
-"""Bit-width of a network's output."""
 
 _BATCH = 2**14  # genomes at a time: what is touched stays in the cache
 

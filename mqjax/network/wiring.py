@@ -11,13 +11,16 @@ import numpy as np
 from mqjax.errors import InputError
 from mqjax.types import WIDTHS, Layer
 
+OUTPUT_WIDTH = 8
+"""Bit-width of a network's output."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
     """The stored tensors of a network of L layers with kernels (convolutions and fully connected layers).
 
     A stored tensor is what memory keeps between layers at one bit-width: of T tensors the search chooses the width. Number
-    T is the network's output, whose width is fixed (`mqjax.network.cost.OUTPUT_WIDTH`).
+    T is the network's output, whose width is fixed (`OUTPUT_WIDTH`).
 
     A genome lists, layer by layer, the widths of the stored tensors that no earlier layer has read, then the width of the
     layer's kernel. In a chain these are L pairs (input, weight).

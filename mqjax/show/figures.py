@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -169,8 +170,9 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
 
 
 def _short(names: list[str]) -> list[str]:
-    """Layer names without the network's."""
-    return [name.split("_", 1)[-1] for name in names]
+    """Layer names without the network's, which all of them begin with."""
+    shared = os.path.commonprefix(names).rpartition("_")
+    return [name.removeprefix(f"{shared[0]}_") if shared[1] else name for name in names]
 
 
 def spread(items: list[Any], most: int) -> list[Any]:

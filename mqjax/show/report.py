@@ -77,8 +77,8 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
         _figure(
             "widths",
             drawn,
-            "Each row is a member of the front (thirty at most are shown), each column a layer. Dark is wide. A layer's output "
-            "width is the next layer's input width; the network's output has 8 bits.",
+            "Each row is a member of the front (thirty at most are shown), each column a layer. Dark is wide. A layer writes its "
+            "outputs at the width at which other layers read them; the network's output has 8 bits.",
         ),
         "<h2>Where the energy goes</h2>",
         _figure(
@@ -161,7 +161,8 @@ def _cards(document: dict[str, Any]) -> str:
             cards.append(_card(f"{pick['retrained_accuracy']:.2%}", f"the same after {how}"))
     space = document["mapspace"]
     proven = "all covered: every energy is a proven optimum" if space["covered"] else "not all proven optimal"
-    cards.append(_card(f"{space['nominal']:.1e}", f"mappings of {space['unique_layers']} different layers, {proven}"))
+    size = f"{space['nominal']:,}" if space["nominal"] < 10**7 else f"{space['nominal']:.1e}"
+    cards.append(_card(size, f"mappings of {space['unique_layers']} different layers, {proven}"))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 

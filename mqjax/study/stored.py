@@ -22,9 +22,9 @@ def _finite(value: float) -> float:
 
 Number = Annotated[float, AfterValidator(_finite)]
 Count = Annotated[int, Field(ge=0, le=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Widths = Annotated[str, Field(pattern=r"^([1-9][0-9]?/[1-9][0-9]?/[1-9][0-9]?|native)$")]
+WidthsText = Annotated[str, Field(pattern=r"^([1-9][0-9]?/[1-9][0-9]?/[1-9][0-9]?|native)$")]
 
 
 class _Strict(BaseModel):
@@ -35,7 +35,7 @@ class _Strict(BaseModel):
 
 class _Layer(_Strict):
     name: Name
-    bits: Widths
+    bits: WidthsText
     energy_pj: Number
     cycles: Count
     level_pj: dict[str, Number]
@@ -49,8 +49,8 @@ class _Entry(_Strict):
     energy_pj: Number
     cycles: Count
     layers: Annotated[list[_Layer], Field(min_length=1)]
-    test_accuracy: Share | None = None
-    retrained_accuracy: Share | None = None
+    test_accuracy: Fraction | None = None
+    retrained_accuracy: Fraction | None = None
 
 
 class _Member(_Entry):
@@ -84,7 +84,7 @@ class _Mapspace(_Strict):
 class _Images(_Strict):
     split: str
     images: Count
-    float: Share
+    float: Fraction
 
 
 class _Losses(_Strict):

@@ -19,9 +19,9 @@ import numpy as np
 
 from mqjax.errors import InputError
 from mqjax.mapper.table import CostTable
-from mqjax.network.cost import OUTPUT_WIDTH, layer_costs
+from mqjax.network.cost import layer_costs
 from mqjax.network.dominance import prune
-from mqjax.network.wiring import Wiring
+from mqjax.network.wiring import OUTPUT_WIDTH, Wiring
 from mqjax.objectives import mapping_metric, objective_of
 from mqjax.types import WIDTHS
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import drawn
+from pictures import encoded, picture
 from recorder import Recorder
 
 from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment, batches, make_optimizer, train
@@ -153,7 +155,7 @@ def test_long_gradients_of_weights_are_cut():
 
 def test_quantized_checkpoint_round_trip(tmp_path):
     size = architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1)
-    model = Network(size, rngs=nnx.Rngs(5))
+    model = drawn(size)
     images = jnp.asarray(normalize(stripes(20, 0).images))
     model = QuantizedNetwork(model, calibrate(model, images), jnp.full((len(size.kernels), 2), 5))
     save_checkpoint(tmp_path / "net", model, {"width_multiplier": 0.1, "dataset": "none"})
@@ -174,8 +176,6 @@ def test_training_curves_are_drawn():
 
 
 def test_encoded_images_give_the_same_views_in_any_thread(tmp_path):
-    from test_data import encoded, picture
-
     items = [(encoded(picture(i, 30 + i, 40)), i % 2) for i in range(12)]
     write_prepared("photos", {"train": items, "test": items[:2]}, ["a", "b"], tmp_path)
     data, validation = training_images(load_dataset("photos", data_dir=tmp_path), 16)
@@ -216,9 +216,7 @@ def test_augmentation_moves_mirrors_and_erases_within_its_limits():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    model = Network(
-        architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1), rngs=nnx.Rngs(5)
-    )
+    model = drawn(architecture("mobilenetv1", width_multiplier=0.1, resolution=8, classes=3, channels=1))
     folder = tmp_path_factory.mktemp("checkpoint") / "net"
     save_checkpoint(folder, model, {"width_multiplier": 0.1, "dataset": "none"})
     return model, folder

@@ -40,6 +40,7 @@ def test_help_reads_at_80_columns_with_an_example_that_parses(command, capsys, m
         main([command, "--help"])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80 and EXAMPLES[command] in shown and "default: None" not in shown
+    assert not re.search(r"\(default[^)]*\) \(default", " ".join(shown.split())), "a default is told twice"
     words = shlex.split(EXAMPLES[command].replace("\\\n", " "))
     parser = argparse.ArgumentParser()
     importlib.import_module(f"mqjax.commands.{command}").add_arguments(parser)

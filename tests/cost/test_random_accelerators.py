@@ -125,9 +125,9 @@ def test_exact_evaluator_equals_the_oracle(rng):
     judge.judge(case, (judge.sizes, judge.evaluator))
 
 
-@trial_of(4)
+@trial_of(3)
 def test_spaces_equal_enumeration(rng):
-    case = draw(rng, size=150, layers=2, widths=2, depth=3)
+    case = draw(rng, size=150, layers=3, widths=2, depth=3)
     hypothesis.note(str(case))
     judge.judge(case, (judge.sizes, judge.terms, judge.optima))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import encoded, picture
 from PIL import Image
 
 from mqjax.data import (
@@ -27,16 +28,6 @@ from mqjax.data import (
 )
 from mqjax.data.fashion_mnist import CLASSES, SYSTEM_FOLDER, held_out, read_idx
 from mqjax.errors import InputError
-
-
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def labelled(images: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]]:

@@ -73,7 +73,7 @@ def test_loop_orders_too_many_for_blocks_are_compared(archs, monkeypatch):
     fits, energy, cycles = exact_costs(space, nests, np.arange(len(every)), widths)
     costs = np.column_stack([energy, cycles])[fits]
     assert np.array_equal(found.energy_pj, np.unique(costs[pareto_front(costs)], axis=0)[::-1, 0])
-    monkeypatch.setattr(sweep, "ORDERS_MOST", 1)
+    monkeypatch.setattr(sweep, "BLOCK_ORDERS_MOST", 1)
     again = tradeoff(archs["simba"], layer, BitWidths(), constraints="none")
     assert np.array_equal(again.energy_pj, found.energy_pj) and again.mappings == found.mappings
     (brought,) = distributions(space, [BitWidths()])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import drawn
 from safetensors.numpy import save_file
 
 from mqjax.errors import InputError
@@ -61,7 +62,7 @@ NORMS = {
 def network(name: str, channels: int = 1) -> Network:
     """A small network whose every number is different from its neighbours'."""
     size = architecture(name, width_multiplier=0.1, resolution=32, classes=5, channels=channels)
-    model = Network(size, rngs=nnx.Rngs(1))
+    model = drawn(size)
     generator = np.random.default_rng(0)
     for conv in size.kernels:
         block = model.blocks[conv.name]

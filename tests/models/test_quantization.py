@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import drawn
 
 from mqjax.accuracy.judge import QuantizedAccuracy, default_accuracy, parse_method
 from mqjax.accuracy.trained import Trained
@@ -52,7 +53,7 @@ def kernels_of(model: Network) -> dict:
 
 def randomised(name: str) -> Network:
     """A small network whose batch norms have been moved away from the identity."""
-    model = Network(architecture(name, width_multiplier=0.1, resolution=16, classes=4, channels=2), rngs=nnx.Rngs(1))
+    model = drawn(architecture(name, width_multiplier=0.1, resolution=16, classes=4, channels=2))
     generator = np.random.default_rng(0)
     for conv in model.architecture.kernels:
         if model.blocks[conv.name].normed:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from flax import nnx
+from networks import drawn
 
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -24,7 +23,7 @@ from mqjax.io.files import AppendedTable
 from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
-from mqjax.models import Network, architecture
+from mqjax.models import architecture
 from mqjax.models.graph import Builder
 from mqjax.models.onnx.writer import float_model
 from mqjax.models.ops import Activation, GlobalAvgPool
@@ -352,7 +351,7 @@ TINY.linear("fc", TINY.add("pool", GlobalAvgPool(), _x), 10)
 def tiny(tmp_path_factory):
     """The file of a small network with random weights."""
     path = tmp_path_factory.mktemp("networks") / "tiny.onnx"
-    path.write_bytes(float_model(Network(TINY.build(), rngs=nnx.Rngs(0))).SerializeToString())
+    path.write_bytes(float_model(drawn(TINY.build())).SerializeToString())
     return str(path)
 
 
@@ -417,24 +416,24 @@ def test_search_by_short_training_retrains_its_front(tiny, tmp_path, monkeypatch
         parse_assignment(f"{tmp_path / 'run'}:99", TINY.build().wiring())
 
 
-def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path):
+def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path, monkeypatch, capsys):
     """SIGKILL among the first population, then after it, with --resume each time; another run is left alone."""
-    command = [sys.executable, "-m", "mqjax.cli", "search", *SMALL, "--network", tiny]
-    environment = {**os.environ, "MQJAX_CACHE": str(tmp_path / "cache")}
+    monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
+    command, python = ["search", *SMALL, "--network", tiny], [sys.executable, "-m", "mqjax.cli"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(whole)], env=environment, check=True, capture_output=True)
+    assert main([*command, "--out", str(whole)]) == 0
     # The second run must compute its accuracies itself, or it would be over before it is killed.
     shutil.rmtree(tmp_path / "cache" / "accuracy")
-    resume = [sys.executable, "-m", "mqjax.cli", "search", "--resume", str(killed)]
+    resume = ["search", "--resume", str(killed)]
     begun = ((tmp_path / "cache", "accuracy/*.csv"), (killed, "population/0*"))
     for run, (folder, pattern) in zip(([*command, "--out", str(killed)], resume), begun, strict=True):
-        process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*python, *run], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL and not (killed / "front.json").exists()
-    subprocess.run(resume, env=environment, check=True, capture_output=True)
+    assert main(resume) == 0
     for name in ("front.csv", "evaluated.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
@@ -444,7 +443,7 @@ def test_a_network_that_is_no_chain_is_searched_and_priced_by_its_wiring(tmp_pat
     from mqjax.models.checkpoint import save_checkpoint
 
     sizes = {"width_multiplier": 0.1, "resolution": 32, "classes": 10, "channels": 1}
-    network = Network(architecture("resnet18_narrow", **sizes), rngs=nnx.Rngs(0))
+    network = drawn(architecture("resnet18_narrow", **sizes))
     save_checkpoint(tmp_path / "net", network, {"width_multiplier": 0.1, "dataset": "fashion_mnist"})
     command = ["search", "--network", "resnet18_narrow", "--checkpoint", str(tmp_path / "net"), *SMALL]
     assert main([*command, "--no-surrogate", "--out", str(tmp_path / "run")]) == 0

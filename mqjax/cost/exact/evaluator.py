@@ -182,7 +182,7 @@ def problems(layers: Sequence[Layer], largest_exact: float = LARGEST_COUNT) -> t
     of_object = {key: place.setdefault(layer, len(place)) for key, layer in objects.items()}
     for layer in place:
         check_counts(layer, largest_exact)
-    found = nest.alike([nest.problem(layer) for layer in place])
+    found = nest.equally_long([nest.problem(layer) for layer in place])
     stacked = nest.Problem(*(np.stack(parts) for parts in zip(*found, strict=True)))
     return stacked, np.array([of_object[id(layer)] for layer in layers], np.int64)
 

@@ -25,8 +25,7 @@ import numpy as np
 from jax import Array, lax
 
 from mqjax.mapspace.mapping import Mappings
-from mqjax.projection import DIMS, SLIDING, TENSORS
-from mqjax.projection import alike as shapes_alike
+from mqjax.projection import DIMS, SLIDING, TENSORS, alike
 from mqjax.types import Layer
 
 INPUTS = TENSORS.index("Inputs")
@@ -45,7 +44,7 @@ class Problem(NamedTuple):
 
 def problem(layer: Layer) -> Problem:
     """The ranks of the three tensors of `layer` (MODEL.md section 1); those of `SLIDING` come first in Inputs."""
-    ranks = max(len(ranks) for projection in shapes_alike(layer.shape) for ranks in projection.ranks)
+    ranks = max(len(ranks) for projection in alike(layer.shape) for ranks in projection.ranks)
     coefficients = np.zeros((len(TENSORS), ranks, len(layer.loops)), np.int64)
     for tensor, of_tensor in enumerate(layer.projection.ranks):
         own = itertools.count(len(SLIDING) if tensor == INPUTS else 0)
@@ -56,7 +55,7 @@ def problem(layer: Layer) -> Problem:
     return Problem(coefficients, rank_keys(coefficients, layer.bounds))
 
 
-def alike(problems: list[Problem]) -> list[Problem]:
+def equally_long(problems: list[Problem]) -> list[Problem]:
     """The problems with axes of equal lengths: ranks and dimensions that a layer lacks are empty."""
     ranks, dims = np.max([problem.coefficients.shape[1:] for problem in problems], axis=0)
 

@@ -35,7 +35,7 @@ from mqjax.cost.fast.plan import Numbers, Plan, Ranks
 from mqjax.cost.packing import INPUTS, OUTPUTS, WEIGHTS, Packed
 from mqjax.projection import TENSORS
 
-LARGEST_COUNT = 2.0**48
+LARGEST_SWEPT = 2.0**48
 """Counts below this are exact here, their ceilings included (`_ceil`)."""
 
 LEAST_PJ = 1e-200

@@ -11,7 +11,7 @@ from mqjax.cost.exact.nest import PAIRS
 from mqjax.mapper.levels.bounds import idle_dims
 from mqjax.mapper.levels.charges import INPUTS, Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
-from mqjax.mapper.levels.runs import Order, Rules, Window, joined
+from mqjax.mapper.levels.runs import LoopRules, Order, WindowLoops, joined
 from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
 
 NO_WINDOW = 0
@@ -27,13 +27,13 @@ class WindowBook:
         sliding = [d for pair in pairs for d in pair]
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())
-        self.rules = Rules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
+        self.rules = LoopRules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
         self._sliding = sliding
         # What windows depend on: the extents of the pairs inside, and those of all loops of a window outside.
         self._inner = lattice.places[:, sliding].sum(axis=1)
         self._outer = lattice.places[:, [*sliding, *idle[INPUTS]]].sum(axis=1)
-        self._windows: list[Window] = [()]
-        self._numbers: dict[Window, int] = {(): NO_WINDOW}
+        self._windows: list[WindowLoops] = [()]
+        self._numbers: dict[WindowLoops, int] = {(): NO_WINDOW}
         self._known: dict[tuple[int, Order], dict[int, int]] = {}
         self._insides: dict[tuple[int, ...], Inside] = {}
         self._crossings: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -55,7 +55,7 @@ class WindowBook:
             found.append(known[code])
         return np.array(found, np.int64)[inverse.reshape(-1)]
 
-    def _number(self, b: int, beyond: Window, whole: int, place: int, order: Order) -> int:
+    def _number(self, b: int, beyond: WindowLoops, whole: int, place: int, order: Order) -> int:
         lattice = self._charges.lattice
         inside = lattice.extents[place].tolist()
         factors = (lattice.extents[whole] // lattice.extents[place]).tolist()
@@ -73,7 +73,7 @@ class WindowBook:
         widths = self._charges.inside[1:, d]
         return int(np.flatnonzero(widths == widths[b])[0])
 
-    def _trimmed(self, b: int, window: Window, extents: list[int]) -> Window:
+    def _trimmed(self, b: int, window: WindowLoops, extents: list[int]) -> WindowLoops:
         """A window without the outermost loops that never matter; extents: of the temporal loops inside boundary b."""
         pair = self._pair(window)
         if pair is None:
@@ -94,7 +94,7 @@ class WindowBook:
                 grown[d] *= bound
         return window[: needed(moves, self._insides[key])]
 
-    def _pair(self, window: Window) -> tuple[int, int] | None:
+    def _pair(self, window: WindowLoops) -> tuple[int, int] | None:
         """The pair of dimensions along which a window slides."""
         return next((pair for d, _, _ in window if (pair := self.rules.pair(d))), None)
 
@@ -111,7 +111,7 @@ class WindowBook:
                 values[rows] = known[place[rows]]
         return crossing, read
 
-    def _slide(self, b: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _slide(self, b: int, window: WindowLoops) -> tuple[np.ndarray, np.ndarray]:
         """What `crossing` finds, for all extents, int64 [X] each."""
         charges = self._charges
         box, trips = charges.boxes[b, INPUTS], charges.trips

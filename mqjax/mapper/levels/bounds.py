@@ -37,7 +37,7 @@ def fixed_factors(space: Mapspace) -> list[dict[int, int]]:
     return fixed
 
 
-class Part(NamedTuple):
+class BoundaryTerms(NamedTuple):
     """What the bounds at a boundary are made of where its run leaves a certain tensor unchanged, float64 [X, U] each."""
 
     others: np.ndarray  # what is inside, and the other tensors without Inputs, by the extents inside
@@ -62,7 +62,7 @@ class Bounds:
         start[~charges.fits(1, operands)] = np.inf
         for d, factor in fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
-        self.parts: list[list[Part]] = [[]]
+        self.parts: list[list[BoundaryTerms]] = [[]]
         self.windows: list[Windows | None] = [None]
         self.least: list[dict[int | None, np.ndarray]] = [{}, dict.fromkeys((0, 1, 2, None), start)]
         for b in range(1, charges.depth):
@@ -77,7 +77,7 @@ class Bounds:
         """Those of one packing."""
         one = copy.copy(self)
         one.least = [{t: values[:, u : u + 1] for t, values in at.items()} for at in self.least]
-        one.parts = [[Part(*(values[:, u : u + 1] for values in part)) for part in at] for at in self.parts]
+        one.parts = [[BoundaryTerms(*(values[:, u : u + 1] for values in part)) for part in at] for at in self.parts]
         return one
 
     def _place_level(self, b: int, fixed: dict[int, int], idle: list[list[int]], operands: np.ndarray) -> None:
@@ -118,7 +118,7 @@ class Bounds:
 
     def _part(
         self, b: int, tensor: int, plain: list[np.ndarray], windows: Windows | None, operands: np.ndarray
-    ) -> Part:
+    ) -> BoundaryTerms:
         """What the bounds at boundary b are made of where its run leaves a tensor unchanged."""
         others = self.least[b][tensor].copy()
         for t in range(len(TENSORS)):
@@ -126,12 +126,12 @@ class Bounds:
                 others += plain[t]
         inputs = plain[INPUTS]
         if windows is None:
-            return Part(others, plain[tensor], inputs, inputs, inputs)
+            return BoundaryTerms(others, plain[tensor], inputs, inputs, inputs)
         ended, going_on = (self._inputs(b, x, tensor, operands) for x in (windows.closed, windows.open))
-        return Part(others, going_on if tensor == INPUTS else plain[tensor], inputs, ended, going_on)
+        return BoundaryTerms(others, going_on if tensor == INPUTS else plain[tensor], inputs, ended, going_on)
 
     def _extended(
-        self, part: Part, tensor: int, dims: list[int], fixed: dict[int, int], windows: Windows | None
+        self, part: BoundaryTerms, tensor: int, dims: list[int], fixed: dict[int, int], windows: Windows | None
     ) -> np.ndarray | None:
         """The least where the run or the window of innermost loops goes on outside the level, so that the level has no
         other loops, float64 [X, U]; `None` where the constraints rule that out."""

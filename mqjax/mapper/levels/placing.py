@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from mqjax.mapper.levels.spreads import arrangements
+from mqjax.mapper.levels.spreads import spread_layouts
 from mqjax.mapper.levels.states import Placed
 from mqjax.mapper.localsearch import Codec
 
@@ -15,7 +15,7 @@ def codes(codec: Codec, spatial: np.ndarray, placed: list[Placed]) -> np.ndarray
     """Mappings of a spread int64 [L, D] with each of some temporal loops, in all orders of the spatial loops that may
     differ in cost: int32 [N, width]."""
     space = codec.space
-    layouts = list(arrangements(space, spatial))
+    layouts = list(spread_layouts(space, spatial))
     different = list(dict.fromkeys(one.loops for one in placed))
     found = np.zeros((len(different) * len(layouts), codec.width), np.int32)
     numbers, orders, splits = codec.split(found)

@@ -11,7 +11,7 @@ import itertools
 from functools import cache
 from typing import NamedTuple
 
-Window = tuple[tuple[int, int, int], ...]
+WindowLoops = tuple[tuple[int, int, int], ...]
 """Innermost loops that matter to Inputs, inner to outer: (dimension, bound, storage level)."""
 
 
@@ -30,7 +30,7 @@ class Order(NamedTuple):
     whole_window: bool
 
 
-class Rules(NamedTuple):
+class LoopRules(NamedTuple):
     """How loops act: the dimensions that leave each tensor unchanged, the pairs of dimensions along which Inputs slide,
     and whether neighbours along one of these may forward them."""
 
@@ -47,7 +47,7 @@ class Rules(NamedTuple):
         return next((pair for pair in self.pairs if dim in pair), None)
 
 
-def window_length(rules: Rules, dims: tuple[int, ...]) -> int:
+def window_length(rules: LoopRules, dims: tuple[int, ...]) -> int:
     """How many of some loops, inner to outer, belong to the window."""
     pair = None
     for place, d in enumerate(dims):
@@ -61,7 +61,7 @@ def window_length(rules: Rules, dims: tuple[int, ...]) -> int:
 
 
 @cache
-def orders(rules: Rules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tuple[Order, ...]:
+def orders(rules: LoopRules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tuple[Order, ...]:
     """The orders of the `moving` loops of a level that may differ in cost, where those of `prefix` come first in this
     order and the others in any."""
     fixed = tuple(d for d in prefix if d in moving)
@@ -76,7 +76,7 @@ def orders(rules: Rules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tu
     return tuple(found.values())
 
 
-def _order(rules: Rules, loops: tuple[int, ...]) -> Order:
+def _order(rules: LoopRules, loops: tuple[int, ...]) -> Order:
     tensor = rules.tensor(loops[0])
     run = tuple(itertools.takewhile(lambda d: tensor is not None and rules.tensor(d) == tensor, loops))
     length = window_length(rules, loops) if rules.pairs else 0
@@ -87,7 +87,7 @@ def _order(rules: Rules, loops: tuple[int, ...]) -> Order:
     return Order(loops, tensor, run, window, len(run) == len(loops), whole)
 
 
-def joined(rules: Rules, inner: Window, outer: Window) -> Window:
+def joined(rules: LoopRules, inner: WindowLoops, outer: WindowLoops) -> WindowLoops:
     """The window of loops `inner` inside the window `outer`; idle loops that meet become one."""
     window = (*inner, *outer)
     merged: list[tuple[int, int, int]] = []

@@ -53,7 +53,7 @@ def _followed(space: Mapspace, bounds: np.ndarray) -> bool:
     return not sliding or bool((np.sum(along, axis=0) <= 1).all())
 
 
-def arrangements(space: Mapspace, bounds: np.ndarray) -> Iterator[tuple[Layout, ...]]:
+def spread_layouts(space: Mapspace, bounds: np.ndarray) -> Iterator[tuple[Layout, ...]]:
     """Orders and layouts of the spatial loops, one per spatial tiling level, of a spread int64 [L, D]. They differ in cost
     only where neighbours may forward data; elsewhere one stands for all."""
     choices = []

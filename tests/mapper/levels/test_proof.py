@@ -21,7 +21,7 @@ from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
 from mqjax.mapper.levels.lattice import Lattice
 from mqjax.mapper.levels.proof import NEAR, prove
-from mqjax.mapper.levels.runs import Rules, joined, orders
+from mqjax.mapper.levels.runs import LoopRules, joined, orders
 from mqjax.mapper.levels.spreads import spreads
 from mqjax.mapper.localsearch import search_mappings
 from mqjax.mapper.optimum import solve
@@ -131,7 +131,7 @@ def test_least_over_divisors():
 
 def test_orders_that_may_differ():
     """MODEL.md section 6: C, R and S leave Outputs as they are, M Inputs, and N, P and Q Weights; Inputs slide along R, P."""
-    rules = Rules(((4, 5, 6), (1,), (0, 2, 3)), ((2, 5),), inputs=1, forwards=False)
+    rules = LoopRules(((4, 5, 6), (1,), (0, 2, 3)), ((2, 5),), inputs=1, forwards=False)
     found = orders(rules, (), (0, 1, 5))
     assert {(order.tensor, order.run, order.window) for order in found} == {
         (2, (0,), ()), (1, (1,), (1,)), (1, (1,), (1, 5)), (0, (5,), (5,)),
