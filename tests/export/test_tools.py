@@ -129,6 +129,7 @@ def test_nncf(run, tmp_path, monkeypatch):
     """Last, since NNCF wraps PyTorch's functions. It compiles an extension when it runs for the first time."""
     monkeypatch.setenv("NNCF_TORCH_LEGACY_TRACING", "1")
     monkeypatch.setenv("NNCF_EXTENSION_LOAD_TIMEOUT", "0")
+    monkeypatch.chdir(tmp_path)  # where it writes graphs
     torch, nncf = pytest.importorskip("torch"), pytest.importorskip("nncf")
     compressed = pytest.importorskip("nncf.torch").create_compressed_model
     settings = json.loads(exported(run, "nncf", tmp_path))
