@@ -118,10 +118,12 @@ def attributes(node: Any) -> dict[str, Any]:
 def read_file(path: Path) -> OnnxFile:
     """The content of an ONNX file. Raises `InputError` naming the file, and the node or tensor, where it is damaged, keeps
     tensors in other files, is larger than the limits, or has shapes that contradict each other."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
     onnx = onnx_package()
     from google.protobuf.message import DecodeError
 
-    path = Path(path)
     try:
         size = path.stat().st_size
         if size > BYTES_MOST:

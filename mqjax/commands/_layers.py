@@ -69,8 +69,8 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="K",
-        help="also try up to K larger bounds of every dimension, and keep the best (default: 0: only dimensions that the "
-        "fixed factors do not divide are padded, to the next bound that they do)",
+        help="also try up to K larger bounds of every dimension, and keep the best; with 0, only dimensions that the "
+        "fixed factors do not divide are padded, to the next bound that they do",
     )
     group.add_argument("--no-pad", action="store_true", help="refuse layers that would have to be padded")
     parser.add_argument(
@@ -78,7 +78,7 @@ def add_space_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=SECONDS,
         help="time for one layer; a space that takes longer is searched that long, and the best that was found is called "
-        f"not proven (default: {SECONDS:g})",
+        "not proven",
     )
 
 

@@ -55,7 +55,13 @@ class Member:
     def source(self) -> Any:
         """The network as it was found; of a named network the trained one's graph decides about sizes."""
         network = self.settings["network"]
-        return load_network(network) if is_own(network) else _Trained(self.trained[0].architecture)
+        if is_own(network):
+            return load_network(network)
+        from mqjax.accuracy.trained import checkpoint_of
+        from mqjax.models.checkpoint import load_checkpoint
+
+        checkpoint = checkpoint_of(network, self.settings["dataset"], self.settings.get("checkpoint"))
+        return _Trained(load_checkpoint(checkpoint)[0].architecture)
 
     @cached_property
     def trained(self) -> tuple[Network, Quantized]:
