@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mqjax",
         description="Exact mapping and mixed-precision quantization search for CNN accelerators.",
-        epilog="`mqjax COMMAND --help` explains the options of a command.",
+        epilog="`mqjax COMMAND --help` explains the options of a command.\n\n"
+        'example:\n  mqjax map --arch eyeriss --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8',
     )
     parser.add_argument("--version", action="version", version=f"mqjax {importlib.metadata.version('mqjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
