@@ -23,7 +23,9 @@ from typing import Any
 import jax
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
+from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.models import NetworkSource, load_network
 from mqjax.show.figures import STYLE, png
@@ -48,6 +50,14 @@ def run(module: ModuleType, options: Callable[[argparse.ArgumentParser], None] |
     if options is not None:
         options(parser)
     args = parser.parse_args()
+    try:
+        _run(module, name, args)
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(module: ModuleType, name: str, args: argparse.Namespace) -> None:
     started = time.perf_counter()
     tables = module.measure(args)
     for table, rows in tables.items():
@@ -144,6 +154,18 @@ def span(shares: Iterable[float], digits: int = 1) -> str:
     ordered = sorted(shares)
     low, high = (f"{100 * share:.{digits}f}" for share in (ordered[0], ordered[-1]))
     return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def pairs_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The pairs (network, accelerator) of some rows, in order."""
+    return list(dict.fromkeys((row["network"], row["arch"]) for row in rows))
+
+
+def panels_of(pairs: Sequence[Any], size: tuple[float, float]) -> tuple[Figure, Sequence[Any]]:
+    """A figure with a panel for each pair, two in a line. size: its width, and the height of a line, in inches."""
+    lines = -(-len(pairs) // 2)
+    figure = Figure(figsize=(size[0], size[1] * lines), layout="constrained")
+    return figure, figure.subplots(lines, min(2, len(pairs)), squeeze=False).ravel()
 
 
 def pair_name(network: str, arch: str) -> str:

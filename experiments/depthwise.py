@@ -27,6 +27,8 @@ from common import (
     markdown,
     only,
     pair_name,
+    pairs_of,
+    panels_of,
     run,
     setting_genomes,
     source,
@@ -138,14 +140,9 @@ def draw(tables: Tables) -> dict[str, Figure]:
     return {"totals": _draw_totals(tables["totals"]), "genes": _draw_genes(tables["genes"])}
 
 
-def _pairs(rows: list[Row]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((row["network"], row["arch"]) for row in rows))
-
-
 def _draw_totals(rows: list[Row]) -> Figure:
-    pairs = _pairs(rows)
-    figure = Figure(figsize=(10, 3.1 * max(1, len(pairs) // 2)), layout="constrained")
-    panels = figure.subplots(max(1, len(pairs) // 2), min(2, len(pairs)), squeeze=False).ravel()
+    pairs = pairs_of(rows)
+    figure, panels = panels_of(pairs, (10, 3.1))
     for axes, (network, arch) in zip(panels, pairs, strict=True):
         for offset, count, label, color in ((-0.2, "dense", "as dense", GREY), (0.2, "right", "counted right", BLUE)):
             of_count = [only(rows, network=network, arch=arch, count=count, setting=name) for name in SHOWN]
@@ -168,9 +165,8 @@ def _draw_totals(rows: list[Row]) -> Figure:
 
 
 def _draw_genes(rows: list[Row]) -> Figure:
-    pairs = _pairs(rows)
-    figure = Figure(figsize=(10, 3.6 * max(1, len(pairs) // 2)), layout="constrained")
-    panels = figure.subplots(max(1, len(pairs) // 2), min(2, len(pairs)), squeeze=False).ravel()
+    pairs = pairs_of(rows)
+    figure, panels = panels_of(pairs, (10, 3.6))
     kinds = {
         "depthwise kernel": (ORANGE, "o", "kernel of a depthwise layer"),
         "other kernel": (BLUE, "s", "kernel of another layer"),
@@ -203,7 +199,7 @@ def _draw_genes(rows: list[Row]) -> Figure:
 
 def describe(tables: Tables) -> str:
     totals, orders = tables["totals"], tables["orders"]
-    pairs = _pairs(totals)
+    pairs = pairs_of(totals)
 
     def of(network: str, arch: str, count: str, setting: str, key: str = "energy_pj") -> float:
         return only(totals, network=network, arch=arch, count=count, setting=setting)[key]
@@ -281,7 +277,7 @@ def _flips(flips: list[tuple[str, str]], pairs: list[tuple[str, str]]) -> str:
 def _kernel_shares(genes: list[Row]) -> dict[str, str]:
     """Sum of what depthwise kernels save, each alone."""
     sums: dict[str, list[float]] = {count: [] for count in COUNTS}
-    for network, arch in _pairs(genes):
+    for network, arch in pairs_of(genes):
         rows = where(genes, network=network, arch=arch, kind="depthwise kernel")
         for count in COUNTS:
             sums[count].append(sum(row[f"saved_{count}"] for row in rows))

@@ -1,6 +1,6 @@
 """Scripts under experiments/ run, and say what they should.
 
-Guards: README.md, "What is exact, and what is a model"; docs/SEARCH.md, "The search".
+Guards: README.md, "What is exact, and what is a model"; docs/SEARCH.md, "The search"; docs/experiments.md, "The paper's experiments".
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import shutil
 import sys
 
 import numpy as np
+import paper
 import pytest
 
+import common
 from conftest import GOLDEN, golden
 from mqjax.data import load_dataset
 
@@ -177,3 +179,60 @@ def test_what_waits_for_a_gpu_runs_without_one(capsys, monkeypatch, tmp_path):
     assert all(table["equal_to_cpu"] and table["covered"] for table in found["tables"].values())
     assert found["accuracy"]["mobilenetv1"]["of_32_equal_to_cpu"] == {"1": 32}
     assert "training, images/s" in capsys.readouterr().out
+
+
+def paper_tables(script: str, monkeypatch, folder, *options: str) -> common.Tables:
+    """What an experiment of docs/experiments.md leaves, its figures and text looked at."""
+    quick(script, monkeypatch, "--out", str(folder), *options)
+    assert (folder / "text.md").read_text().startswith("## ")
+    figures = list(folder.glob("*.png"))
+    assert figures and all(path.stat().st_size > 5000 for path in figures)
+    assert all(f"({path.name})" in (folder / "text.md").read_text() for path in figures)
+    return common.read(folder)
+
+
+def test_depthwise_layers_as_dense_ones_cost_more(monkeypatch, tmp_path):
+    tables = paper_tables("depthwise", monkeypatch, tmp_path)
+    for dense in common.where(tables["totals"], count="dense"):
+        right = common.only(tables["totals"], count="right", setting=dense["setting"])
+        assert dense["energy_pj"] > 2 * right["energy_pj"] and dense["proven"] and right["proven"]
+        assert 0 < right["depthwise_pj"] < dense["depthwise_pj"] < dense["energy_pj"]
+    assert 0 < tables["orders"][0]["pairs_inverted"] < 0.5
+
+
+def test_widths_that_pack_alike_cost_the_same(monkeypatch, tmp_path):
+    tables = paper_tables("bits", monkeypatch, tmp_path)
+    energies = {(r["words"], r["stored"], r["kernel"]): r["energy_pj"] for r in tables["widths"]}
+    assert len({energies["16bit", a, b] for a in (6, 7, 8) for b in (6, 7, 8)}) == 1
+    assert energies["16bit", 5, 5] < energies["16bit", 6, 6]
+    assert energies["8bit_same", 5, 5] == energies["8bit_same", 8, 8] > energies["8bit_same", 4, 4]
+    parts = common.where(tables["levels"], words="16bit", setting="4/4")
+    assert np.isclose(sum(part["energy_pj"] for part in parts), energies["16bit", 4, 4], rtol=1e-6)
+
+
+def test_published_runs_are_met_and_bettered(monkeypatch, tmp_path):
+    shutil.copy(GOLDEN / "authors.jsonl.gz", tmp_path)
+    tables = paper_tables("published", monkeypatch, tmp_path / "out", str(tmp_path))
+    for row in tables["runs"]:
+        assert row["met_exactly"] == row["layers"] and row["proven"]
+        assert row["best_edp_sum_pj_cycles"] <= row["published_edp_sum_pj_cycles"]
+        assert row["least_energy_pj"] <= row["best_edp_energy_pj"]
+
+
+def test_without_published_runs_one_sentence_says_so(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        quick("published", monkeypatch, str(tmp_path), "--out", str(tmp_path / "out"))
+    assert stopped.value.code == 2 and "no records with a variant" in capsys.readouterr().err
+
+
+def test_the_page_is_what_its_tables_say(monkeypatch, tmp_path):
+    """docs/experiments.md, made again from the committed tables."""
+    written = {}
+    monkeypatch.setattr(common, "write_atomically", lambda path, content: written.update({path: content}))
+    found = paper.page(common.FOLDER, paper.PAGE.parent)
+    assert found == paper.PAGE.read_text()
+    assert {path.parent.name for path in common.FOLDER.glob("*/*.csv")} == set(paper.SECTIONS)
+    for path, content in written.items():
+        assert path.exists()
+        if path.suffix == ".md":
+            assert path.read_text() == content
