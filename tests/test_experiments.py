@@ -191,6 +191,18 @@ def paper_tables(script: str, monkeypatch, folder, *options: str) -> common.Tabl
     return common.read(folder)
 
 
+def test_narrow_widths_open_mappings(monkeypatch, tmp_path):
+    tables = paper_tables("mappings", monkeypatch, tmp_path)
+    assert (
+        all(row["runs"] == row["lines_published"] < row["valid"] for row in tables["logs"]) and len(tables["logs"]) == 3
+    )
+    assert tables["alexnet"][0]["valid"] < common.only(tables["alexnet"], bits=4)["valid"]
+    for rows in (tables["alexnet"], tables["networks"]):
+        valid = {row["bits"]: row["valid"] for row in common.where(rows, layer=rows[0]["layer"])}
+        assert valid[16] <= valid[8] == valid[6] <= valid[4] <= valid[2] <= rows[0]["pruned_size"]
+        assert all(row["least_energy_pj"] <= row["unpacked_mapping_pj"] for row in rows)
+
+
 def test_depthwise_layers_as_dense_ones_cost_more(monkeypatch, tmp_path):
     tables = paper_tables("depthwise", monkeypatch, tmp_path)
     for dense in common.where(tables["totals"], count="dense"):
