@@ -83,8 +83,8 @@ def measure(args: argparse.Namespace) -> Tables:
                 for setting in SETTINGS:
                     if setting == "16/16" and words != "16bit":
                         continue
-                    bits = _widths(wiring, SETTINGS[setting])[: len(shapes)]
-                    parts, by_layer[setting] = _by_level(arch, table, bits)
+                    bits = uniform_widths(wiring, SETTINGS[setting])[: len(shapes)]
+                    parts, by_layer[setting] = by_level(arch, table, bits)
                     levels += [{**keys, "setting": setting, **part} for part in parts]
                 for i, layer in enumerate(shapes):
                     energies = {
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> Tables:
                     layers.append({**keys, "layer": layer.name, **energies})
                 for stored in WIDTHS:
                     for kernel in WIDTHS:
-                        bits = _widths(wiring, (stored, kernel))[: len(shapes)]
+                        bits = uniform_widths(wiring, (stored, kernel))[: len(shapes)]
                         energy = _energies(table, bits).sum()
                         mac = _mac_energy(levels, **keys)
                         widths.append(
@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace) -> Tables:
     return {"levels": levels, "layers": layers, "widths": widths, "packing": packing}
 
 
-def _widths(wiring: Wiring, setting: tuple[int, int] | None) -> list[BitWidths]:
+def uniform_widths(wiring: Wiring, setting: tuple[int, int] | None) -> list[BitWidths]:
     """The width triple of every layer; the network's output has 8 bits."""
     if setting is None:
         return [BitWidths()] * len(wiring.layers)
@@ -135,7 +135,7 @@ def _mac_energy(levels: list[Row], **keys: Any) -> float:
     return only(levels, **keys, setting="8/8", level="MAC")["energy_pj"]
 
 
-def _by_level(arch: Arch, table: CostTable, bits: list[BitWidths]) -> tuple[list[Row], np.ndarray]:
+def by_level(arch: Arch, table: CostTable, bits: list[BitWidths]) -> tuple[list[Row], np.ndarray]:
     """Energy by level and tensor, summed over the layers' best mappings, and the energy of every layer, float64 [L]."""
     records = [
         {"dims": layer.dims, "shape": layer.shape, "bitwidths": _given(b), "mapping": table.mapping("energy", i, b)}

@@ -231,6 +231,20 @@ def test_published_runs_are_met_and_bettered(monkeypatch, tmp_path):
         assert row["least_energy_pj"] <= row["best_edp_energy_pj"]
 
 
+def test_assignments_save_at_full_size_too(monkeypatch, tmp_path):
+    found = {
+        "fronts": {
+            "mobilenetv1 on eyeriss by edp": {"genome": "8" * 56, "test_accuracy": 0.9, "test_accuracy_of_8_bits": 0.9}
+        }
+    }
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    tables = paper_tables("real_size", monkeypatch, tmp_path / "out", "--found", str(tmp_path / "found.json"))
+    for row in tables["chosen"]:
+        assert row["chosen_full_saved_full"] >= row["chosen_small_saved_full"]
+        assert row["chosen_full_saved_full"] >= row["uniform_saved_full"] >= 0
+    assert tables["found"][0]["saved_full"] == 0
+
+
 def test_without_published_runs_one_sentence_says_so(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         quick("published", monkeypatch, str(tmp_path), "--out", str(tmp_path / "out"))
