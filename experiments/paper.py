@@ -17,7 +17,7 @@ from pathlib import Path
 from common import FOLDER, publish
 from mqjax.io.files import write_atomically
 
-SECTIONS = ("mappings", "bits", "published", "depthwise", "real_size")
+SECTIONS = ("mappings", "bits", "published", "depthwise", "macs", "real_size")
 """Experiments in the order of the page."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"

@@ -8,7 +8,7 @@ network, and beside them stands the exact front of the same losses with full-siz
 same layers and so the same genes; whether they have the same sensitivities only training on ImageNet could tell.
 --found: the file of `headline.py`, whose assignments (accuracy kept after training) are priced too, where it exists.
 Expected: four minutes on 2 cores. At full size the assignments save about half to three quarters of the share that they save
-at small size, and are 1 to 6 points short of what could be chosen for full size. --quick: one network on Eyeriss, 32 images.
+at small size, and are 1 to 6 points short of what could be chosen for full size. --quick: one network on Eyeriss.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from common import (
 )
 from mqjax import CostTable, cost_table, load_arch, network_cost, network_layers
 from mqjax.accuracy.judge import default_accuracy
-from mqjax.accuracy.sensitivity import IMAGES, sensitivities
+from mqjax.accuracy.sensitivity import sensitivities
 from mqjax.io.files import cache_folder
 from mqjax.network.wiring import Wiring
 from mqjax.show.figures import BLUE, GREY, ORANGE, spread
@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace) -> Tables:
     for network in ("mobilenetv1",) if args.quick else NETWORKS:
         judge = default_accuracy(network)
         wiring = judge.architecture.wiring()
-        losses = sensitivities(judge, images=32 if args.quick else IMAGES, cache=cache_folder())
+        losses = sensitivities(judge, cache=cache_folder())
         full_size = network_layers(network)
         for arch in ("eyeriss",) if args.quick else ARCHS:
             keys = {"network": network, "arch": arch}

@@ -245,6 +245,21 @@ def test_assignments_save_at_full_size_too(monkeypatch, tmp_path):
     assert tables["found"][0]["saved_full"] == 0
 
 
+def test_bit_serial_multipliers_save_more(monkeypatch, tmp_path):
+    tables = paper_tables("macs", monkeypatch, tmp_path)
+    alike, serial = (
+        {(r["stored"], r["kernel"]): r for r in common.where(tables["uniform"], arch=arch)}
+        for arch in ("eyeriss", "eyeriss_bit_serial")
+    )
+    assert (
+        len({row["mac_pj"] for row in alike.values()}) == 1
+        and alike[8, 8]["delay_cycles"] == alike[8, 4]["delay_cycles"]
+    )
+    assert np.isclose(serial[8, 4]["mac_pj"], serial[8, 8]["mac_pj"] / 2, rtol=1e-6)
+    assert serial[4, 4]["energy_pj"] / serial[8, 8]["energy_pj"] < alike[4, 4]["energy_pj"] / alike[8, 8]["energy_pj"]
+    assert all(row["above_best"] == 0 for row in tables["chosen"] if row["chosen_for"] == row["priced_on"])
+
+
 def test_without_published_runs_one_sentence_says_so(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         quick("published", monkeypatch, str(tmp_path), "--out", str(tmp_path / "out"))
