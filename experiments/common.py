@@ -39,8 +39,11 @@ Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 
 
-def run(module: ModuleType, options: Callable[[argparse.ArgumentParser], None] | None = None) -> None:
-    """The command line of an experiment: measures, then writes tables, figures and text into --out."""
+def run(
+    module: ModuleType, options: Callable[[argparse.ArgumentParser], Any] | None = None, *, arguments: str = ""
+) -> None:
+    """The command line of an experiment: measures, then writes tables, figures and text into --out. options: adds those of
+    its own to the parser. arguments: what the command that is noted beside the tables needs of them."""
     name = Path(str(module.__file__)).stem
     parser = argparse.ArgumentParser(
         description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"{name}.py"
@@ -51,19 +54,19 @@ def run(module: ModuleType, options: Callable[[argparse.ArgumentParser], None] |
         options(parser)
     args = parser.parse_args()
     try:
-        _run(module, name, args)
+        _run(module, f"python experiments/{name}.py {arguments}".rstrip(), args)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _run(module: ModuleType, name: str, args: argparse.Namespace) -> None:
+def _run(module: ModuleType, command: str, args: argparse.Namespace) -> None:
     started = time.perf_counter()
     tables = module.measure(args)
     for table, rows in tables.items():
         write_atomically(args.out / f"{table}.csv", as_csv(rows))
     about = {
-        "command": f"python experiments/{name}.py",
+        "command": command,
         "seconds": round(time.perf_counter() - started),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),

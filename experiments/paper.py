@@ -17,7 +17,7 @@ from pathlib import Path
 from common import FOLDER, publish
 from mqjax.io.files import write_atomically
 
-SECTIONS = ("mappings", "bits", "published", "depthwise", "macs", "real_size")
+SECTIONS = ("mappings", "bits", "published", "depthwise", "macs", "real_size", "speed")
 """Experiments in the order of the page."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
@@ -47,7 +47,8 @@ def page(results: Path, beside: Path) -> str:
 def _origin(folder: Path, link: str) -> str:
     about = json.loads((folder / "about.json").read_text())
     tables = ", ".join(f"[{path.stem}]({link}/{path.name})" for path in sorted(folder.glob("*.csv")))
-    return f"Made by `{about['command']}`; tables: {tables}.\n"
+    device = f"{about['device']}, {about['cores']} cores, jax {about['jax']}"
+    return f"Made by `{about['command']}` in {about['seconds']} s ({device}, tables of costs cached in part); tables: {tables}.\n"
 
 
 def main() -> None:

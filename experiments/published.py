@@ -169,7 +169,7 @@ def _layer(row: Row) -> str:
 
 
 def main() -> None:
-    run(sys.modules[__name__], lambda parser: parser.add_argument("folder", type=Path, metavar="DIR"))
+    run(sys.modules[__name__], lambda parser: parser.add_argument("folder", type=Path, metavar="DIR"), arguments="DIR")
 
 
 if __name__ == "__main__":
