@@ -21,13 +21,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Called by mkdocs with the text of each page."""
-<<<<<<< HEAD
-    text = re.sub(r"!\[([^\]]*)\]\(\.\./([^)\s]+)\)", r"\1: `\2`", markdown)
-    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./\1\)", r"`\1`", text)
-=======
     text = re.sub(r"(!\[[^\]]*\]\()\.\./experiments/(results/[^)\s]+\.png\))", r"\1\2", markdown)
     text = re.sub(r"!\[([^\]]*)\]\(\.\./([^)\s]+)\)", r"\1: `\2`", text)
->>>>>>> h2
+    text = re.sub(r"\[`?([^\]`]*)`?\]\(\.\./\1\)", r"`\1`", text)
     return re.sub(r"\[([^\]]*)\]\(\.\./([^)\s]+)\)", r"\1 (`\2`)", text)
 
 
