@@ -32,7 +32,7 @@ def add_sizes(parser: argparse.ArgumentParser, network: str) -> None:
     """--width-multiplier, --resolution, --classes, --channels of what the help calls `network`; the library's defaults."""
     from mqjax.models.networks import architecture
 
-    usual = architecture.__kwdefaults__
+    usual = architecture.__kwdefaults__ or {}
     for name, kind, means in (
         ("width_multiplier", float, f"of {network}"),
         ("resolution", int, f"height and width of {network}'s images"),

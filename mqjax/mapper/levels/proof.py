@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -30,6 +31,9 @@ NEAR = 1e-11
 STAGES = (Search(beam=16, gap=1.05), Search(most=2**12), Search(beam=256), Search())
 """How the best mappings of a spread are found: most need a first mapping and a look at few states; where there are more, a
 better mapping is looked for first."""
+
+KEPT = 64
+"""Spreads whose tables by extents are kept; others are made anew."""
 
 CELLS = 2**17
 """Extents times packings that are bounded together."""
@@ -71,7 +75,7 @@ class _Proof:
     ) -> None:
         self._codec, self._decision, self._deadline, self._progress = codec, decision, deadline, progress
         self._spreads = found
-        self._charges = [Charges(codec.space, spatial) for spatial in found]
+        self._charges = lru_cache(maxsize=KEPT)(lambda s: Charges(codec.space, found[s]))
         shape = len(found), len(decision.widths.mac_pj)
         self._least, self._cycles, self._start = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
         self._bounded, self._done = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -97,7 +101,7 @@ class _Proof:
 
     def _bound(self, s: int) -> None:
         """What the mappings of a spread cost at least, as cheaply as that can be said."""
-        charges, widths = self._charges[s], self._decision.widths
+        charges, widths = self._charges(s), self._decision.widths
         self._cycles[s] = compute_cycles(np.full(len(widths.mac_pj), charges.steps), widths)
         self._start[s] = charges.space.layer.macs * widths.mac_pj + charges.of_macs(widths.operands)
         self._least[s] = self._start[s] + cheapest(charges, widths.operands)
@@ -132,12 +136,12 @@ class _Proof:
         """Bound a spread for all packings that it may win. If it still looks best for those wanted, find its best mappings for
         them, and for all others of which a mapping is known, since that limits what there is to look at."""
         every = np.flatnonzero(self._may_win()[s])
-        step = max(1, CELLS // self._charges[s].lattice.size)
+        step = max(1, CELLS // self._charges(s).lattice.size)
         bounded = bool(self._bounded[s, wanted].all())
         for first in range(0, len(every), step):
             some = every[first : first + step]
             self._check_time()
-            bounds = Bounds(self._charges[s], self._decision.widths.operands[some])
+            bounds = Bounds(self._charges(s), self._decision.widths.operands[some])
             self._least[s, some] = self._start[s, some] + bounds.root
             self._bounded[s, some] = True
             if bounded:
@@ -148,7 +152,7 @@ class _Proof:
         """Find the best mappings of a spread at the chosen ones of some packings, whose bounds are given."""
         descents = {}
         if len(chosen):
-            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges[s])
+            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges(s))
             operands = self._decision.widths.operands[packings]
             for i in chosen.tolist():
                 of_packing = [measure.of(i) for measure in measures if measure.may_limit(i)]
@@ -179,7 +183,7 @@ class _Proof:
 
     def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measures]:
         """pJ, and the words that may slow the MACs down, at some packings."""
-        charges, widths = self._charges[s], self._decision.widths
+        charges, widths = self._charges(s), self._decision.widths
         operands, cycles = widths.operands[packings], self._cycles[s, packings]
         measures = [Measures(charges, bounds, self._start[s, packings], np.inf, np.ones(len(packings), bool))]
         for level, limits in enumerate(charges.space.arch.tech.bandwidth):
