@@ -7,8 +7,8 @@ Eyeriss's memories under three kinds of multipliers: `eyeriss` (any width costs 
 Assignments are those of the exact front of summed loss (each tensor's own, measured as `mqjax search` does on the shipped
 networks) against energy, and against EDP summed over layers. The networks are those at 224x224 with 1,000 classes, whose
 energies multipliers do share in. Chosen for one accelerator, an assignment is also priced on the others.
-Expected: five minutes on 2 cores. At 4 bits everywhere energy falls by 32 to 36 % where multipliers do not profit and by 42 to
-55 % where they do; bit-serial ones also halve the cycles. --quick: one network on two accelerators, at small size.
+Expected: five minutes on 2 cores. At 4 bits everywhere energy falls by 32 to 36 % where multipliers do not profit and by 51 to
+56 % where they do; bit-serial ones also halve the cycles. --quick: one network on two accelerators, at small size.
 """
 
 from __future__ import annotations
