@@ -9,13 +9,13 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
-from mqjax.mapper.levels.bounds import fixed_factors
+from mqjax.mapper.levels.bounds import fixed_factors, largest_factors
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
 from mqjax.mapper.levels.runs import Order, orders
 from mqjax.mapper.levels.states import (
@@ -36,7 +36,7 @@ STATES_MOST = 2**18
 PAIRS_MOST = 2**23
 """Pairs of a state and extents that are priced for a boundary at most."""
 
-PRICED_AT_ONCE = 2**18
+PRICED_AT_ONCE = 2**16
 """Pairs that are priced together."""
 
 PRICED_PER_STATE = 16
@@ -60,15 +60,23 @@ class Descent:
     """Places the temporal loops of a layer for one spread and one packing; `operands`: int64 [L, T].
 
     measures: pJ, and the words that may slow the MACs down, which need `cycles` without them; axis K. book: the windows of the
-    spread. looked_at: partial mappings that were priced last. complete: whether no better mappings were missed.
+    spread. go_on: called now and then; may raise what ends the search. looked_at: partial mappings that were priced last.
+    complete: whether no better mappings were missed.
     """
 
-    def __init__(self, measures: list[Measure], cycles: float, operands: np.ndarray, book: WindowBook) -> None:
-        self._measures, self._cycles, self._operands = measures, cycles, operands
+    def __init__(
+        self,
+        measures: list[Measure],
+        cycles: float,
+        operands: np.ndarray,
+        book: WindowBook,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._measures, self._cycles, self._operands, self._go_on = measures, cycles, operands, go_on
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
         space = self.charges.space
-        self._fixed, self._book = fixed_factors(space), book
+        self._fixed, self._most, self._book = fixed_factors(space), largest_factors(space), book
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
@@ -138,6 +146,7 @@ class Descent:
         parts = [outer.take(np.zeros(0, np.int64))]
         for first in range(0, len(at), PRICED_AT_ONCE):
             some = slice(first, first + PRICED_AT_ONCE)
+            self._go_on()
             parts += self._ordered(b, outer, at[some], place[some], limits)
             if sum(map(len, parts)) > 4 * STATES_MOST:
                 parts = [distinct(States.join(parts))]
@@ -180,6 +189,8 @@ class Descent:
         fits = np.ones(len(at), bool)
         for d, factor in fixed.items():
             fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
+        for d in np.flatnonzero(np.isfinite(self._most[b])):
+            fits &= lattice.extents[outer.place[at], d] <= self._most[b, d] * lattice.extents[place, d]
         at, place = at[fits], place[fits]
         promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
         least = energy[at] + promise

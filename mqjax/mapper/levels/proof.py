@@ -49,21 +49,12 @@ def prove(space: Mapspace, bits: Sequence[BitWidths], *, deadline: float, progre
     codec = Codec(space)
     decision = Decision(space, bits, codec.width, codec.nests)
     decision.searched = 0
-    if _limits_temporal_factors(space):
-        return decision
     found = spreads(space)
     if found is not None and not len(found):
         decision.proven = True  # that nothing fits
     elif found is not None:
         _Proof(codec, decision, found, deadline, progress).run()
     return decision
-
-
-def _limits_temporal_factors(space: Mapspace) -> bool:
-    """Whether upper bounds (`max_factors`) forbid temporal loops that the states here would place."""
-    bounds = dict(zip(space.layer.loops, space.layer.bounds, strict=True))
-    temporal = (level for level in space.tiling if not level.spatial)
-    return any(most < bounds[dim] for level in temporal for dim, most in level.max_factors.items())
 
 
 class _Proof:
@@ -156,7 +147,7 @@ class _Proof:
             operands = self._decision.widths.operands[packings]
             for i in chosen.tolist():
                 of_packing = [measure.of(i) for measure in measures if measure.may_limit(i)]
-                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book)
+                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book, self._check_time)
         for stage in STAGES:
             self._standing = self._decision.standing()
             found: list[Placed] = []
