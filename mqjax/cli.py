@@ -25,6 +25,7 @@ EXAMPLES = {
     "evaluate": 'mqjax evaluate --arch eyeriss --mapping map.yaml \\\n    --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8',
     "table": "mqjax table --arch simba --network mobilenetv2 --out table.json.gz",
     "mapspace": 'mqjax mapspace --arch eyeriss --layer "C=64,M=128,P=56,Q=56" \\\n    --out space.png',
+    "constraints": "mqjax constraints --arch simba --network mobilenetv1 --bits 8/8/8 \\\n    --figure constraints.png",
     "network": "mqjax network show model.onnx",
     "arch": "mqjax arch check mine.yaml",
     "data": "mqjax data prepare photos --name photos --data-dir prepared",
@@ -40,6 +41,7 @@ COMMANDS = {
     "explain": "draw a mapping, and say what its energy and its cycles come from",
     "table": "tabulate the optima of every layer for all bit-widths",
     "mapspace": "show sizes, valid counts and cost distribution of mapspaces",
+    "constraints": "say what each of an accelerator's own constraints costs",
     "search": "search per-layer bit-widths: accuracy against hardware cost",
     "network": "show a network as the mapper sees it, and what of its file was skipped",
     "arch": "write, check, show and import accelerator files",
@@ -87,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="mqjax",
         description="Exact mapping and mixed-precision quantization search for CNN accelerators.",
-        epilog="`mqjax COMMAND --help` explains the options of a command.",
+        epilog="`mqjax COMMAND --help` explains the options of a command.\n\n"
+        'example:\n  mqjax map --arch eyeriss --layer "C=64,M=128,P=56,Q=56" --bits 8/4/8',
     )
     parser.add_argument("--version", action="version", version=f"mqjax {importlib.metadata.version('mqjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

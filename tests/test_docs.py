@@ -38,6 +38,19 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_read_alike_by_all(page):
+    """Python-Markdown wants empty lines before lists and tables, and takes stars between letters for italics."""
+    before = ""
+    for line in re.sub(r"```.*?```|^    .*?$", "", page.read_text(), flags=re.S | re.M).splitlines():
+        begins = re.match(r"([*-]|\d+\.) ", line) and not re.match(r"\s*([*-]|\d+\.) |  ", before)
+        begins = begins or (line.startswith("|") != before.startswith("|") and line)
+        assert not (begins and before), f"no empty line before: {line}"
+        plain = re.sub(r"`[^`]*`|\*\*[^*]+\*\*", "", line)
+        assert not re.search(r"[\w)\]]\*[\w(\[]", plain), f"a star between letters: {line}"
+        before = line
+
+
 def test_the_layers_that_the_docs_show_are_read(tmp_path):
     from mqjax.models import network_layers
 

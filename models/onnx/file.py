@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def label(node: Any) -> str:
     return f"node {name!r} ({node.op_type if node.op_type.isprintable() else 'unknown op'})"
 
 
+def module_of(node: Any) -> str:
+    """What PyTorch calls the module of a layer's node, from the name of its weights (layer1.0.conv1.weight) or, where these were
+    renamed, its own (/layer1/layer1.0/conv1/Conv); "" where neither says."""
+    weights = node.input[1] if len(node.input) > 1 else ""
+    if weights.endswith(".weight"):
+        path = weights.removesuffix(".weight")
+    elif node.name.startswith("/"):
+        path, before = "", ""
+        for part in node.name.strip("/").split("/")[:-1]:
+            # A child of a Sequential repeats the latter's name: features/features.0.
+            inside = before and part.startswith(f"{before}.")
+            path = path.removesuffix(before) + part if inside else f"{path}.{part}".lstrip(".")
+            before = part
+    else:
+        return ""
+    return path if re.fullmatch(r"\w[\w.]{0,199}", path, re.ASCII) else ""
+
+
 def attributes(node: Any) -> dict[str, Any]:
     """A node's attributes in Python's terms."""
     from onnx import helper
@@ -99,10 +118,12 @@ def attributes(node: Any) -> dict[str, Any]:
 def read_file(path: Path) -> OnnxFile:
     """The content of an ONNX file. Raises `InputError` naming the file, and the node or tensor, where it is damaged, keeps
     tensors in other files, is larger than the limits, or has shapes that contradict each other."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
     onnx = onnx_package()
     from google.protobuf.message import DecodeError
 
-    path = Path(path)
     try:
         size = path.stat().st_size
         if size > BYTES_MOST:
@@ -158,8 +179,8 @@ def _check_tensor(path: Path, tensor: Any) -> None:
     onnx = onnx_package()
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise InputError(
-            f"{path}: tensor {_named(tensor)} lies in another file, which is not read; save the model in one file "
-            "(onnx.save_model with save_as_external_data=False)"
+            f"{path}: tensor {_named(tensor)} lies in another file, which is not read; write one file "
+            "(torch.onnx.export(..., external_data=False), or onnx.save_model with save_as_external_data=False)"
         )
     elements = 1
     for extent in tensor.dims:

@@ -18,7 +18,16 @@ from mqjax.errors import InputError
 from mqjax.models.graph import Graph
 from mqjax.models.importing import Assembly, Imported, Skipped
 from mqjax.models.networks import called
-from mqjax.models.onnx.file import FOLDABLE, QUANT_DOMAINS, OnnxFile, attributes, constant_of, label, read_file
+from mqjax.models.onnx.file import (
+    FOLDABLE,
+    QUANT_DOMAINS,
+    OnnxFile,
+    attributes,
+    constant_of,
+    label,
+    module_of,
+    read_file,
+)
 from mqjax.models.onnx.values import Value
 from mqjax.models.ops import Image, Kernel, Linear, Op, Shape
 from mqjax.types import BitWidths
@@ -89,11 +98,13 @@ class Reader(Assembly):
         return self.graph_shapes[x.node]
 
     def add(self, node: Any, op: Op, *inputs: Value) -> str:
-        """Add a node to the graph, named after one of the file."""
-        name = re.sub(rf"[^A-Za-z0-9]{re.escape(node.op_type)}$", "", node.name or node.output[0])
+        """Add a node to the graph, named after the framework's module if it is a layer and that is known, else after its node
+        in the file."""
+        module = module_of(node) if isinstance(op, Kernel) else ""
+        name = module or re.sub(rf"[^A-Za-z0-9]{re.escape(node.op_type)}$", "", node.name or node.output[0])
         name = self.add_node(name, op, [x.node for x in inputs])
-        if isinstance(op, Kernel):
-            self.origins[name] = node.name
+        if module:
+            self.origins[name] = module
         return name
 
     def skip(self, node: Any, reason: str) -> None:

@@ -47,6 +47,20 @@ class Trained:
     dataset: Dataset
 
 
+def checkpoint_of(network: str, dataset: str, checkpoint: str | Path | None = None) -> str | Path:
+    """The checkpoint that is given, a network that is its own, or the shipped one that fits. Raises `InputError` if none does."""
+    if checkpoint is not None:
+        return checkpoint
+    if is_own(network):
+        return network
+    if (network, dataset) not in DEFAULT_CHECKPOINTS:
+        raise InputError(
+            f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass it by --checkpoint "
+            "(mqjax search) or --init (mqjax train)"
+        )
+    return DEFAULT_CHECKPOINTS[network, dataset]
+
+
 def trained_network(
     network: str, dataset: str, *, checkpoint: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Trained:
@@ -56,15 +70,7 @@ def trained_network(
     Raises `InputError` for unknown networks and data sets, and for a checkpoint that does not fit.
     """
     data = load_dataset(dataset, data_dir=data_dir)
-    if is_own(network) and checkpoint is None:
-        checkpoint = network
-    elif checkpoint is None:
-        if (network, dataset) not in DEFAULT_CHECKPOINTS:
-            raise InputError(
-                f"no checkpoint of {network!r} for {dataset!r} ships; make one with mqjax train and pass it by --checkpoint "
-                "(mqjax search) or --init (mqjax train)"
-            )
-        checkpoint = DEFAULT_CHECKPOINTS[network, dataset]
+    checkpoint = checkpoint_of(network, dataset, checkpoint)
     model, about = load_checkpoint(checkpoint)
     if is_own(network):
         _check_own(network, model.architecture, data, about)

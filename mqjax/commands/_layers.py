@@ -118,8 +118,22 @@ def chosen_layers(args: argparse.Namespace) -> list[Layer]:
 
 def add_figure_arguments(parser: argparse.ArgumentParser) -> None:
     """--svg, --png."""
-    parser.add_argument("--svg", type=Path, help="write the figure as SVG")
-    parser.add_argument("--png", type=Path, help="write the figure as PNG")
+    parser.add_argument("--svg", type=figure_file("svg"), help="write the figure as SVG")
+    parser.add_argument("--png", type=figure_file("png"), help="write the figure as PNG")
+
+
+def figure_file(form: str) -> Callable[[str], Path]:
+    """A parser of names of figures in this form: other endings than its own are refused."""
+
+    def file(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in ("", f".{form}"):
+            raise argparse.ArgumentTypeError(
+                f"{text}: what is written is {form.upper()}, so its name must end in .{form}"
+            )
+        return path
+
+    return file
 
 
 def write_figures(args: argparse.Namespace, draw: Callable[[str], bytes]) -> None:

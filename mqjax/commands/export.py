@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def _writer(name: str) -> Callable[[Member], str | bytes]:
     if name in ("qonnx", "onnx", "aimet"):
         from mqjax.export import models
+        from mqjax.models.onnx.file import onnx_package
+
+        onnx_package()  # missing packages are told before the network is calibrated
 
         return getattr(models, name)
     from mqjax.export import settings

@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, add_space_arguments, chosen_layers, padding
+from mqjax.commands._layers import (
+    add_arch_arguments,
+    add_layer_arguments,
+    add_space_arguments,
+    chosen_layers,
+    figure_file,
+    padding,
+)
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -28,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
     parser.add_argument("--pareto", action="store_true", help="all mappings that none beats in both energy and delay")
-    parser.add_argument("--figure", type=Path, help="with --pareto: energy against delay as PNG")
+    parser.add_argument("--figure", type=figure_file("png"), help="with --pareto: energy against delay as PNG")
     parser.add_argument("--json", action="store_true", help="print a list with one object per layer and triple")
     parser.add_argument("--out", type=Path, help="folder for the mappings as Timeloop map YAML")
 

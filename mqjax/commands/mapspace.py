@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers
+from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers, figure_file
 
 UNIFORM = "native,8/8/8,5/5/5,4/4/4,3/3/3,2/2/2"
 
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", default=UNIFORM, help="comma-separated width triples I/W/O, 'native', or 'all' for the 343 of 2..8"
     )
-    parser.add_argument("--out", type=Path, help="write the figure (.png) of the distributions here")
+    parser.add_argument("--out", type=figure_file("png"), help="write the figure (.png) of the distributions here")
     parser.add_argument("--json", action="store_true", help="print the numbers as a JSON list")
 
 

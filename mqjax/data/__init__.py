@@ -8,6 +8,7 @@ the array_record format, or one made from a folder of class folders by `prepare_
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,11 @@ class Dataset:
         return Images(pad_to(images.images, resolution), images.labels)
 
 
+def _no_advice(line: logging.LogRecord) -> bool:
+    """Whether a log line of tensorflow-datasets is for users: its advice on faster image decoders is not."""
+    return "OpenCV" not in str(line.msg)
+
+
 def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     """The prepared data set `name`, in `data_dir` or, by default, the one inside the package.
 
@@ -115,6 +121,7 @@ def load_dataset(name: str, *, data_dir: str | Path | None = None) -> Dataset:
     """
     import tensorflow_datasets as tfds
 
+    logging.getLogger("absl").addFilter(_no_advice)
     root = EMBEDDED if data_dir is None else Path(data_dir)
     folder = _version_folder(root, name)
     if folder is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mqjax.errors import InputError
-from mqjax.models.files import has_weights, is_file, is_own, load_network, network_name
+from mqjax.models.files import has_weights, is_own, load_network, network_name
 from mqjax.models.graph import Graph
 from mqjax.study.stored import member_of, read_config, read_front
 
@@ -55,7 +55,13 @@ class Member:
     def source(self) -> Any:
         """The network as it was found; of a named network the trained one's graph decides about sizes."""
         network = self.settings["network"]
-        return load_network(network) if is_own(network) else _Trained(self.trained[0].architecture)
+        if is_own(network):
+            return load_network(network)
+        from mqjax.accuracy.trained import checkpoint_of
+        from mqjax.models.checkpoint import load_checkpoint
+
+        checkpoint = checkpoint_of(network, self.settings["dataset"], self.settings.get("checkpoint"))
+        return _Trained(load_checkpoint(checkpoint)[0].architecture)
 
     @cached_property
     def trained(self) -> tuple[Network, Quantized]:
@@ -103,20 +109,6 @@ def read_member(run: str | Path, number: int) -> Member:
 
 
 def _modules(network: str) -> dict[str, str]:
-    """What the framework calls the layers: Flax, or PyTorch in an ONNX file that it wrote, where "/layer1/layer1.0/conv1/Conv"
-    is layer1.0.conv1."""
+    """What the framework calls the layers: Flax, or PyTorch in an ONNX file that it wrote."""
     imported = load_network(network).imported
-    origins = {} if imported is None else imported.origins
-    if not is_file(network):
-        return origins
-    found: dict[str, str] = {}
-    for name, original in origins.items():
-        parts = original.strip("/").split("/")
-        if not original.startswith("/") or len(parts) < 2:
-            continue
-        path = ""
-        for part in parts[:-1]:
-            inside = part if not path or part.startswith(f"{path}.") else f"{path}.{part}"
-            path = inside
-        found[name] = path
-    return found
+    return {} if imported is None else imported.origins

@@ -43,10 +43,18 @@ def brevitas(member: Member) -> dict[str, Any]:
 
 
 def torchao(member: Member) -> dict[str, Any]:
-    """A configuration of torchao: quantize_(model, config_from_dict(settings)). Weights alone, with a step per output
-    channel; torchao has no activations of these widths. IntxWeightOnlyConfig is of version 2 (torchao 0.14 and later)."""
+    """A configuration of torchao: quantize_(model, config_from_dict(settings), filter_fn=None). Weights alone, with a step per
+    output channel (in convolutions also per position of the kernel); torchao has no activations of these widths. Kernels of one
+    input channel, depthwise ones above all, are null, that is, left in float: torchao 0.18 fails on them.
+    IntxWeightOnlyConfig is of version 2 (torchao 0.14 and later)."""
+    kernels = (
+        {} if member.graph is None else {node.name: member.graph.kernel_shape(node) for node in member.graph.kernels}
+    )
 
-    def of(layer: LayerWidths) -> dict[str, Any]:
+    def of(layer: LayerWidths) -> dict[str, Any] | None:
+        shape = kernels.get(layer.name)
+        if shape is not None and shape[2] == 1:
+            return None
         dtype = {"_type": "torch.dtype", "_data": f"int{layer.weight}"}
         axis = {"_type": "PerAxis", "_version": 1, "_data": {"axis": 0}}
         return {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": {"weight_dtype": dtype, "granularity": axis}}
@@ -75,20 +83,25 @@ def _kernel(member: Member, layer: LayerWidths) -> str:
 
 
 def nncf(member: Member) -> dict[str, Any]:
-    """A configuration of NNCF 2 (NNCFConfig.from_dict), with widths set by hand. Scopes are those of a model whose layers are
-    its own attributes; NNCF prints a model's true scopes when it compresses it, with the classes on the way to each layer."""
+    """A configuration of NNCF 2 (NNCFConfig.from_dict), with the widths of weights and of the image set by hand. NNCF looks for
+    each scope among those of its model; where layers lie deeper than the model's own attributes, MODULE stands for the classes
+    on the way, which no file tells. Scopes of activations follow the model's code (relu_0, ReLU[act]/relu_0), so these stay at
+    NNCF's own 8 bits. TRIAL is its name for devices of any width."""
     graph, scopes = member.graph, []
-    name = "Network" if graph is None else graph.name
-    for layer in member.layers:
-        linear = graph is not None and not isinstance({node.name: node for node in graph.kernels}[layer.name].op, Conv)
-        kind, call = ("NNCFLinear", "linear_0") if linear else ("NNCFConv2d", "conv2d_0")
-        scope = f"{name}/{kind}[{layer.module}]/{call}"
-        scopes += [[layer.weight, f"{scope}|WEIGHT"], [layer.output, f"{scope}|OUTPUT"]]
+    linear = set() if graph is None else {node.name for node in graph.kernels if not isinstance(node.op, Conv)}
+    for number, layer in enumerate(member.layers):
+        *way, last = layer.module.split(".")
+        kind, call = ("NNCFLinear", "linear_0") if layer.name in linear else ("NNCFConv2d", "conv2d_0")
+        path = "".join(f"/MODULE[{part}]" for part in way)
+        scopes.append([layer.weight, f"{path}/{kind}[{last}]/{call}|WEIGHT"])
+        if number == 0:
+            scopes.append([layer.input, "/nncf_model_input_0|OUTPUT"])
     settings: dict[str, Any] = {
+        "target_device": "TRIAL",
         "compression": {
             "algorithm": "quantization",
             "initializer": {"precision": {"type": "manual", "bitwidth_per_scope": scopes}},
-        }
+        },
     }
     if graph is not None:
         settings["input_info"] = {"sample_size": [1, graph.channels, *graph.image_shape[:2]]}

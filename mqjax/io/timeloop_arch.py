@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mqjax.io.documents import Document, read_document, shown
 from mqjax.io.timeloop_constraints import ConstraintReader
-from mqjax.io.timeloop_tree import Component, attribute_error, number, read_tree
+from mqjax.io.timeloop_tree import Component, amount, attribute_error, number, read_tree
 from mqjax.projection import LOOPS
 
 # Actions that are looked up for an access, first found first taken.
@@ -54,7 +54,7 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedA
     `rules_folder`, which v0.4 may lack, under the name `name`. Raises `InputError` naming file, line and key."""
     notes: list[str] = []
     arch = read_document(tables / "arch.yaml", tagged=True)
-    parts, targets, constraints = read_tree(arch, notes)
+    parts, targets, constraints = read_tree(arch, _variables(arch, tables), notes)
     names = [part.name for part in parts]
     energies = _energies(read_document(tables / "ERT.yaml"), names, notes)
     areas = _areas(read_document(tables / "ART.yaml"), names)
@@ -82,6 +82,15 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedA
         "constraints": {"arch": [*hardware, *lists[0], *relays], "paper": lists[1]},
     }
     return ImportedArch(document, notes)
+
+
+def _variables(arch: Document, folder: Path) -> dict[str, Any]:
+    """What formulas may name: the variables of the architecture's file and of a variables.yaml beside it."""
+    found: dict[str, Any] = {}
+    beside = folder / "variables.yaml"
+    for document in (read_document(beside),) if beside.exists() else ():
+        found |= document.at(("variables",), dict)
+    return found | arch.at(("variables",), dict, {})
 
 
 # --- Energies and areas ----------------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def _level(
         raise attribute_error(arch, part, "width" if "width" in part.attributes else "memory_width", problem)
     cluster = cluster or (width or word_bits * block) // (word_bits * block)
     capacity = _capacity(arch, part, word_bits, block)
-    buffering = part.attributes.get("multiple_buffering", 1)
+    buffering = amount(arch, part, "multiple_buffering") or 1
     if isinstance(buffering, bool) or not isinstance(buffering, int | float) or not 1 <= buffering < math.inf:
         raise attribute_error(arch, part, "multiple_buffering", f"must be a number from 1, not {shown(buffering)}")
     usable = capacity if capacity is None else math.floor(capacity / buffering)
@@ -230,7 +239,7 @@ def _bandwidth(arch: Document, part: Component) -> dict[str, float]:
         ("read_bandwidth", ("read",), 1),
         ("write_bandwidth", ("write",), 1),
     ):
-        value = part.attributes.get(key)
+        value = amount(arch, part, key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -97,7 +97,12 @@ class ConstraintReader:
             if entry[key] not in (None, [], {}, False):
                 self.notes.append(f"{name}: {key} of {kind} constraints has no counterpart and is left out")
         level = target.spatial if kind == "spatial" else target.level
-        if kind in KINDS or level is None:
+        if kind in KINDS:
+            return []
+        if level is None:
+            factors = _rule(file, loc, name, kind, target.fanout).get("factors", {})
+            if any(factor != 1 for factor in factors.values()):
+                self.notes.append(f"{name}: its constraint on {kind} loops, of which it has none, is left out")
             return []
         rule = _rule(file, loc, level, kind, target.fanout)
         given = [("factors", dim) for key in ("factors", "max_factors") for dim in rule.get(key, ())]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqjax.errors import InputError
 from mqjax.io.documents import TAG, Document, shown
+from mqjax.io.formulas import FormulaError, evaluate
 
 Loc = tuple[str | int, ...]
 
@@ -45,6 +46,8 @@ class Component:
     mesh: list[int]
     loc: Loc
     attributes: dict[str, Any]
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What formulas may name beside the attributes."""
 
     @property
     def instances(self) -> int:
@@ -59,11 +62,12 @@ class Tree(NamedTuple):
     constraints: list[tuple[str, Loc]]
 
 
-def read_tree(arch: Document, notes: list[str]) -> Tree:
-    """The components of an architecture; what is left out is noted. Raises `InputError` naming file, line and key."""
+def read_tree(arch: Document, variables: Mapping[str, Any], notes: list[str]) -> Tree:
+    """The components of an architecture, whose formulas may name `variables`; what is left out is noted. Raises `InputError`
+    naming file, line and key."""
     tree = arch.at(("architecture",), dict)
     flat = str(tree.get("version")) == "0.4" or ("nodes" in tree and "subtree" not in tree)
-    found = _Nodes(arch, notes).read() if flat else _read_subtrees(arch, notes)
+    found = _Nodes(arch, variables, notes).read() if flat else _read_subtrees(arch, variables, notes)
     macs = [part for part in found.parts if part.kind == "compute"]
     levels = [part for part in found.parts if part.kind == "storage"]
     if len(macs) != 1 or not levels:
@@ -83,7 +87,7 @@ def read_tree(arch: Document, notes: list[str]) -> Tree:
 def number(arch: Document, part: Component, *keys: str) -> int | None:
     """The positive whole number under the first of the attributes `keys` (with underscores) that is given."""
     for key in keys:
-        value = part.attributes.get(key)
+        value = amount(arch, part, key)
         if value is None:
             continue
         if isinstance(value, float) and value.is_integer():
@@ -92,6 +96,18 @@ def number(arch: Document, part: Component, *keys: str) -> int | None:
             raise attribute_error(arch, part, key, f"must be a positive whole number, not {shown(value)}")
         return value
     return None
+
+
+def amount(arch: Document, part: Component, key: str) -> Any:
+    """The value of an attribute, which may be a formula; `None` where it is not given. Raises `InputError` where the formula is
+    none."""
+    value = part.attributes.get(key)
+    if not isinstance(value, str):
+        return value
+    try:
+        return evaluate(value, {**part.variables, **part.attributes}, (key,))
+    except FormulaError as error:
+        raise attribute_error(arch, part, key, str(error)) from None
 
 
 def attribute_error(arch: Document, part: Component, key: str, problem: str) -> InputError:
@@ -137,15 +153,15 @@ def _left_out(name: str) -> str:
 # --- v0.3 ------------------------------------------------------------------------------------------------------------
 
 
-def _read_subtrees(arch: Document, notes: list[str]) -> Tree:
-    parts = list(_subtree_parts(arch, notes))
+def _read_subtrees(arch: Document, variables: Mapping[str, Any], notes: list[str]) -> Tree:
+    parts = list(_subtree_parts(arch, variables, notes))
     targets = {}
     for part, below in zip(parts, parts[1:], strict=False):
         targets[part.name] = Target(part.name, below.instances // part.instances, part.name)
     return Tree(parts, targets, [])
 
 
-def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Component]:
+def _subtree_parts(arch: Document, variables: Mapping[str, Any], notes: list[str]) -> Iterator[Component]:
     loc: Loc = ("architecture",)
     count = 1
     arch.at((*loc, "subtree"), list)
@@ -161,7 +177,7 @@ def _subtree_parts(arch: Document, notes: list[str]) -> Iterator[Component]:
             title = arch.at((*here, "class"), str)
             attributes = {**_attributes(arch, here), "class": title}
             if kind := _kind(title):
-                part = Component(name, kind, [count * instances, 1], (*here, "attributes"), attributes)
+                part = Component(name, kind, [count * instances, 1], (*here, "attributes"), attributes, variables)
                 yield dataclasses.replace(part, mesh=_mesh(arch, part))
             else:
                 notes.append(_left_out(name))
@@ -185,8 +201,8 @@ def _mesh(arch: Document, part: Component) -> list[int]:
 class _Nodes:
     """The state of a walk through v0.4 nodes, from the outermost inwards."""
 
-    def __init__(self, arch: Document, notes: list[str]) -> None:
-        self.arch, self.notes = arch, notes
+    def __init__(self, arch: Document, variables: Mapping[str, Any], notes: list[str]) -> None:
+        self.arch, self.variables, self.notes = arch, variables, notes
         self.parts: list[Component] = []
         self.targets: dict[str, Target] = {}
         self.constraints: list[tuple[str, Loc]] = []
@@ -220,7 +236,7 @@ class _Nodes:
             for key in node.keys() - NODE_KEYS - FOR_ACCELERGY:
                 self.notes.append(f"{name}: {key} has no counterpart and is left out")
             attributes = {**inherited, **_attributes(self.arch, here)}
-            self._fan_out(name, here, instances)
+            self._fan_out(name, here, instances, {**self.variables, **attributes})
             if "constraints" in node:
                 self.constraints.append((name, (*here, "constraints")))
             if tag == "Container":
@@ -230,16 +246,17 @@ class _Nodes:
                 continue
             title = self.arch.at((*here, "class"), str)
             if kind := _kind(title):
-                part = Component(name, kind, list(self.mesh), (*here, "attributes"), {**attributes, "class": title})
+                own = {**attributes, "class": title}
+                part = Component(name, kind, list(self.mesh), (*here, "attributes"), own, self.variables)
                 self.parts.append(part)
                 self.targets[name] = self.targets[name]._replace(level=name if kind == "storage" else None)
                 self.waiting = None
             else:
                 self.notes.append(_left_out(name))
 
-    def _fan_out(self, name: str, loc: Loc, instances: int) -> None:
-        """A node begins: of its instances inside the node before, each level so far has its share."""
-        part = Component(name, "", [1, 1], (*loc, "spatial"), dict(self.arch.at((*loc, "spatial"), dict, {})))
+    def _fan_out(self, name: str, loc: Loc, instances: int, names: Mapping[str, Any]) -> None:
+        """A node begins: of its instances inside the node before, each level so far has its share. Formulas may have `names`."""
+        part = Component(name, "", [1, 1], (*loc, "spatial"), dict(self.arch.at((*loc, "spatial"), dict, {})), names)
         x, y = number(self.arch, part, "meshX") or 1, number(self.arch, part, "meshY") or 1
         if instances > 1 and x * y == 1:
             x = instances

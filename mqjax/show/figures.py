@@ -287,16 +287,18 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
     """PNG of how many mappings cost at most so much, one row per layer; a curve ends at the number that fit.
 
     layers: (name, [(bits, {metric: Distribution})]). Of many width triples the native and the uniform ones are told apart
-    by colour and legend; the others are grey.
+    by colour and legend, equal curves by one entry; the others are grey.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
         panels = figure.subplots(len(layers), 2, squeeze=False)
         for row, (name, spreads) in zip(panels, layers, strict=True):
+            others = len(spreads)
             named = _named([bits for bits, _ in spreads])
+            others -= sum(named)
+            spreads, named = _merged(spreads, named)
             shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
             colors = [next(shades) if is_named else GREY for is_named in named]
-            others = len(spreads) - sum(named)
             for axes, (metric, label) in zip(row, (("energy", "energy (pJ)"), ("edp", "EDP (pJ*cycles)")), strict=True):
                 for (bits, spread), color, is_named in zip(spreads, colors, named, strict=True):
                     found = spread[metric]
@@ -318,6 +320,19 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
             row[0].set_title(f"{name} on {arch}", loc="left")
             row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return png(figure)
+
+
+def _merged(
+    spreads: list[tuple[str, dict[str, Any]]], named: list[bool]
+) -> tuple[list[tuple[str, dict[str, Any]]], list[bool]]:
+    """The same with one entry for named curves that coincide, as those of widths that pack alike do."""
+    curves: dict[Any, tuple[str, dict[str, Any]]] = {}
+    for number, ((bits, spread), is_named) in enumerate(zip(spreads, named, strict=True)):
+        key = tuple(part.tobytes() for found in spread.values() for part in (found.edges, found.counts))
+        key = (is_named, key if is_named else number)
+        before = curves.get(key)
+        curves[key] = (bits, spread) if before is None else (f"{before[0]}, {bits}", spread)
+    return list(curves.values()), [is_named for is_named, _ in curves]
 
 
 def _named(bits: list[str]) -> list[bool]:

@@ -33,7 +33,17 @@ def draw_tradeoff(network: NetworkTradeoff, sets: Sequence[Tradeoff], title: str
         axes.set_ylim(low, high)
         axes.plot(x[best], y[best], "o", color=DARK, zorder=4, label="least EDP of the network")
         energy, cycles = least_edp_of_layers(sets)
-        axes.plot(cycles / by_cycles, energy / by_energy, "s", color=ORANGE, zorder=4, label="least EDP of every layer")
+        # Hollow, since for one layer it is the same point.
+        hollow = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.6}
+        axes.plot(
+            cycles / by_cycles,
+            energy / by_energy,
+            "s",
+            color=ORANGE,
+            zorder=4,
+            label="least EDP of every layer",
+            **hollow,
+        )
         axes.set(xlabel=cycles_label, ylabel=energy_label)
         axes.set_title(title, loc="left", fontsize=10)
         axes.grid(color="#eceff3")

@@ -127,6 +127,29 @@ def test_show_draws_the_hierarchy(tmp_path, capsys):
     assert "GlobalBuffer" in drawn and (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["arch", "show", "simba", "--svg"], ["map", "--arch", "simba", "--pareto", "--figure"], ["mapspace", "--out"]],
+)
+def test_a_figure_is_named_after_its_form(command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, str(tmp_path / "figure.pdf")])
+    assert stopped.value.code == 2 and "its name must end in ." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_curves_of_a_mapspace_are_one():
+    from mqjax.mapper.distribution import Distribution
+    from mqjax.show.figures import _merged
+
+    def spread(*counts: int):
+        return {"energy": Distribution(np.arange(3.0), np.array(counts))}
+
+    spreads = [("2/2/2", spread(1, 5)), ("2/2/3", spread(1, 4)), ("2/2/4", spread(1, 4)), ("3/3/3", spread(1, 5))]
+    spreads, named = _merged(spreads, [True, False, False, True])
+    assert [bits for bits, _ in spreads] == ["2/2/2, 3/3/3", "2/2/3", "2/2/4"] and named == [True, False, False]
+
+
 def test_import_lists_what_has_no_counterpart(tmp_path, capsys):
     files = runpy.run_path(str(Path(__file__).parent.parent / "io" / "test_import_timeloop.py"))["FILES"]
     for name, text in files.items():

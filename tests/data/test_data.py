@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import shutil
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -247,3 +249,10 @@ def test_other_formats_than_array_record_are_refused(tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(InputError, match="'tfrecord'; it must be in array_record"):
         load_dataset("tiny", data_dir=tmp_path)
+
+
+def test_images_are_read_without_log_lines():
+    """In a process of its own, since tensorflow-datasets gives its advice on decoders once."""
+    program = "from mqjax.data import load_dataset; load_dataset('fashion_mnist').sized('test', 32, limit=2)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""

@@ -20,24 +20,20 @@ from flax import nnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from exporting import RELU, WIDTHS, drawn, exported, run_folder
 from mqjax.cli import main
 from mqjax.data import load_dataset, normalize
 from mqjax.export import models
 from mqjax.export.member import read_member
 from mqjax.export.models import encodings
 from mqjax.models.calibration import Scheme, calibrate
-from mqjax.models.files import network_name
 from mqjax.models.graph import Builder, Graph
-from mqjax.models.network import Network
 from mqjax.models.onnx.reader import read_network
 from mqjax.models.onnx.writer import float_model, quantized_model
-from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, GlobalAvgPool, MaxPool
+from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, MaxPool
 from mqjax.models.quantization import forward
-from mqjax.study.config import StudyConfig
-from mqjax.study.runs import environment
 from mqjax.types import BitWidths, all_widths
 
-RELU = Activation("relu")
 SCHEMA = Path(__file__).parents[2] / "mqjax" / "export" / "widths.schema.json"
 
 
@@ -62,14 +58,6 @@ def all_ops() -> Graph:
     x = net.sum("sum", (x, net.conv("b", x, 8, 3)), activation=RELU)
     net.linear("fc", net.add("flat", Flatten(), x), 3)
     return net.build()
-
-
-def drawn(graph: Graph) -> Network:
-    """A network with random numbers."""
-    network = nnx.eval_shape(lambda: Network(graph, rngs=nnx.Rngs(0)))
-    state, generator = nnx.state(network, (nnx.Param, nnx.BatchStat)), np.random.default_rng(1)
-    nnx.update(network, jax.tree.map(lambda x: jnp.asarray(generator.uniform(-0.4, 1, x.shape) ** 2, x.dtype), state))
-    return network
 
 
 @pytest.fixture(scope="module")
@@ -149,49 +137,10 @@ def test_encodings_of_aimet_are_grids_of_the_float_file(calibrated):
 
 # --- The command ------------------------------------------------------------------------------------------------------
 
-WIDTHS = {"a": (8, 4, 5), "dw": (5, 3, 6), "fc": (6, 7, 8)}
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run folder as a search of a tiny network from a file leaves it."""
-    folder = tmp_path_factory.mktemp("export")
-    net = Builder("tiny", resolution=32, channels=1)
-    x = net.depthwise("dw", net.conv("a", "image", 4, 5, stride=4, padding=0, activation=RELU), 3, activation=RELU)
-    net.linear("fc", net.add("pool", GlobalAvgPool(), x), 10)
-    path = folder / "tiny.onnx"
-    path.write_bytes(float_model(drawn(net.build())).SerializeToString())
-    mapping = [
-        {"level": "DRAM", "temporal": [["C", 4], ["Q", 2]], "spatial": [], "keep": ["Weights", "Inputs", "Outputs"]}
-    ]
-    layers = [
-        {"name": f"{network_name(str(path))}_{name}", "bits": "/".join(map(str, bits)), "energy_pj": 1.0, "cycles": 1,
-         "level_pj": {}, "mapped_as": {"C": 4} if name == "a" else {}, "mapping": mapping}
-        for name, bits in WIDTHS.items()
-    ]  # fmt: skip
-    costs = {
-        "objectives": {"error": 0.5, "energy": 3.0},
-        "test_accuracy": 0.5,
-        "memory_bits": 9.0,
-        "energy_pj": 3.0,
-        "cycles": 3,
-    }
-    front = {
-        "arch": "eyeriss", "objectives": {"error": "share of images", "energy": "pJ"}, "metric": "energy",
-        "layers": [layer["name"] for layer in layers], "members": [{"id": 2, **costs, "layers": layers, "generation": 0}],
-        "uniform": [], "native": None, "history": [], "evaluations": 1, "seconds": {},
-        "mapspace": {"unique_layers": 3, "nominal": 1, "pruned": 1, "evaluated": 1, "covered": True},
-    }  # fmt: skip
-    settings = StudyConfig(network=str(path), dataset="fashion_mnist").settings()
-    (folder / "front.json").write_text(json.dumps(front))
-    (folder / "config.json").write_text(json.dumps({"settings": settings, **environment()}))
-    return folder
-
-
-def exported(run: Path, name: str, tmp_path: Path) -> str:
-    out = tmp_path / f"out.{name}"
-    assert main(["export", str(run), "--member", "2", "--format", name, "--out", str(out)]) == 0
-    return out.read_text()
+    return run_folder(tmp_path_factory.mktemp("export"))
 
 
 def test_neutral_json_keeps_its_schema(run, tmp_path):
@@ -211,7 +160,10 @@ def test_settings_of_other_tools(run, tmp_path):
     assert brevitas["dw"] == {"weight_bit_width": 3, "input_bit_width": 5, "output_bit_width": 6}
     torchao = json.loads(exported(run, "torchao", tmp_path))
     assert torchao["_type"] == "FqnToConfig"
-    config = torchao["_data"]["fqn_to_config"]["fc"]
+    configs = torchao["_data"]["fqn_to_config"]
+    assert configs["a"] is None and configs["dw"] is None  # kernels of one input channel
+    assert configs["b"]["_data"]["weight_dtype"]["_data"] == "int2"
+    config = configs["fc"]
     assert config["_type"] == "IntxWeightOnlyConfig"
     assert config["_data"]["weight_dtype"] == {"_type": "torch.dtype", "_data": "int7"}
     qkeras = json.loads(exported(run, "qkeras", tmp_path))
@@ -226,7 +178,14 @@ def test_settings_of_other_tools(run, tmp_path):
             assert ast.literal_eval(call.args[0]) == bits
     nncf = json.loads(exported(run, "nncf", tmp_path))
     scopes = dict(map(reversed, nncf["compression"]["initializer"]["precision"]["bitwidth_per_scope"]))
-    assert scopes["tiny/NNCFConv2d[a]/conv2d_0|WEIGHT"] == 4 and scopes["tiny/NNCFLinear[fc]/linear_0|OUTPUT"] == 8
+    assert scopes == {
+        "/NNCFConv2d[a]/conv2d_0|WEIGHT": 4,
+        "/nncf_model_input_0|OUTPUT": 8,
+        "/NNCFConv2d[dw]/conv2d_0|WEIGHT": 3,
+        "/NNCFConv2d[b]/conv2d_0|WEIGHT": 2,
+        "/NNCFLinear[fc]/linear_0|WEIGHT": 7,
+    }
+    assert nncf["target_device"] == "TRIAL"  # others take 8 bits alone
     assert nncf["input_info"] == {"sample_size": [1, 1, 32, 32]}
 
 
@@ -244,7 +203,7 @@ def test_mappings_are_read_back(run, tmp_path):
     out = tmp_path / "maps"
     assert main(["export", str(run), "--member", "2", "--format", "timeloop", "--out", str(out)]) == 0
     files = sorted(path.name for path in out.iterdir())
-    assert files == ["01_a.yaml", "02_dw.yaml", "03_fc.yaml"]
+    assert files == ["01_a.yaml", "02_dw.yaml", "03_b.yaml", "04_fc.yaml"]
     (level,) = read_mapping(out / "01_a.yaml", ["DRAM"])
     assert {dim: bound for dim, bound in level["temporal"] if bound > 1} == {"C": 4, "Q": 2}
     assert "C mapped as 4" in (out / "01_a.yaml").read_text()

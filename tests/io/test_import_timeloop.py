@@ -235,7 +235,7 @@ BAD = {
     ),
     "no constraints": ({"map_constraints": {"mapspace_constraints": "other"}}, r"map_constraints\.yaml, line 1: .*keys"),
     "version 0.4 without nodes": ({"arch": {"version: 0.3": "version: 0.4"}}, r"arch\.yaml, line 1: architecture\.nodes: this key"),
-    "depth of text": ({"arch": {"depth: 64": "depth: many"}}, r"arch\.yaml, line \d+: .*depth: must be a positive whole"),
+    "depth of text": ({"arch": {"depth: 64": "depth: many"}}, r"arch\.yaml, line \d+: .*depth: is 'many', but 'many'"),
     "no depth twice": ({"arch": {"depth: 64": "depth: 64, sizeKB: 1"}}, r"line \d+: .*sizeKB: spad has its size twice"),
     "word of nothing": ({"arch": {"word-bits: 16, meshX": "word-bits: 0, meshX"}}, r"word-bits: must be a positive whole"),
     "two spellings": ({"arch": {"depth: 64": "depth: 64, word_bits: 8"}}, r"given twice, in two spellings"),
@@ -452,13 +452,13 @@ BAD_V04 = {
     "tag of a text": (("class: DRAM,", "class: !!python/name:os.system DRAM,"), r"line 5: not valid YAML"),
     "unknown tag": (("!Container {name: chip}", "!!python/object/apply:os.system {name: chip}"), r"line 6: not valid YAML"),
     "tag of a list": (("!Container {name: chip}", "!Container [chip]"), r"line 6: .*!Container stands before what is no mapping"),
-    "mesh": (("meshX: 4,", "meshX: four,"), r"line 10: architecture\.nodes\[4\]\.spatial\.meshX: must be a positive whole number"),
+    "mesh": (("meshX: 4,", "meshX: four,"), r"line 10: architecture\.nodes\[4\]\.spatial\.meshX: is 'four', but 'four' is neither"),
     "range and mesh": (("name: PE", "name: PE[0..7]"), r"line 9: .*name: 8 instances are not 4 times 4"),
     "no class": (("class: regfile, ", ""), r"class: this key is missing"),
     "nothing inside the MACs": (("  - !Component {name: mac, class: intmac}\n", ""), r"must hold one compute component"),
     "order": (("class: intmac}", "class: intmac}\n  - !Component {name: late, class: regfile}"), r"nodes\[6\]\.name: the compute component must be the innermost"),
     "twice": (("name: chip", "name: glb"), r"line 7: .*the name 'glb' is used twice"),
-    "expression": (("depth: 1024", "depth: 64 * 16"), r"depth: must be a positive whole number, not '64 \* 16'"),
+    "expression": (("depth: 1024", "depth: 64 * rows"), r"depth: is '64 \* rows', but 'rows' is neither a variable"),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from mqjax.models.graph import Builder, Graph
 from mqjax.models.importing import Imported
 from mqjax.models.network import Network
 from mqjax.models.networks import architecture
+from mqjax.models.onnx.file import module_of
 from mqjax.models.onnx.reader import read_network
 from mqjax.models.onnx.writer import float_model
 from mqjax.models.ops import Activation, AvgPool, Concat, Flatten, GlobalAvgPool, MaxPool
@@ -108,6 +109,46 @@ def test_files_of_pytorch(name):
     layers = found.graph.layers()
     assert len(layers) == (5 if name == "torch_plain" else 6)
     assert [layer.shape for layer in layers].count("depthwise") == (0 if name == "torch_plain" else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "depthwise", "modules"),
+    [
+        ("torch_resnet", 0, ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2",
+                             "layer2.0.downsample.0", "layer2.1.conv1", "layer2.1.conv2", "fc"]),
+        ("torch_mobilenet", 2, ["stem.0", "first.0", "first.3", "first.6", "second.0", "second.3", "second.6",
+                                "classifier.1"]),
+    ],
+)  # fmt: skip
+def test_files_of_the_newer_exporter(name, depthwise, modules):
+    """The same script, with what torch.onnx.export does by default since PyTorch 2.9: its nodes have numbers for names."""
+    found = read_network(GOLDEN / f"{name}.onnx")
+    wanted = np.load(GOLDEN / f"{name}.npz")
+    assert found.inexact is None and np.allclose(logits(found, wanted["images"]), wanted["logits"], atol=1e-5)
+    assert [layer.shape for layer in found.graph.layers()].count("depthwise") == depthwise
+    assert [found.origins[node.name] for node in found.graph.kernels] == modules
+    assert [node.name for node in found.graph.kernels] == [module.replace(".", "_") for module in modules]
+
+
+def test_norms_before_their_layers_are_refused():
+    with pytest.raises(
+        InputError, match=r"\(BatchNormalization\): .* \(residual blocks with pre-activation\) are not supp"
+    ):
+        read_network(GOLDEN / "torch_preactivation.onnx")
+
+
+def test_names_of_modules():
+    """Of PyTorch's older exporter, which says where a node is, and renames weights that it folded."""
+    for name, weights, module in (
+        ("/layer2/layer2.0/downsample/downsample.0/Conv", "onnx::Conv_9", "layer2.0.downsample.0"),
+        ("/features/features.3/features.3.1/Conv", "onnx::Conv_9", "features.3.1"),
+        ("/fc/Gemm", "fc.weight", "fc"),
+        ("node_conv2d_7", "block.0.conv.weight", "block.0.conv"),
+        ("Conv_5", "onnx::Conv_9", ""),
+        ("/Conv", "w", ""),
+        ("a", "x\ny.weight", ""),
+    ):
+        assert module_of(helper.make_node("Conv", ["x", weights], ["y"], name=name)) == module
 
 
 KEPT = {

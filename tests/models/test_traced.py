@@ -165,6 +165,45 @@ def test_what_cannot_be_kept_is_refused_by_name(name):
     assert str(caught.value).startswith("Plain")
 
 
+class Separable(nnx.Module):
+    """A depthwise-separable block with a residual sum, as nnx.Conv's own options have it, compiled and checkpointed inside."""
+
+    def __init__(self, size=(3, 3), outputs=8, **options):
+        rngs = nnx.Rngs(0)
+        self.stem = nnx.Conv(2, 8, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        depthwise = nnx.Conv(8, outputs, size, feature_group_count=8, rngs=rngs, **options)
+        self.block = nnx.Sequential(
+            depthwise, nnx.BatchNorm(outputs, rngs=rngs), nnx.relu6, nnx.Conv(outputs, 8, (1, 1), rngs=rngs)
+        )
+        self.fc = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.stem(x))
+        y = nnx.jit(nnx.remat(lambda block, x: block(x)))(self.block, x)
+        return self.fc((x + y if x.shape == y.shape else y).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [({}, "depthwise"), ({"padding": "VALID"}, "depthwise"), ({"padding": ((1, 0), (2, 1))}, "depthwise"),
+     ({"strides": 2}, "depthwise"), ({"kernel_dilation": 2}, "depthwise"), ({"size": (5, 3)}, "depthwise"),
+     ({"use_bias": False}, "depthwise"), ({"outputs": 16}, "grouped")],
+)  # fmt: skip
+def test_depthwise_convolutions_in_all_forms(options, shape):
+    module = Separable(**options)
+    module.eval()
+    found = mqjax.load_network(module, (12, 12, 2))
+    assert [layer.shape for layer in found.layers()] == ["cnn", shape, "cnn", "cnn"]
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 12, 12, 2)).astype(np.float32)
+    assert np.allclose(nnx.jit(with_weights(found.imported))(images), module(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["CIRCULAR", "REFLECT"])
+def test_borders_that_are_no_zeros_are_refused(padding):
+    with pytest.raises(InputError, match="Separable: op .* in _pad: this op is not supported"):
+        mqjax.load_network(Separable(padding=padding), (12, 12, 2))
+
+
 @pytest.mark.parametrize("act", [nnx.silu, nnx.gelu, nnx.leaky_relu, nnx.sigmoid, jnp.tanh])
 def test_ops_that_change_no_shape_serve_the_mapper_alone(act):
     source = mqjax.load_network(drawn(lambda: Plain(lambda m, x: m.other(act(x)))), (8, 8, 3))

@@ -79,14 +79,15 @@ class WindowBook:
         if pair is None:
             return window
         charges, rank = self._charges, next(rank for rank, *dims in PAIRS if pair[0] in dims)
-        units = [int(charges.coefficients[INPUTS, rank, d]) for d in pair]
+        kernel, output = pair
+        units = int(charges.coefficients[INPUTS, rank, kernel]), int(charges.coefficients[INPUTS, rank, output])
         key = b, *pair, *(extents[d] for d in pair)
         if key not in self._insides:
             widths = charges.inside[: b + 1, pair]
-            own = np.array([extents[d] for d in pair])
-            reach = units * own * widths * (charges.spatial[: b + 1, pair] - 1)
-            spread = tuple(map(tuple, widths.tolist()))
-            self._insides[key] = Inside(tuple(units), tuple(own.tolist()), spread, int(reach.max()))
+            own = extents[kernel], extents[output]
+            reach = np.array(units) * own * widths * (charges.spatial[: b + 1, pair] - 1)
+            spread = tuple((k, o) for k, o in widths.tolist())
+            self._insides[key] = Inside(units, own, spread, int(np.max(reach)))
         moves, grown = [], {d: unit * extents[d] for d, unit in zip(pair, units, strict=True)}
         for d, bound, level in window:
             moves.append(grown[d] * int(charges.inside[level + 1, d]) if d in grown else 0)

@@ -37,6 +37,16 @@ def fixed_factors(space: Mapspace) -> list[dict[int, int]]:
     return fixed
 
 
+def largest_factors(space: Mapspace) -> np.ndarray:
+    """Upper bounds of the temporal loops of each level, float64 [L, D]."""
+    most = np.full((len(space.arch.levels), len(space.dims)), np.inf)
+    for level in space.tiling:
+        if not level.spatial:
+            for dim, bound in level.max_factors.items():
+                most[level.level, space.layer.loops.index(dim)] = bound
+    return most
+
+
 class BoundaryTerms(NamedTuple):
     """What the bounds at a boundary are made of where its run leaves a certain tensor unchanged, float64 [X, U] each."""
 
@@ -62,6 +72,7 @@ class Bounds:
         start[~charges.fits(1, operands)] = np.inf
         for d, factor in fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
+        start[(lattice.extents > largest_factors(space)[0]).any(axis=1)] = np.inf
         self.parts: list[list[BoundaryTerms]] = [[]]
         self.windows: list[Windows | None] = [None]
         self.least: list[dict[int | None, np.ndarray]] = [{}, dict.fromkeys((0, 1, 2, None), start)]

@@ -9,12 +9,13 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
-from mqjax.mapper.levels.bounds import fixed_factors
+from mqjax.mapper.levels.bounds import fixed_factors, largest_factors
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
 from mqjax.mapper.levels.runs import Order, orders
 from mqjax.mapper.levels.states import (
@@ -35,7 +36,7 @@ STATES_MOST = 2**18
 PAIRS_MOST = 2**23
 """Pairs of a state and extents that are priced for a boundary at most."""
 
-PRICED_AT_ONCE = 2**18
+PRICED_AT_ONCE = 2**16
 """Pairs that are priced together."""
 
 PRICED_PER_STATE = 16
@@ -45,27 +46,45 @@ COMPARED_AT_ONCE = 2**22
 """Exponents of extents that are compared together."""
 
 
+class Search(NamedTuple):
+    """How to search: beam: how many of the most promising states are kept at each boundary; better mappings may be missed.
+    most: how many may be looked at for one, or the search ends without mappings. gap: not worth while where a mapping is known
+    that takes at most so many times what any may take."""
+
+    beam: int | None = None
+    most: int = PAIRS_MOST
+    gap: float = 0.0
+
+
 class Descent:
     """Places the temporal loops of a layer for one spread and one packing; `operands`: int64 [L, T].
 
-    measures: pJ, and the words that may slow the MACs down, which need `cycles` without them; axis K. looked_at: partial
-    mappings that were priced last.
+    measures: pJ, and the words that may slow the MACs down, which need `cycles` without them; axis K. book: the windows of the
+    spread. go_on: called now and then; may raise what ends the search. looked_at: partial mappings that were priced last.
+    complete: whether no better mappings were missed.
     """
 
-    def __init__(self, measures: list[Measure], cycles: float, operands: np.ndarray, book: WindowBook) -> None:
-        self._measures, self._cycles, self._operands = measures, cycles, operands
+    def __init__(
+        self,
+        measures: list[Measure],
+        cycles: float,
+        operands: np.ndarray,
+        book: WindowBook,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._measures, self._cycles, self._operands, self._go_on = measures, cycles, operands, go_on
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
         space = self.charges.space
-        self._fixed, self._book = fixed_factors(space), book
+        self._fixed, self._most, self._book = fixed_factors(space), largest_factors(space), book
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
-        self.looked_at = 0
+        self.looked_at, self.complete = 0, False
 
-    def best(self, limits: Targets, beam: int | None = None) -> list[Placed]:
+    def best(self, limits: Targets, search: Search) -> list[Placed]:
         """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
-        for what is only bounded. With a beam only so many states are kept at each boundary, and better ones may be missed.
+        for what is only bounded. `complete` says whether no others are.
 
         Raises `TooManyStates` where more may be optimal than can be looked at.
         """
@@ -80,9 +99,16 @@ class Descent:
             order=np.array([-1]),
         )
         history = [start]
-        self.looked_at = 0
+        beam, self.looked_at = search.beam, 0
+        self.complete = beam is None
         for b in range(self.charges.depth - 1, 0, -1):
-            states = distinct(self._place_level(b, history[-1], limits, beam))
+            try:
+                states = distinct(self._place_level(b, history[-1], limits, search))
+            except TooManyStates:
+                if search.most == PAIRS_MOST:
+                    raise
+                self.complete = False
+                return []
             self.looked_at += len(states)
             if beam is not None and len(states) > beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
@@ -109,18 +135,23 @@ class Descent:
             needed = np.ceil(cost[:, 1:] / self._bandwidth * (1 - 1e-12))
         return np.maximum(self._cycles, needed.max(axis=1, initial=0))
 
-    def _place_level(self, b: int, outer: States, limits: Targets, beam: int | None) -> States:
+    def _place_level(self, b: int, outer: States, limits: Targets, search: Search) -> States:
         """The states at boundary b that come of placing the loops of level b."""
         at, place, least = self._pairs(b, outer, limits)
-        if beam is not None:
-            best = np.argsort(least, kind="stable")[: PRICED_PER_STATE * beam]
+        if len(at) > search.most:
+            raise TooManyStates
+        if search.beam is not None:
+            best = np.argsort(least, kind="stable")[: PRICED_PER_STATE * search.beam]
             at, place = at[best], place[best]
         parts = [outer.take(np.zeros(0, np.int64))]
         for first in range(0, len(at), PRICED_AT_ONCE):
             some = slice(first, first + PRICED_AT_ONCE)
+            self._go_on()
             parts += self._ordered(b, outer, at[some], place[some], limits)
             if sum(map(len, parts)) > 4 * STATES_MOST:
-                raise TooManyStates
+                parts = [distinct(States.join(parts))]
+                if len(parts[0]) > 2 * STATES_MOST:
+                    raise TooManyStates
         return States.join(parts)
 
     def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Targets) -> Iterator[States]:
@@ -158,6 +189,8 @@ class Descent:
         fits = np.ones(len(at), bool)
         for d, factor in fixed.items():
             fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
+        for d in np.flatnonzero(np.isfinite(self._most[b])):
+            fits &= lattice.extents[outer.place[at], d] <= self._most[b, d] * lattice.extents[place, d]
         at, place = at[fits], place[fits]
         promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
         least = energy[at] + promise

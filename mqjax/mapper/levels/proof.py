@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from mqjax.mapper.decision import Decision
 from mqjax.mapper.levels.book import WindowBook
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
-from mqjax.mapper.levels.descent import Descent
+from mqjax.mapper.levels.descent import Descent, Search
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
 from mqjax.mapper.levels.states import Measures, Placed, Targets, TooManyStates
@@ -27,11 +28,12 @@ from mqjax.types import METRICS, BitWidths
 NEAR = 1e-11
 """Relative difference below which two energies may be equal: bounds are summed in another order than exact costs."""
 
-NEARLY = 1.05
-"""Where a mapping is known that takes so many times the least that a spread may take, no first one is looked for."""
+STAGES = (Search(beam=16, gap=1.05), Search(most=2**12), Search(beam=256), Search())
+"""How the best mappings of a spread are found: most need a first mapping and a look at few states; where there are more, a
+better mapping is looked for first."""
 
-BEAM = 16
-"""States that are kept at each boundary where a first mapping is looked for."""
+KEPT = 64
+"""Spreads whose tables by extents are kept; others are made anew."""
 
 CELLS = 2**17
 """Extents times packings that are bounded together."""
@@ -47,8 +49,6 @@ def prove(space: Mapspace, bits: Sequence[BitWidths], *, deadline: float, progre
     codec = Codec(space)
     decision = Decision(space, bits, codec.width, codec.nests)
     decision.searched = 0
-    if _limits_temporal_factors(space):
-        return decision
     found = spreads(space)
     if found is not None and not len(found):
         decision.proven = True  # that nothing fits
@@ -57,26 +57,19 @@ def prove(space: Mapspace, bits: Sequence[BitWidths], *, deadline: float, progre
     return decision
 
 
-def _limits_temporal_factors(space: Mapspace) -> bool:
-    """Whether upper bounds (`max_factors`) forbid temporal loops that the states here would place."""
-    bounds = dict(zip(space.layer.loops, space.layer.bounds, strict=True))
-    temporal = (level for level in space.tiling if not level.spatial)
-    return any(most < bounds[dim] for level in temporal for dim, most in level.max_factors.items())
-
-
 class _Proof:
-    """What is known of every spread, [S, U]: pJ and cycles at least, pJ of the MACs and their operands, and whether its best
-    mappings were found."""
+    """What is known of every spread, [S, U]: pJ and cycles at least, pJ of the MACs and their operands, whether it was bounded
+    by extents, and whether its best mappings were found."""
 
     def __init__(
         self, codec: Codec, decision: Decision, found: np.ndarray, deadline: float, progress: Progress
     ) -> None:
         self._codec, self._decision, self._deadline, self._progress = codec, decision, deadline, progress
         self._spreads = found
-        self._charges = [Charges(codec.space, spatial) for spatial in found]
+        self._charges = lru_cache(maxsize=KEPT)(lambda s: Charges(codec.space, found[s]))
         shape = len(found), len(decision.widths.mac_pj)
         self._least, self._cycles, self._start = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
-        self._done = np.zeros(shape, bool)
+        self._bounded, self._done = np.zeros(shape, bool), np.zeros(shape, bool)
 
     def run(self) -> None:
         """Find and prove the optima, or give up at the deadline."""
@@ -99,7 +92,7 @@ class _Proof:
 
     def _bound(self, s: int) -> None:
         """What the mappings of a spread cost at least, as cheaply as that can be said."""
-        charges, widths = self._charges[s], self._decision.widths
+        charges, widths = self._charges(s), self._decision.widths
         self._cycles[s] = compute_cycles(np.full(len(widths.mac_pj), charges.steps), widths)
         self._start[s] = charges.space.layer.macs * widths.mac_pj + charges.of_macs(widths.operands)
         self._least[s] = self._start[s] + cheapest(charges, widths.operands)
@@ -131,46 +124,57 @@ class _Proof:
         return {s: us for s, us in found.items() if us}
 
     def _look(self, s: int, wanted: list[int]) -> None:
-        """Bound a spread for all packings that it may win, and find its best mappings for those wanted, and for all others
-        of which a mapping is known, since that limits what there is to look at."""
+        """Bound a spread for all packings that it may win. If it still looks best for those wanted, find its best mappings for
+        them, and for all others of which a mapping is known, since that limits what there is to look at."""
         every = np.flatnonzero(self._may_win()[s])
-        step = max(1, CELLS // self._charges[s].lattice.size)
+        step = max(1, CELLS // self._charges(s).lattice.size)
+        bounded = bool(self._bounded[s, wanted].all())
         for first in range(0, len(every), step):
             some = every[first : first + step]
-            bounds = Bounds(self._charges[s], self._decision.widths.operands[some])
+            self._check_time()
+            bounds = Bounds(self._charges(s), self._decision.widths.operands[some])
             self._least[s, some] = self._start[s, some] + bounds.root
-            chosen = self._may_win()[s, some] & (np.isin(some, wanted) | np.isfinite(self._standing[1][0, some]))
-            self._descend(s, some, np.flatnonzero(chosen), bounds)
+            self._bounded[s, some] = True
+            if bounded:
+                chosen = self._may_win()[s, some] & (np.isin(some, wanted) | np.isfinite(self._standing[1][0, some]))
+                self._descend(s, some, np.flatnonzero(chosen), bounds)
 
     def _descend(self, s: int, packings: np.ndarray, chosen: np.ndarray, bounds: Bounds) -> None:
         """Find the best mappings of a spread at the chosen ones of some packings, whose bounds are given."""
         descents = {}
         if len(chosen):
-            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges[s])
+            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges(s))
             operands = self._decision.widths.operands[packings]
             for i in chosen.tolist():
                 of_packing = [measure.of(i) for measure in measures if measure.may_limit(i)]
-                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book)
-        for beam in (BEAM, None):
+                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book, self._check_time)
+        for stage in STAGES:
             self._standing = self._decision.standing()
             found: list[Placed] = []
             try:
-                for i, descent in descents.items():
-                    u = int(packings[i])
-                    targets = self._targets(u)
-                    known = beam is not None and targets.energy < NEARLY * self._least[s, u]
-                    if not known and targets.keeps(self._least[s, u], self._cycles[s, u]):
-                        self._check_time()
-                        found += descent.best(targets, beam)
-                        self._decision.searched = (self._decision.searched or 0) + descent.looked_at
+                for i, descent in list(descents.items()):
+                    found += self._search(s, int(packings[i]), descent, stage)
+                    if descent.complete:
+                        del descents[i]
             finally:
                 if found:
                     self._decision.consider(codes(self._codec, self._spreads[s], found))
         self._done[s, packings[chosen]] = True
 
+    def _search(self, s: int, u: int, descent: Descent, stage: Search) -> list[Placed]:
+        """Mappings of a spread that may be the best at a packing; `descent.complete` says whether no others are."""
+        targets, least = self._targets(u), self._least[s, u]
+        descent.complete = not targets.keeps(least, self._cycles[s, u])
+        if descent.complete or targets.energy < stage.gap * least:
+            return []
+        self._check_time()
+        found = descent.best(targets, stage)
+        self._decision.searched = (self._decision.searched or 0) + descent.looked_at
+        return found
+
     def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measures]:
         """pJ, and the words that may slow the MACs down, at some packings."""
-        charges, widths = self._charges[s], self._decision.widths
+        charges, widths = self._charges(s), self._decision.widths
         operands, cycles = widths.operands[packings], self._cycles[s, packings]
         measures = [Measures(charges, bounds, self._start[s, packings], np.inf, np.ones(len(packings), bool))]
         for level, limits in enumerate(charges.space.arch.tech.bandwidth):
