@@ -102,10 +102,11 @@ def main() -> None:
 
 
 def correlation(rows: list[dict], method: str) -> float | None:
-    if len(rows) < 3:
+    """Of a method's accuracies with the trained ones; `None` where it is not defined."""
+    columns = [[row[name] for row in rows] for name in (method, "trained")]
+    if len(rows) < 3 or any(len(set(column)) == 1 for column in columns):
         return None
-    found = spearmanr([row[method] for row in rows], [row["trained"] for row in rows])
-    return round(float(found.statistic), 3)
+    return round(float(spearmanr(*columns).statistic), 3)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,18 @@ def archs():
     return {name: load_arch(name) for name in ("eyeriss", "simba")}
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The file of a small network with random weights."""
+    from networks import drawn, tiny_graph
+
+    from mqjax.models.onnx.writer import float_model
+
+    path = tmp_path_factory.mktemp("networks") / "tiny.onnx"
+    path.write_bytes(float_model(drawn(tiny_graph())).SerializeToString())
+    return str(path)
+
+
 @pytest.fixture(autouse=True)
 def own_data(tmp_path_factory, monkeypatch):
     """No test sees tables or accuracies that a user keeps, nor the data set that may be installed."""

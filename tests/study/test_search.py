@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from networks import drawn
+from networks import drawn, tiny_graph
 
 from mqjax.cli import main
 from mqjax.errors import InputError
@@ -24,9 +24,6 @@ from mqjax.io.records import evaluate_records
 from mqjax.io.timeloop import read_mapping
 from mqjax.mapper.table import cost_table
 from mqjax.models import architecture
-from mqjax.models.graph import Builder
-from mqjax.models.onnx.writer import float_model
-from mqjax.models.ops import Activation, GlobalAvgPool
 from mqjax.network.cost import layer_widths, network_cost
 from mqjax.network.wiring import Wiring
 from mqjax.show.report import write_report
@@ -338,23 +335,6 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
 SMALL = ["--population", "8", "--generations", "2", "--images", "64", "--test-images", "100", "--seed", "3"]
 
 
-TINY = Builder("tiny", resolution=32, channels=1)
-RELU6 = Activation("relu", 6.0)
-_x = TINY.conv("conv", "image", 8, 5, stride=4, activation=RELU6)
-_x = TINY.conv("dw", _x, 8, 3, stride=2, groups=8, activation=RELU6)
-_x = TINY.conv("pw", _x, 16, activation=RELU6)
-TINY.linear("fc", TINY.add("pool", GlobalAvgPool(), _x), 10)
-"""A network whose programs compile in seconds."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The file of a small network with random weights."""
-    path = tmp_path_factory.mktemp("networks") / "tiny.onnx"
-    path.write_bytes(float_model(drawn(TINY.build())).SerializeToString())
-    return str(path)
-
-
 def test_run_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert main(["search", *SMALL, "--out", str(tmp_path)]) == 2
@@ -410,10 +390,10 @@ def test_search_by_short_training_retrains_its_front(tiny, tmp_path, monkeypatch
         assert 0 < member["retrained_accuracy"] <= 1 and 0 < member["test_accuracy"] <= 1
     assert "retrained_accuracy" in (tmp_path / "run" / "front.csv").read_text().splitlines()[0]
     assert "after 1 epoch of 128 images" in (tmp_path / "run" / "report.html").read_text()
-    widths = parse_assignment(f"{tmp_path / 'run'}:0", TINY.build().wiring())
+    widths = parse_assignment(f"{tmp_path / 'run'}:0", tiny_graph().wiring())
     assert [f"{i}/{w}" for i, w in widths.reshape(-1, 2)] == [x["bits"][:3] for x in document["members"][0]["layers"]]
     with pytest.raises(InputError, match="no member 99"):
-        parse_assignment(f"{tmp_path / 'run'}:99", TINY.build().wiring())
+        parse_assignment(f"{tmp_path / 'run'}:99", tiny_graph().wiring())
 
 
 def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path, monkeypatch, capsys):
