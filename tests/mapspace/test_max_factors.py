@@ -46,7 +46,8 @@ def factors(mapping, level: str, kind: str, dim: str) -> int:
 
 def test_all_that_is_compared_on_random_accelerators_agrees_here():
     judge.judge(
-        Case(ARCH, "paper", (LAYER,), (BitWidths(), BitWidths(4, 8, 3))), (judge.sizes, judge.terms, judge.optima, judge.by_levels)
+        Case(ARCH, "paper", (LAYER,), (BitWidths(), BitWidths(4, 8, 3))),
+        (judge.sizes, judge.terms, judge.optima, judge.by_levels),
     )
 
 
