@@ -17,7 +17,17 @@ from pathlib import Path
 from common import FOLDER, publish
 from mqjax.io.files import write_atomically
 
-SECTIONS = ("mappings", "bits", "published", "depthwise", "macs", "real_size", "speed")
+SECTIONS = (
+    "mappings",
+    "bits",
+    "published",
+    "depthwise",
+    "macs",
+    "constraint_cost",
+    "energy_delay",
+    "real_size",
+    "speed",
+)
 """Experiments in the order of the page."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"

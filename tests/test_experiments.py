@@ -35,12 +35,6 @@ def test_spaces_are_covered(script, capsys, monkeypatch):
         assert all(row["saved"] >= 0 for row in rows) and any(row["saved"] > 0.01 for row in rows)
 
 
-def test_heuristic_constraints_never_help(capsys, monkeypatch):
-    quick("constraint_cost", monkeypatch)
-    rows = json.loads(capsys.readouterr().out)["layers"]
-    assert rows and all(row[f"{metric}_cost_of_constraints"] >= 0 for row in rows for metric in ("energy", "edp"))
-
-
 def test_published_logs_of_alexnet_have_as_many_lines(capsys, monkeypatch):
     quick("alexnet_counts", monkeypatch)
     rows = json.loads(capsys.readouterr().out)
@@ -262,6 +256,29 @@ def test_bit_serial_multipliers_save_more(monkeypatch, tmp_path):
     assert np.isclose(serial[8, 4]["mac_pj"], serial[8, 8]["mac_pj"] / 2, rtol=1e-6)
     assert serial[4, 4]["energy_pj"] / serial[8, 8]["energy_pj"] < alike[4, 4]["energy_pj"] / alike[8, 8]["energy_pj"]
     assert all(row["above_best"] == 0 for row in tables["chosen"] if row["chosen_for"] == row["priced_on"])
+
+
+def test_constraints_never_help(monkeypatch, tmp_path):
+    tables = paper_tables("constraint_cost", monkeypatch, tmp_path)
+    assert all(row["paper_proven"] and row["arch_proven"] for row in tables["layers"])
+    assert all(row["arch_cost"] <= row["paper_cost"] for row in tables["layers"])
+    for total in tables["totals"]:
+        keys = {key: total[key] for key in ("network", "arch", "bits", "metric")}
+        paper = sum(row["times"] * row["paper_cost"] for row in common.where(tables["layers"], **keys))
+        assert np.isclose(paper, total["paper_cost"], rtol=1e-5) and total["unproven_layers"] == 0
+    built, *alone, every = tables["lifted"]
+    assert built["saved"] == 0 < every["saved"] and every["unproven_layers"] == 0
+    assert all(0 <= row["least_saved"] and row["saved"] <= every["saved"] for row in alone)
+
+
+def test_layers_own_edp_never_beats_the_networks_front(monkeypatch, tmp_path):
+    tables = paper_tables("energy_delay", monkeypatch, tmp_path)
+    (row,) = tables["networks"]
+    assert row["edp_bound"] <= row["least_edp"] <= row["alone_edp"] and row["points"] > 10
+    layers = tables["layers"]
+    assert row["fastest_cycles"] == sum(layer["times"] * layer["fastest_cycles"] for layer in layers)
+    frugal = sum(layer["times"] * layer["frugal_energy_pj"] for layer in layers)
+    assert np.isclose(frugal, row["frugal_energy_pj"], rtol=1e-5)
 
 
 def test_speed_is_measured_beside_recorded_runs(monkeypatch, tmp_path, capsys):

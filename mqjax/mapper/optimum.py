@@ -42,8 +42,8 @@ SAMPLED = 64
 """One of so many mappings is priced before the screen begins."""
 
 
-ROWS_SWEPT = 2**16
-"""Combinations of factorisations that are swept without the paper's constraints; where there are more, the optima are proven
+SWEPT_MOST = 2**18
+"""Mappings of the pruned space that are swept without the paper's constraints; where there are more, the optima are proven
 level by level, which is quicker but leaves the valid mappings uncounted."""
 
 EXACTLY_AT_ONCE = 256
@@ -90,7 +90,7 @@ def decide(
     """Cover a share of `space` for all `bits` and all metrics. The whole is proven level by level where that is quicker, and
     searched where it is too large for either."""
     check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
-    relaxed = space.constraints != "paper" and space.joint_rows > ROWS_SWEPT
+    relaxed = space.constraints != "paper" and space.pruned_size > SWEPT_MOST
     if relaxed or space.too_large:
         deadline = time.monotonic() + seconds
         decision = prove(space, bits, deadline=deadline, progress=progress)
