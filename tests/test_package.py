@@ -39,7 +39,7 @@ ALLOWED = {
     "models": {"io", "network"},
     "data": set(),
     "accuracy": {"data", "io", "models"},
-    "network": {"mapper", "objectives"},
+    "network": {"arch", "mapper", "objectives"},
     "study": {"accuracy", "arch", "data", "hw", "io", "mapper", "mapspace", "models", "network", "objectives"},
     "show": {"accuracy", "arch", "cost", "io", "mapper", "mapspace", "network", "objectives", "study"},
     "export": {"accuracy", "io", "models", "study"},

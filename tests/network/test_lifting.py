@@ -1,6 +1,6 @@
 """What lifting constraints saves: equal to whole spaces under fewer constraints, never negative.
 
-Guards: the promise of `mqjax constraints` (README), MODEL.md section 11.1.
+Guards: README.md, "From the command line"; docs/MODEL.md, "11.1 Tiling levels and constraints".
 """
 
 from __future__ import annotations
