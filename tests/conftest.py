@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -20,11 +19,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="mqjax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # Most of the tests' time is XLA's: its older code generator, in one piece, takes a third less of it. XLA_FLAGS= in the
-    # environment tests the usual one. Only for a version that knows these flags, since XLA ends a process that gives others.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
-
 hypothesis.settings.register_profile("mqjax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("mqjax")
 
