@@ -7,7 +7,8 @@ by energy and by EDP: its optimum under the paper's constraints beside the one t
 constraint of the hardware costs MobileNetV1's pointwise and fully connected layers at 8/8/8 by energy, lifted alone and all
 together. And fronts of summed loss (each tensor's own, measured as `mqjax search` does on the shipped MobileNetV1 at 32x32)
 against cost, under either set of constraints. A layer that is not proven within --seconds counts with the best mapping
-found, so that the constraints may cost more; the tables say which. Expected: half an hour on 2 cores, most of it for fronts.
+found, so that the constraints may cost more; the tables say which. Expected: half an hour on 2 cores; all is proven. Without
+the heuristics 0.3 to 6.3 % of energy are saved, and nearly the same widths are found; Simba's PEAccuBuffer fan-out costs 22 %.
 --quick: three layers of a small network on Eyeriss at two width triples, and no fronts; one minute.
 """
 
