@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common import (
     ARCHS,
@@ -215,12 +216,13 @@ def _draw_layers(rows: list[Row]) -> Figure:
     pairs = pairs_of(rows)
     figure, panels = panels_of(pairs, (10, 2.7))
     for axes, (network, arch) in zip(panels, pairs, strict=True):
-        for metric, color, marker in (("energy", BLUE, "o"), ("edp", ORANGE, "s")):
+        for metric, color, marker, size in (("energy", BLUE, "o", 7.5), ("edp", ORANGE, "s", 3.5)):
             of_metric = where(rows, network=network, arch=arch, bits="8/8/8", metric=metric)
             saved = [100 * (1 - row["arch_cost"] / row["paper_cost"]) for row in of_metric]
-            axes.plot(range(len(saved)), saved, marker, color=color, markersize=4.5, label=METRICS[metric])
+            axes.plot(range(len(saved)), saved, marker, color=color, markersize=size, label=METRICS[metric])
         axes.set_title(pair_name(network, arch), **TITLE)
         axes.set(xlim=(-1, len(of_metric)), ylim=(-0.5, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#eceff3", axis="y")
     for axes in panels[-2:]:
         axes.set_xlabel("different layers, from the first to the last")
