@@ -7,7 +7,8 @@ by energy and by EDP: its optimum under the paper's constraints beside the one t
 constraint of the hardware costs MobileNetV1's pointwise and fully connected layers at 8/8/8 by energy, lifted alone and all
 together. And fronts of summed loss (each tensor's own, measured as `mqjax search` does on the shipped MobileNetV1 at 32x32)
 against cost, under either set of constraints. A layer that is not proven within --seconds counts with the best mapping
-found, so that the constraints may cost more; the tables say which. Expected: half an hour on 2 cores, most of it for fronts.
+found, so that the constraints may cost more; the tables say which. Expected: half an hour on 2 cores; all is proven. Without
+the heuristics 0.3 to 6.3 % of energy are saved, and nearly the same widths are found; Simba's PEAccuBuffer fan-out costs 22 %.
 --quick: three layers of a small network on Eyeriss at two width triples, and no fronts; one minute.
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common import (
     ARCHS,
@@ -214,12 +216,13 @@ def _draw_layers(rows: list[Row]) -> Figure:
     pairs = pairs_of(rows)
     figure, panels = panels_of(pairs, (10, 2.7))
     for axes, (network, arch) in zip(panels, pairs, strict=True):
-        for metric, color, marker in (("energy", BLUE, "o"), ("edp", ORANGE, "s")):
+        for metric, color, marker, size in (("energy", BLUE, "o", 7.5), ("edp", ORANGE, "s", 3.5)):
             of_metric = where(rows, network=network, arch=arch, bits="8/8/8", metric=metric)
             saved = [100 * (1 - row["arch_cost"] / row["paper_cost"]) for row in of_metric]
-            axes.plot(range(len(saved)), saved, marker, color=color, markersize=4.5, label=METRICS[metric])
+            axes.plot(range(len(saved)), saved, marker, color=color, markersize=size, label=METRICS[metric])
         axes.set_title(pair_name(network, arch), **TITLE)
         axes.set(xlim=(-1, len(of_metric)), ylim=(-0.5, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#eceff3", axis="y")
     for axes in panels[-2:]:
         axes.set_xlabel("different layers, from the first to the last")
