@@ -15,7 +15,6 @@ the heuristics 0.3 to 6.3 % of energy are saved, and nearly the same widths are 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import constraint_fronts
 from common import (
     ARCHS,
     NETWORKS,
@@ -41,23 +41,14 @@ from common import (
     values,
     where,
 )
-from mqjax import CostTable, cost_table, load_arch, network_cost
-from mqjax.accuracy.judge import default_accuracy
-from mqjax.accuracy.sensitivity import sensitivities
-from mqjax.io.files import cache_folder
+from mqjax import load_arch
 from mqjax.mapper.best import solve_layer
-from mqjax.mapspace.padding import padded_or_itself
 from mqjax.network.lifting import ALL, AS_BUILT, lift_constraints
-from mqjax.show.figures import BLUE, DARK, GREY, ORANGE, spread
-from mqjax.study.surrogate import Surrogate, summed_costs, surrogate_front
+from mqjax.show.figures import BLUE, DARK, GREY, ORANGE
 from mqjax.types import BitWidths, Layer
 
 BITS = {"8/8/8": BitWidths(8, 8, 8), "4/4/4": BitWidths(4, 4, 4), "native": BitWidths()}
-SPACES = ("paper", "arch")
 METRICS = {"energy": "energy", "edp": "EDP"}
-LIMITS = (6, 5, 4)
-"""Assignments of least cost whose summed loss is at most that of these uniform widths."""
-MOST_POINTS = 100
 
 
 def measure(args: argparse.Namespace) -> Tables:
@@ -76,7 +67,7 @@ def measure(args: argparse.Namespace) -> Tables:
     every = _without_windows(source("mobilenetv1", args.quick).layers())
     lifted = [row for arch in archs for row in _lifted(arch, every[:2] if args.quick else every, args.seconds)]
     found = {"layers": layers, "totals": _totals(layers), "lifted": lifted}
-    return found if args.quick else found | _fronts(archs, args.seconds)
+    return found if args.quick else found | constraint_fronts.measured(archs, args.seconds)
 
 
 def _without_windows(layers: Sequence[Layer]) -> list[Layer]:
@@ -91,39 +82,18 @@ def _layer(arch: str, layer: Layer, bits: dict[str, BitWidths], seconds: float) 
     found = {
         space: [
             solve_layer(built, bounds, [*bits.values()], constraints=space, seconds=seconds)
-            for bounds in _bounds(arch, layer, space)
+            for bounds in constraint_fronts.bounds_of(arch, layer, space)
         ]
-        for space in SPACES
+        for space in constraint_fronts.SPACES
     }
     rows = []
     for metric in METRICS:
         costs = {space: np.min([one.value(metric) for one in some], axis=0) for space, some in found.items()}
         for place, name in enumerate(bits):
-            of_both = {f"{space}_cost": float(costs[space][place]) for space in SPACES}
+            of_both = {f"{space}_cost": float(costs[space][place]) for space in constraint_fronts.SPACES}
             proven = {f"{space}_proven": all(one.covered for one in some) for space, some in found.items()}
             rows.append({"bits": name, "metric": metric, **of_both, **proven})
     return rows
-
-
-def _bounds(arch: str, layer: Layer, space: str) -> list[Layer]:
-    """The layer, and where the paper's fixed factors make it larger also as large: the hardware may run it so, too."""
-    padded = padded_or_itself(load_arch(arch), layer, constraints="paper", pad=0)
-    return [layer] if space == "paper" or padded == layer else [layer, padded]
-
-
-def _table(arch: str, layers: Sequence[Layer], space: str, seconds: float) -> tuple[CostTable, int]:
-    """Least costs of the layers for all widths on any of their `_bounds`, and how many of them are not proven."""
-    every = [_bounds(arch, layer, space) for layer in layers]
-    itself, padded = (
-        cost_table(load_arch(arch), bounds, constraints=space, seconds=seconds, cache=cache_folder())
-        for bounds in ([some[0] for some in every], [some[-1] for some in every])
-    )
-    # By layer of the network: layers that are alike may be so only once they are padded.
-    best = {m: np.minimum(itself.best[m][itself.index], padded.best[m][padded.index]) for m in itself.best}
-    pairs = zip(itself.index, padded.index, strict=True)
-    open_ = sum(not (itself.tables[i].covered and padded.tables[k].covered) for i, k in pairs)
-    layers_in_order = {"unique": itself.layers, "index": np.arange(len(layers)), "tables": ()}
-    return dataclasses.replace(itself, best=best, **layers_in_order), open_
 
 
 def _totals(layers: list[Row]) -> list[Row]:
@@ -134,7 +104,9 @@ def _totals(layers: list[Row]) -> list[Row]:
             for metric in METRICS:
                 keys = {"network": network, "arch": arch, "bits": bits, "metric": metric}
                 rows = where(layers, **keys)
-                paper, hardware = (sum(row["times"] * row[f"{space}_cost"] for row in rows) for space in SPACES)
+                paper, hardware = (
+                    sum(row["times"] * row[f"{space}_cost"] for row in rows) for space in constraint_fronts.SPACES
+                )
                 gains = [1 - row["arch_cost"] / row["paper_cost"] for row in rows]
                 most = int(np.argmax(gains))
                 costs = {"paper_cost": paper, "arch_cost": hardware, "saved": 1 - hardware / paper}
@@ -161,55 +133,9 @@ def _lifted(arch: str, layers: list[Layer], seconds: float) -> list[Row]:
     return rows
 
 
-def _fronts(archs: Sequence[str], seconds: float) -> Tables:
-    """Fronts of summed loss against cost under both sets of constraints, and what members of either cost under the other."""
-    points: list[Row] = []
-    chosen: list[Row] = []
-    judge = default_accuracy("mobilenetv1")
-    wiring = judge.architecture.wiring()
-    losses = sensitivities(judge, cache=cache_folder())
-    for arch in archs:
-        found = {space: _table(arch, judge.layers, space, seconds) for space in SPACES}
-        tables = {space: table for space, (table, _) in found.items()}
-        open_ = found["arch"][1]
-        for metric in ("energy", "edp_sum"):
-            keys = {"arch": arch, "metric": metric}
-            eight = network_cost(tables["paper"], wiring.uniform[-1:], [metric], wiring=wiring)[0, 0]
-            fronts = {}
-            for space, table in tables.items():
-                costs = summed_costs(table, ("error", metric))
-                surrogate = Surrogate(wiring, losses.kernels, losses.tensors, costs)
-                front = fronts[space] = surrogate_front(surrogate)
-                for i in spread(list(range(len(front.loss))), MOST_POINTS):
-                    saved = float(1 - front.costs[i, 0] / eight)
-                    points.append({**keys, "constraints": space, "loss": float(front.loss[i]), "saved": saved})
-            for width in LIMITS:
-                limit = surrogate.loss(wiring.uniform[width - 2 : width - 1])[0]
-                places = {space: np.flatnonzero(front.loss <= limit)[0] for space, front in fronts.items()}
-                genomes = np.stack([fronts[space].genomes[places[space]].astype(int) for space in SPACES])
-                paper, hardware = (
-                    network_cost(tables[space], genomes, [metric], wiring=wiring)[:, 0] for space in SPACES
-                )
-                chosen.append(
-                    {
-                        **keys,
-                        "loss_of_uniform": width,
-                        "saved_paper": float(1 - paper[0] / eight),
-                        "saved_paper_remapped": float(1 - hardware[0] / eight),
-                        "saved_arch": float(1 - hardware[1] / eight),
-                        "genes_that_differ": int((genomes[0] != genomes[1]).sum()),
-                        "genes": wiring.genes,
-                        "loss_slack": max(float(f.loss[places[s]] - f.bounds[places[s], 0]) for s, f in fronts.items()),
-                        "unproven_layers": open_,
-                    }
-                )
-        print("fronts", arch, file=sys.stderr, flush=True)
-    return {"points": points, "chosen": chosen}
-
-
 def draw(tables: Tables) -> dict[str, Figure]:
     figures = {"layers": _draw_layers(tables["layers"]), "lifted": _draw_lifted(tables["lifted"])}
-    return figures | ({"fronts": _draw_fronts(tables["points"])} if "points" in tables else {})
+    return figures | ({"fronts": constraint_fronts.drawn(tables["points"])} if "points" in tables else {})
 
 
 def _draw_layers(rows: list[Row]) -> Figure:
@@ -258,27 +184,6 @@ def _draw_lifted(rows: list[Row]) -> Figure:
     return figure
 
 
-def _draw_fronts(rows: list[Row]) -> Figure:
-    archs, metrics = values(rows, "arch"), values(rows, "metric")
-    figure, panels = panels_of([(arch, metric) for arch in archs for metric in metrics], (10, 3))
-    for axes, (arch, metric) in zip(panels, [(a, m) for a in archs for m in metrics], strict=True):
-        for space, color, width, label in (
-            ("paper", GREY, 5, "the paper's constraints"),
-            ("arch", BLUE, 1.4, "the hardware's alone"),
-        ):
-            front = where(rows, arch=arch, metric=metric, constraints=space)
-            x, y = np.array([[100 * p["saved"], p["loss"]] for p in front if p["loss"] > 0]).T
-            axes.plot(x, y, color=color, linewidth=width, label=label)
-        name = {"energy": "energy", "edp_sum": "EDP"}[metric]
-        axes.set_title(f"MobileNetV1-0.25 on {ARCHS[arch]}: {name}", **TITLE)
-        axes.set(yscale="log", ylim=(1e-3, None), xlabel=f"{name} saved against 8 bits under the paper's (%)")
-        axes.grid(color="#eceff3")
-    for axes in panels[::2]:
-        axes.set_ylabel("summed loss (nats per image)")
-    panels[0].legend(frameon=False, fontsize=8.5)
-    return figure
-
-
 def describe(tables: Tables) -> str:
     layers, totals, lifted = tables["layers"], tables["totals"], tables["lifted"]
     body = []
@@ -287,7 +192,7 @@ def describe(tables: Tables) -> str:
             rows = {metric: only(totals, network=pair[0], arch=pair[1], bits=bits, metric=metric) for metric in METRICS}
             most = [f"{percent(row['most_saved'])} ({_short(row['most_in'])})" for row in rows.values()]
             saved = [percent(row["saved"], 2) for row in rows.values()]
-            energies = [f"{rows['energy'][f'{space}_cost'] / 1e9:.4f}" for space in SPACES]
+            energies = [f"{rows['energy'][f'{space}_cost'] / 1e9:.4f}" for space in constraint_fronts.SPACES]
             body.append([f"{pair_name(*pair)}, {bits}", *energies, saved[0], most[0], saved[1], most[1]])
     header = ["", "paper's (mJ)", "hardware's (mJ)", "energy saved", "most in a layer", "EDP saved", "most in a layer"]
     return f"""## Without the heuristics
@@ -312,7 +217,7 @@ both dimensions of a sliding window, optima are not proven.
 ![What each constraint of the hardware costs](lifted.png)
 
 {_lifted_text(lifted)}
-{_fronts_text(tables["chosen"]) if "chosen" in tables else ""}"""
+{constraint_fronts.described(tables["chosen"]) if "chosen" in tables else ""}"""
 
 
 def _short(name: str) -> str:
@@ -327,11 +232,11 @@ def _range(totals: list[Row], metric: str) -> str:
 
 def _proven(layers: list[Row]) -> str:
     """Which optima are not proven."""
-    every = [(row["network"], row["arch"], row["layer"], space) for row in layers for space in SPACES]
+    every = [(row["network"], row["arch"], row["layer"], space) for row in layers for space in constraint_fronts.SPACES]
     open_ = {
         (row["network"], row["arch"], row["layer"], space)
         for row in layers
-        for space in SPACES
+        for space in constraint_fronts.SPACES
         if not row[f"{space}_proven"]
     }
     if not open_:
@@ -351,43 +256,6 @@ def _lifted_text(lifted: list[Row]) -> str:
             proven = f"{row['layers'] - row['unproven_layers']} of {row['layers']}"
             body.append([f"{ARCHS[row['arch']]}: {row['lifted']}", percent(row["saved"], 2), of_layers, proven])
     return markdown(["lifted", "energy saved", "in single layers", "layers proven"], body) + "\n"
-
-
-def _fronts_text(chosen: list[Row]) -> str:
-    body = [
-        [
-            f"{ARCHS[row['arch']]}, {'EDP' if row['metric'] == 'edp_sum' else 'energy'}, {row['loss_of_uniform']} bits",
-            *(percent(row[key], 2) for key in ("saved_paper", "saved_paper_remapped", "saved_arch")),
-            f"{row['genes_that_differ']} of {row['genes']}",
-        ]
-        for row in chosen
-    ]
-    header = [
-        "at most the loss of",
-        "found and mapped under the paper's",
-        "mapped anew",
-        "found under the hardware's",
-        "widths that differ",
-    ]
-    most = max(row["saved_arch"] - row["saved_paper_remapped"] for row in chosen)
-    gain = max(row["saved_arch"] - row["saved_paper"] for row in chosen)
-    open_ = {row["arch"]: row["unproven_layers"] for row in chosen if row["unproven_layers"]}
-    proven = "All costs are proven optima." if not open_ else "Not all costs are proven optima: " + ", ".join(
-        f"on {ARCHS[arch]} those of {count} layers under the hardware's constraints are upper bounds" for arch, count in open_.items()
-    ) + "."  # fmt: skip
-    return f"""
-### What the heuristics do to the search
-
-Widths are chosen by cost, so a search under other constraints may choose others. These are fronts of summed loss against cost of the MobileNetV1-0.25 that
-ships with the package (32x32), whose losses are measured, under either set (exact but for {max(row["loss_slack"] for row in chosen):.1g} nats of loss). {proven}
-
-![Fronts of summed loss under both sets of constraints](fronts.png)
-
-{markdown(header, body)}
-
-(Saved against 8 bits everywhere under the paper's constraints. Where the paper's fixed factors pad a layer, it may be padded so under the hardware's, too.) Searching under the hardware's own constraints saves up to {100 * gain:.2f} points more. Of
-this the choice of widths makes up {100 * most:.2f} points at most: an assignment found under the heuristics, mapped anew without them, is nearly as good.
-"""
 
 
 def main() -> None:
