@@ -149,7 +149,7 @@ one layer's EDP need not be best for that product. Each layer's Pareto set over 
 
 {markdown(header, body)}
 
-(Energy above the least and cycles above the fewest, at the two ends of the front; EDP in pJ*cycles. {_exact(networks)})
+(Energy above the least and cycles above the fewest, at the two ends of the front; EDP in pJ × cycles. {_exact(networks)})
 
 Of {len(tables["layers"])} Pareto sets of layers {several} have more than one member; in the others one mapping needs both the least energy and the
 fewest cycles. {_verdict(networks, worst)}

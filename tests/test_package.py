@@ -120,8 +120,12 @@ def test_readme_names_exist():
     assert named is not None
     for name in re.findall(r"`(\w+)`", named[1]):
         assert callable(getattr(mqjax, name)) and name in mqjax.__all__
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        path, _, anchor = link.partition("#")
         assert (ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), flags=re.M)
+            assert anchor in [re.sub(r"[^\w ]", "", heading).lower().replace(" ", "-") for heading in headings], link
 
 
 def test_unknown_names_are_refused():
