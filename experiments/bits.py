@@ -25,6 +25,7 @@ from common import (
     Row,
     Tables,
     change,
+    label_panels,
     markdown,
     only,
     pair_name,
@@ -202,8 +203,7 @@ def _draw_levels(rows: list[Row]) -> Figure:
         axes.set_xticks(at, names)
         axes.set(ylabel="least energy (mJ)")
         axes.grid(color="#eceff3", axis="y")
-    for axes in panels[-2:]:
-        axes.set_xlabel("bits of stored tensors / of kernels")
+    label_panels(panels, "bits of stored tensors / of kernels")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=4, loc="outside upper center", frameon=False, fontsize=8.5)
     return figure

@@ -171,6 +171,14 @@ def panels_of(pairs: Sequence[Any], size: tuple[float, float]) -> tuple[Figure, 
     return figure, figure.subplots(lines, min(2, len(pairs)), squeeze=False).ravel()
 
 
+def label_panels(panels: Sequence[Any], xlabel: str, ylabel: str = "") -> None:
+    """Name the axes of the panels of a figure: below the last line and, where it is given, left of each."""
+    for axes in panels[-2:]:
+        axes.set_xlabel(xlabel)
+    for axes in panels[::2] if ylabel else ():
+        axes.set_ylabel(ylabel)
+
+
 def pair_name(network: str, arch: str) -> str:
     return f"{NETWORKS[network]} on {ARCHS[arch]}"
 

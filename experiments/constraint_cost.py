@@ -29,6 +29,7 @@ from common import (
     TITLE,
     Row,
     Tables,
+    label_panels,
     markdown,
     only,
     pair_name,
@@ -150,10 +151,7 @@ def _draw_layers(rows: list[Row]) -> Figure:
         axes.set(xlim=(-1, len(of_metric)), ylim=(-0.5, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#eceff3", axis="y")
-    for axes in panels[-2:]:
-        axes.set_xlabel("different layers, from the first to the last")
-    for axes in panels[::2]:
-        axes.set_ylabel("saved at 8 bits (%)")
+    label_panels(panels, "different layers, from the first to the last", "saved at 8 bits (%)")
     panels[0].legend(frameon=False, fontsize=8.5)
     return figure
 

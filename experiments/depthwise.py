@@ -24,6 +24,7 @@ from common import (
     Row,
     Tables,
     change,
+    label_panels,
     markdown,
     only,
     pair_name,
@@ -159,8 +160,7 @@ def _draw_totals(rows: list[Row]) -> Figure:
         axes.set(ylabel="least energy (mJ)")
         axes.grid(color="#eceff3", axis="y")
     panels[0].legend(frameon=False, fontsize=8.5)
-    for axes in panels[-2:]:
-        axes.set_xlabel("bits")
+    label_panels(panels, "bits")
     return figure
 
 
@@ -189,10 +189,7 @@ def _draw_genes(rows: list[Row]) -> Figure:
         for side in (axes.xaxis, axes.yaxis):
             side.set_major_formatter("{x:g}")
         axes.grid(color="#eceff3")
-    for axes in panels[-2:]:
-        axes.set_xlabel("saved by 4 instead of 8 bits, as dense (%)")
-    for axes in panels[::2]:
-        axes.set_ylabel("saved, counted right (%)")
+    label_panels(panels, "saved by 4 instead of 8 bits, as dense (%)", "saved, counted right (%)")
     panels[0].legend(frameon=False, fontsize=8.5, loc="upper left")
     return figure
 

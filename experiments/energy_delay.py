@@ -22,6 +22,7 @@ from common import (
     TITLE,
     Row,
     Tables,
+    label_panels,
     markdown,
     pair_name,
     pairs_of,
@@ -108,10 +109,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlim=(-0.2, None), ylim=(0, None))
         axes.grid(color="#eceff3")
-    for axes in panels[-2:]:
-        axes.set_xlabel("cycles above the fewest (%)")
-    for axes in panels[::2]:
-        axes.set_ylabel("energy above the least (%)")
+    label_panels(panels, "cycles above the fewest (%)", "energy above the least (%)")
     panels[0].legend(frameon=False, fontsize=8)
     return {"fronts": figure}
 

@@ -28,6 +28,7 @@ from common import (
     TITLE,
     Row,
     Tables,
+    label_panels,
     markdown,
     only,
     pair_name,
@@ -152,10 +153,7 @@ def draw(tables: Tables) -> dict[str, Figure]:
         axes.set_title(pair_name(network, arch), **TITLE)
         axes.set(yscale="log", xlim=(0, None), ylim=(1e-3, None))
         axes.grid(color="#eceff3")
-    for axes in panels[-2:]:
-        axes.set_xlabel("energy saved against 8 bits (%)")
-    for axes in panels[::2]:
-        axes.set_ylabel("summed loss (nats per image)")
+    label_panels(panels, "energy saved against 8 bits (%)", "summed loss (nats per image)")
     panels[0].legend(frameon=False, fontsize=8)
     return {"fronts": figure}
 

@@ -137,7 +137,7 @@ def count_rows(space: Mapspace) -> float:
 
 
 def _count_rows(space: Mapspace, dims: tuple[int, ...]) -> float:
-    spatial, most = _fan_sizes(space)
+    spatial, most = fan_sizes(space)
     used, ways = np.ones((1, len(spatial)), np.int64), np.ones(1)
     for d in dims:
         factors, counts, _ = unique_rows(space.tables[d][:, spatial])
@@ -148,7 +148,7 @@ def _count_rows(space: Mapspace, dims: tuple[int, ...]) -> float:
     return float(ways.sum())
 
 
-def _fan_sizes(space: Mapspace) -> tuple[list[int], np.ndarray]:
+def fan_sizes(space: Mapspace) -> tuple[list[int], np.ndarray]:
     """The spatial tiling levels, and the instances of their fan-outs, int64."""
     spatial = [t for t, level in enumerate(space.tiling) if level.spatial]
     return spatial, np.array([math.prod(space.arch.fanout[space.tiling[t].level]) for t in spatial], np.int64)
@@ -156,7 +156,7 @@ def _fan_sizes(space: Mapspace) -> tuple[list[int], np.ndarray]:
 
 def _fitting_rows(space: Mapspace, dims: tuple[int, ...]) -> Group | None:
     """The rows of a group and their weights; `None` where they are too many."""
-    spatial, most = _fan_sizes(space)
+    spatial, most = fan_sizes(space)
     tables = tuple(space.tables[d].astype(np.int32) for d in dims)
     # Join row numbers rather than rows, dropping at once what exceeds a fan-out.
     picks: list[np.ndarray] = []

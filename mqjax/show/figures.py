@@ -293,9 +293,8 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
         figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
         panels = figure.subplots(len(layers), 2, squeeze=False)
         for row, (name, spreads) in zip(panels, layers, strict=True):
-            others = len(spreads)
             named = _named([bits for bits, _ in spreads])
-            others -= sum(named)
+            others = len(spreads) - sum(named)
             spreads, named = _merged(spreads, named)
             shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
             colors = [next(shades) if is_named else GREY for is_named in named]

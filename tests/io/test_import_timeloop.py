@@ -17,6 +17,7 @@ from mqjax.hw import load_arch
 from mqjax.io.timeloop_arch import import_accelerator
 from mqjax.mapper.best import best_mappings
 from mqjax.types import BitWidths, Layer
+from timeloop_imports import reread, said
 
 FILES = {
     "arch.yaml": """\
@@ -389,14 +390,7 @@ def of_paper(folder, text: str):
         (folder / name).write_text((GOLDEN / "eyeriss" / "16bit_int" / name).read_text())
     (folder / "map_constraints.yaml").write_text((GOLDEN / "eyeriss" / "map_constraints.yaml").read_text())
     (folder / "arch.yaml").write_text(text)
-    result = import_accelerator("eyeriss", folder, folder)
-    (folder / "mine.yaml").write_text(yaml.safe_dump(result.document, sort_keys=False))
-    return load_arch(folder / "mine.yaml")
-
-
-def said(rules):
-    """Constraints, whatever their order."""
-    return {(r.level, r.spatial, frozenset(r.factors), r.permutation, r.split) for r in rules}
+    return reread(folder, "eyeriss")
 
 
 def test_the_papers_eyeriss_in_v04(tmp_path):

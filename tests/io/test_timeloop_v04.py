@@ -14,6 +14,7 @@ from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.formulas import FormulaError, evaluate
 from mqjax.io.timeloop_arch import import_accelerator
+from timeloop_imports import reread, said
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "timeloop" / "simba"
 
@@ -104,14 +105,7 @@ def imported(folder: Path, arch: str, variables: str | None = VARIABLES):
     (folder / "arch.yaml").write_text(arch)
     if variables is not None:
         (folder / "variables.yaml").write_text(variables)
-    result = import_accelerator("simba", folder, folder)
-    (folder / "mine.yaml").write_text(yaml.safe_dump(result.document, sort_keys=False))
-    return load_arch(folder / "mine.yaml")
-
-
-def said(rules):
-    """Constraints, whatever their order."""
-    return {(r.level, r.spatial, frozenset(r.factors), r.permutation, r.split) for r in rules}
+    return reread(folder, "simba")
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["variables beside", "variables in the file"])

@@ -62,22 +62,23 @@ class Bounds:
     by which tensor the run of innermost loops outside it leaves unchanged.
 
     least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. parts: per
-    boundary b = 1 to L - 1 and tensor. windows: per boundary.
+    boundary b = 1 to L - 1 and tensor. windows: per boundary. fixed, most: what constraints say of each level's loops.
     """
 
     def __init__(self, charges: Charges, operands: np.ndarray) -> None:
         self.charges, space = charges, charges.space
-        fixed, idle, lattice = fixed_factors(space), idle_dims(space), charges.lattice
+        self.fixed, self.most = fixed_factors(space), largest_factors(space)
+        idle, lattice = idle_dims(space), charges.lattice
         start = np.zeros((lattice.size, len(operands)))
         start[~charges.fits(1, operands)] = np.inf
-        for d, factor in fixed[0].items():
+        for d, factor in self.fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
-        start[(lattice.extents > largest_factors(space)[0]).any(axis=1)] = np.inf
+        start[(lattice.extents > self.most[0]).any(axis=1)] = np.inf
         self.parts: list[list[BoundaryTerms]] = [[]]
         self.windows: list[Windows | None] = [None]
         self.least: list[dict[int | None, np.ndarray]] = [{}, dict.fromkeys((0, 1, 2, None), start)]
         for b in range(1, charges.depth):
-            self._place_level(b, fixed[b], idle, operands)
+            self._place_level(b, self.fixed[b], idle, operands)
 
     @property
     def root(self) -> np.ndarray:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
-from mqjax.mapper.levels.bounds import fixed_factors, largest_factors
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
 from mqjax.mapper.levels.runs import Order, orders
 from mqjax.mapper.levels.states import (
@@ -76,7 +75,7 @@ class Descent:
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
         space = self.charges.space
-        self._fixed, self._most, self._book = fixed_factors(space), largest_factors(space), book
+        self._book = book
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
@@ -174,7 +173,7 @@ class Descent:
         energy, budget = outer.cost[:, 0], limits.most(self._cycles)
         left = budget - energy.min(initial=np.inf)
         candidates = np.flatnonzero(inside <= left)
-        exponents, fixed = lattice.exponents[candidates], self._fixed[b]
+        exponents, fixed = lattice.exponents[candidates], self.bounds.fixed[b]
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         step = max(1, COMPARED_AT_ONCE // max(1, exponents.size))
         for first in range(0, len(outer), step):
@@ -189,8 +188,8 @@ class Descent:
         fits = np.ones(len(at), bool)
         for d, factor in fixed.items():
             fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
-        for d in np.flatnonzero(np.isfinite(self._most[b])):
-            fits &= lattice.extents[outer.place[at], d] <= self._most[b, d] * lattice.extents[place, d]
+        for d in np.flatnonzero(np.isfinite(self.bounds.most[b])):
+            fits &= lattice.extents[outer.place[at], d] <= self.bounds.most[b, d] * lattice.extents[place, d]
         at, place = at[fits], place[fits]
         promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
         least = energy[at] + promise

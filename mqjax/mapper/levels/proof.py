@@ -146,7 +146,7 @@ class _Proof:
             measures, book = self._measures(s, packings, bounds), WindowBook(self._charges(s))
             operands = self._decision.widths.operands[packings]
             for i in chosen.tolist():
-                of_packing = [measure.of(i) for measure in measures if measure.may_limit(i)]
+                of_packing = [measure.of(i) for measure in measures if measure.may_limit[i]]
                 descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book, self._check_time)
         for stage in STAGES:
             self._standing = self._decision.standing()

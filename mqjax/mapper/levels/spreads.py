@@ -13,7 +13,7 @@ import numpy as np
 
 from mqjax.mapspace.doubt import PAIRS
 from mqjax.mapspace.fitting import Layout, count_choices, layouts
-from mqjax.mapspace.joint import unique_rows
+from mqjax.mapspace.joint import fan_sizes, unique_rows
 from mqjax.mapspace.space import Mapspace
 
 SPREADS_MOST = 2**15
@@ -23,9 +23,8 @@ SPREADS_MOST = 2**15
 def spreads(space: Mapspace) -> np.ndarray | None:
     """Bounds of the spatial loops in all ways that fit the fan-outs, int64 [N, L, D]; `None` where they are too many, or
     where the data of children overlap in a way that the bounds do not follow (see `_followed`)."""
-    spatial = [t for t, level in enumerate(space.tiling) if level.spatial]
+    spatial, most = fan_sizes(space)
     levels = [space.tiling[t].level for t in spatial]
-    most = np.array([np.prod(space.arch.fanout[s]) for s in levels], np.int64)
     found = np.ones((1, len(spatial), 0), np.int64)
     for table in space.tables:
         factors = unique_rows(table[:, spatial])[0]

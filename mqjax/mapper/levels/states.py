@@ -84,16 +84,13 @@ class Measure(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """A `Measure` at several packings, axis U. may_limit: whether it may be more than the bandwidth allows."""
+    """A `Measure` at several packings, axis U. may_limit: bool, whether it may be more than the bandwidth allows."""
 
     charges: Charges
     bounds: Bounds
     start: np.ndarray
     bandwidth: float
-    limiting: np.ndarray
-
-    def may_limit(self, u: int) -> bool:
-        return bool(self.limiting[u])
+    may_limit: np.ndarray
 
     def of(self, u: int) -> Measure:
         return Measure(self.charges, self.bounds.of(u), float(self.start[u]), self.bandwidth)
