@@ -17,6 +17,8 @@ class Objective:
     parts: what every layer contributes: "energy" (pJ), "delay" (cycles) and "edp" (their product) of its mapping,
     "weight_bits" and "live_bits" (of stored tensors while it runs); of the accelerator "area". combine: how a network's
     number comes of them; a "product" is of the sums of its parts, and "judged" comes from the judge of accuracy.
+    scales: units that people read, ascending, each with what it is in `unit`; without any, `unit` with k, M, G or T.
+    total: the key under which front.json has the network's number whether or not it was an objective.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Objective:
     label: str
     combine: Literal["sum", "product", "maximum", "constant", "judged"]
     parts: tuple[str, ...] = ()
+    scales: tuple[tuple[float, str], ...] = ()
+    total: str | None = None
 
     @property
     def mapped(self) -> bool:
@@ -42,19 +46,37 @@ class Objective:
             return None
         return self.parts[0] if len(self.parts) == 1 else "edp"
 
+    @property
+    def heading(self) -> str:
+        """Its label and unit, for numbers as they are."""
+        return f"{self.label} ({self.unit})"
+
+    def scaled(self, largest: float) -> tuple[float, str]:
+        """For numbers up to `largest`: what to divide them by for people to read, and label and unit of the quotient."""
+        scales = self.scales or tuple(
+            (1000.0**k, prefix + self.unit) for k, prefix in enumerate(("", "k", "M", "G", "T"))
+        )
+        divisor, unit = max((scale for scale in scales if scale[0] <= largest), default=scales[0])
+        return divisor, f"{self.label} ({unit})"
+
+
+_MICRO = "\N{MICRO SIGN}"
+_JOULES = tuple((1000.0**k, unit) for k, unit in enumerate(("pJ", "nJ", f"{_MICRO}J", "mJ", "J")))
+_EDPS = tuple((divisor, f"{unit}*cycles") for divisor, unit in _JOULES)
+_BYTES = ((1.0, "bits"), (8.0 * 2**10, "KiB"), (8.0 * 2**20, "MiB"))
 
 OBJECTIVES = {
     objective.name: objective
     for objective in (
-        Objective("error", "share of images", "validation error", "judged"),
-        Objective("energy", "pJ", "energy", "sum", ("energy",)),
-        Objective("edp", "pJ*cycles", "EDP", "product", ("energy", "delay")),
-        Objective("edp_sum", "pJ*cycles", "sum of layer EDPs", "sum", ("edp",)),
-        Objective("delay", "cycles", "delay", "sum", ("delay",)),
-        Objective("memory", "bits", "weight memory", "sum", ("weight_bits",)),
-        Objective("weight_memory", "bits", "weight memory", "sum", ("weight_bits",)),
-        Objective("activation_memory", "bits", "peak activation memory", "maximum", ("live_bits",)),
-        Objective("area", "um^2", "area", "constant", ("area",)),
+        Objective("error", "share of images", "validation error", "judged", scales=((0.01, "%"),)),
+        Objective("energy", "pJ", "energy", "sum", ("energy",), _JOULES, total="energy_pj"),
+        Objective("edp", "pJ*cycles", "EDP", "product", ("energy", "delay"), _EDPS),
+        Objective("edp_sum", "pJ*cycles", "sum of layer EDPs", "sum", ("edp",), _EDPS),
+        Objective("delay", "cycles", "delay", "sum", ("delay",), total="cycles"),
+        Objective("memory", "bits", "weight memory", "sum", ("weight_bits",), _BYTES, total="memory_bits"),
+        Objective("weight_memory", "bits", "weight memory", "sum", ("weight_bits",), _BYTES),
+        Objective("activation_memory", "bits", "peak activation memory", "maximum", ("live_bits",), _BYTES),
+        Objective("area", "um^2", "area", "constant", ("area",), ((1.0, "um^2"), (1e6, "mm^2"))),
     )
 }
 """By name. "weight_memory" is another name of "memory"."""
@@ -67,6 +89,13 @@ def objective_of(name: str, known: Sequence[str] = tuple(OBJECTIVES)) -> Objecti
     if name not in known:
         raise InputError(unknown("objective", name, known))
     return OBJECTIVES[name]
+
+
+def sum_of(part: str) -> Objective:
+    """The objective that is the sum of this part over layers, such as "edp_sum" of "edp"."""
+    return next(
+        objective for objective in OBJECTIVES.values() if (objective.combine, objective.parts) == ("sum", (part,))
+    )
 
 
 def mapping_metric(names: Sequence[str], map_by: str | None = None) -> str:

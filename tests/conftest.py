@@ -38,6 +38,15 @@ def archs():
 
 
 @pytest.fixture(scope="session")
+def table(archs):
+    """Costs of the layers of searching.py on Eyeriss."""
+    from mqjax.mapper.table import cost_table
+    from searching import LAYERS
+
+    return cost_table(archs["eyeriss"], LAYERS)
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The file of a small network with random weights."""
     from networks import drawn, tiny_graph

@@ -35,14 +35,37 @@ def uniform(document: dict[str, Any], width: int) -> dict[str, Any] | None:
     return next((entry for entry in document["uniform"] if entry["width"] == width), None)
 
 
+def value(entry: dict[str, Any], name: str) -> float:
+    """An objective of a member or of another entry of front.json, as one of the run's or as a total that all have; nan
+    where it is neither."""
+    objective = OBJECTIVES[name]
+    if name in entry.get("objectives", {}):
+        return entry["objectives"][name]
+    if objective.combine == "product":
+        return float(np.prod([value(entry, part) for part in objective.parts]))
+    return float("nan") if objective.total is None else entry.get(objective.total, float("nan"))
+
+
+def judged(document: dict[str, Any]) -> str | None:
+    """The run's first objective that comes from the judge."""
+    return next((name for name in document["objectives"] if OBJECTIVES[name].combine == "judged"), None)
+
+
+def frugality(document: dict[str, Any]) -> str:
+    """The objective by which the highlighted member is frugal: the run's first that widths change, but the judge's; else
+    energy."""
+    fixed = ("judged", "constant")
+    return next((name for name in document["objectives"] if OBJECTIVES[name].combine not in fixed), "energy")
+
+
 def highlighted(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The front member of least energy whose error is at most that of 8 bits everywhere."""
-    eight = uniform(document, 8)
-    if eight is None or "error" not in document["objectives"]:
+    """The most frugal front member whose error is at most that of 8 bits everywhere."""
+    eight, error = uniform(document, 8), judged(document)
+    if eight is None or error is None:
         return None
-    limit = eight["objectives"]["error"]
-    good = [member for member in document["members"] if member["objectives"]["error"] <= limit]
-    return min(good, key=lambda member: member["energy_pj"], default=None)
+    limit, cost = eight["objectives"][error], frugality(document)
+    good = [member for member in document["members"] if member["objectives"][error] <= limit]
+    return min(good, key=lambda member: value(member, cost), default=None)
 
 
 class Other(NamedTuple):
@@ -56,7 +79,7 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray], against: Ot
     """All figures as PNG, by name; evaluated: columns of evaluated.csv. against: a run with the same objectives, whose front
     and course are drawn too."""
     names = list(document["objectives"])
-    vertical = "error" if "error" in names else names[0]
+    vertical = judged(document) or names[0]
     with matplotlib.rc_context(STYLE):
         drawn = {f"front_{x}": _front(document, evaluated, x, vertical, against) for x in names if x != vertical}
         drawn["widths"] = _widths(document)
@@ -92,28 +115,9 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _thousands(values: Any) -> int:
-    """How often the largest value can be divided by 1000 and stay above 1; at most 4."""
-    largest = float(np.max(values, initial=1.0))
-    return min(4, int(np.log10(max(largest, 1.0)) // 3))
-
-
-def _pj_axis(values: Any) -> tuple[float, str]:
-    """Divisor and unit for energies given in pJ."""
-    steps = _thousands(values)
-    return 1000.0**steps, ("pJ", "nJ", "\N{MICRO SIGN}J", "mJ", "J")[steps]
-
-
 def axis(name: str, values: Any) -> tuple[float, str]:
-    """Divisor and label of an axis for an objective."""
-    if name == "error":
-        return 0.01, "validation error (%)"
-    if name == "energy":
-        divisor, unit = _pj_axis(values)
-        return divisor, f"energy ({unit})"
-    steps = _thousands(values)
-    objective = OBJECTIVES[name]
-    return 1000.0**steps, f"{objective.label} ({('', 'k', 'M', 'G', 'T')[steps]}{objective.unit})"
+    """Divisor and label of an axis, or of a column, for these values of an objective."""
+    return OBJECTIVES[name].scaled(float(np.max(values, initial=0.0)))
 
 
 def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str, against: Other | None) -> Figure:
@@ -159,7 +163,7 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
         at = (pick["objectives"][x] / by_x, pick["objectives"][y] / by_y)
         axes.scatter(*at, s=170, facecolors="none", edgecolors=DARK, linewidths=1.6, zorder=5, label="highlighted")
     axes.set(xlabel=label_x, ylabel=label_y)
-    if y == "error" and cloud_y.min() > 0:
+    if OBJECTIVES[y].combine == "judged" and cloud_y.min() > 0:
         # Small errors matter most.
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -213,7 +217,7 @@ def _levels(document: dict[str, Any]) -> Figure:
     entries = _entries(document)
     levels = list(document["members"][0]["layers"][0]["level_pj"])
     sums = np.array([[sum(layer["level_pj"][v] for layer in e["layers"]) for v in levels] for _, e in entries])
-    divisor, unit = _pj_axis(sums.sum(axis=1))
+    divisor, label = axis("energy", sums.sum(axis=1))
     figure = Figure(figsize=(8.2, 0.42 * len(entries) + 1.3))
     axes = figure.add_subplot()
     left = np.zeros(len(entries))
@@ -224,7 +228,7 @@ def _levels(document: dict[str, Any]) -> Figure:
         left += widths
     axes.set_yticks(range(len(entries)), [name for name, _ in entries])
     axes.invert_yaxis()
-    axes.set(xlabel=f"energy ({unit})")
+    axes.set(xlabel=label)
     axes.legend(frameon=False, ncols=len(levels), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8.5)
     return figure
 
@@ -234,7 +238,7 @@ def _layers(document: dict[str, Any]) -> Figure:
     entries = entries or _entries(document)
     layers = _short(document["layers"])
     energies = np.array([[layer["energy_pj"] for layer in entry["layers"]] for _, entry in entries])
-    divisor, unit = _pj_axis(energies)
+    divisor, label = axis("energy", energies)
     figure = Figure(figsize=(max(8.2, 0.34 * len(layers)), 3.6))
     axes = figure.add_subplot()
     width = 0.8 / len(entries)
@@ -244,7 +248,7 @@ def _layers(document: dict[str, Any]) -> Figure:
             np.arange(len(layers)) + (number + 0.5) * width - 0.4, values / divisor, width, color=color, label=name
         )
     axes.set_xticks(range(len(layers)), layers, rotation=90)
-    axes.set(ylabel=f"energy ({unit})", xlim=(-0.6, len(layers) - 0.4))
+    axes.set(ylabel=label, xlim=(-0.6, len(layers) - 0.4))
     axes.legend(frameon=False)
     return figure
 
@@ -298,7 +302,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
             spreads, named = _merged(spreads, named)
             shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
             colors = [next(shades) if is_named else GREY for is_named in named]
-            for axes, (metric, label) in zip(row, (("energy", "energy (pJ)"), ("edp", "EDP (pJ*cycles)")), strict=True):
+            for axes, metric in zip(row, ("energy", "edp"), strict=True):
                 for (bits, spread), color, is_named in zip(spreads, colors, named, strict=True):
                     found = spread[metric]
                     used = np.flatnonzero(found.counts)
@@ -313,7 +317,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
                     axes.plot(edges, below, color=color, zorder=3 if is_named else 2, **style)
                 if others:
                     axes.plot([], [], color=GREY, linewidth=0.8, label=f"{others} other width triples")
-                axes.set(xscale="log", xlabel=label)
+                axes.set(xscale="log", xlabel=OBJECTIVES[metric].heading)
                 axes.grid(color="#eceff3")
             row[0].set(ylabel="mappings at most this costly")
             row[0].set_title(f"{name} on {arch}", loc="left")

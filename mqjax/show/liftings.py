@@ -9,9 +9,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from mqjax.network.lifting import Lifting
+from mqjax.objectives import sum_of
 from mqjax.show.figures import BLUE, GREY, STYLE, png
-
-WHAT = {"energy": "energy", "edp": "EDP, summed over layers,", "delay": "delay"}
 
 
 def draw_liftings(liftings: Sequence[Lifting], metric: str, title: str) -> bytes:
@@ -33,6 +32,6 @@ def draw_liftings(liftings: Sequence[Lifting], metric: str, title: str) -> bytes
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
         axes.invert_yaxis()
         axes.set_xlim(0, max(1.0, max(saved, default=0.0)) * 1.6)
-        axes.set_xlabel(f"{WHAT[metric]} saved by lifting the constraint (%)")
+        axes.set_xlabel(f"{sum_of(metric).label} saved by lifting the constraint (%)")
         axes.set_title(title, loc="left", fontsize=10)
         return png(figure)

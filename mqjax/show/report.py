@@ -12,6 +12,7 @@ from typing import Any
 
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
+from mqjax.objectives import OBJECTIVES
 from mqjax.show import figures
 from mqjax.study.runs import read_evaluated
 from mqjax.study.stored import read_config, read_front
@@ -135,19 +136,23 @@ def _card(value: str, meaning: str) -> str:
     return f'<div class="card"><b>{_text(value)}</b><span>{_text(meaning)}</span></div>'
 
 
+def _words(document: dict[str, Any]) -> tuple[str, str]:
+    """What the judge's objective is called, and the one by which the highlighted member is frugal."""
+    return OBJECTIVES[figures.judged(document) or "error"].label, OBJECTIVES[figures.frugality(document)].label
+
+
 def _cards(document: dict[str, Any]) -> str:
-    pick, eight = figures.highlighted(document), figures.uniform(document, 8)
+    pick, eight, cost = figures.highlighted(document), figures.uniform(document, 8), figures.frugality(document)
     cards = []
-    if pick and eight:
-        cards.append(
-            _card(
-                f"{1 - pick['energy_pj'] / eight['energy_pj']:.0%}",
-                "less energy than 8 bits everywhere, at no higher validation error",
-            )
-        )
-    if pick and document["native"]:
-        saved = 1 - pick["energy_pj"] / document["native"]["energy_pj"]
-        cards.append(_card(f"{saved:.0%}", "less energy than one operand per memory word (no packing)"))
+    if pick:
+        error, label = _words(document)
+        for entry, meaning in (
+            (eight, f"less {label} than 8 bits everywhere, at no higher {error}"),
+            (document["native"], f"less {label} than one operand per memory word (no packing)"),
+        ):
+            before = figures.value(entry, cost) if entry else 0.0
+            if before > 0:
+                cards.append(_card(f"{1 - figures.value(pick, cost) / before:.0%}", meaning))
     if pick and "test_accuracy" in pick:
         compared = f" ({eight['test_accuracy']:.2%} with 8 bits)" if eight else ""
         meaning = f"accuracy by the judge's own test{compared}"
@@ -180,11 +185,12 @@ def _meaning(document: dict[str, Any]) -> str:
         )
     pick = figures.highlighted(document)
     if pick:
+        error, label = _words(document)
         words.append(
-            f"<p>The highlighted member, number {pick['id']}, is the most frugal one whose validation error does not "
-            "exceed that of 8 bits everywhere. The search chose it by validation images; the test images were looked at "
-            "only afterwards, so test accuracy is the honest figure. Differences of a few tenths of a percent are within "
-            "the noise of the validation set.</p>"
+            f"<p>The highlighted member, number {pick['id']}, is the one of least {label} whose {error} does not exceed that "
+            "of 8 bits everywhere. The search chose it by validation images; the test images were looked at only afterwards, "
+            "so test accuracy is the honest figure. Differences of a few tenths of a percent are within the noise of the "
+            "validation set.</p>"
         )
     return "".join(words)
 
@@ -217,39 +223,30 @@ def _surrogate(worth: dict[str, Any], drawn: dict[str, bytes]) -> list[str]:
 
 
 def _members(document: dict[str, Any]) -> str:
-    names = list(document["objectives"])
     headings = {"test_accuracy": "test accuracy", "retrained_accuracy": "retrained"}
     tested = [name for name in headings if any(name in member for member in document["members"])]
     pick = figures.highlighted(document)
-    head = [
-        "member",
-        *(f"{name} ({unit})" for name, unit in document["objectives"].items()),
-        *(headings[name] for name in tested),
-    ]
-    # What is an objective already has a column.
-    totals = {
-        "energy": ("energy (pJ)", lambda entry: f"{entry['energy_pj']:.4g}"),
-        "delay": ("cycles", lambda entry: f"{entry['cycles']:,}"),
-        "memory": ("weights (KiB)", lambda entry: f"{entry['memory_bits'] / 8192:.1f}"),
-    }
-    shown = [column for name, column in totals.items() if name not in names]
-    if "weight_memory" in names and "memory" not in names:
-        shown = shown[:-1]
-    head += [*(heading for heading, _ in shown), "mean width I / W"]
-    rows = []
     entries = [(f"uniform {entry['width']}", entry) for entry in document["uniform"]]
     entries += [(str(entry["id"]), entry) for entry in document["members"]]
+    names = list(document["objectives"])
+    asked = {(OBJECTIVES[name].combine, OBJECTIVES[name].parts) for name in names}
+    others = [o.name for o in OBJECTIVES.values() if o.total is not None and (o.combine, o.parts) not in asked]
+    scales = {name: figures.axis(name, [figures.value(entry, name) for _, entry in entries]) for name in names + others}
+    head = ["member", *(scales[name][1] for name in names), *(headings[name] for name in tested)]
+    head += [*(scales[name][1] for name in others), "mean width I / W"]
+    rows = []
     for label, entry in entries:
         widths = [tuple(map(int, layer["bits"].split("/"))) for layer in entry["layers"]]
         mean = " / ".join(f"{sum(w[axis] for w in widths) / len(widths):.1f}" for axis in (0, 1))
-        cells = [label, *(f"{entry['objectives'][name]:.5g}" for name in names)]
+        numbers = {name: f"{figures.value(entry, name) / divisor:.5g}" for name, (divisor, _) in scales.items()}
+        cells = [label, *(numbers[name] for name in names)]
         cells += [f"{entry[name]:.2%}" if name in entry else "" for name in tested]
-        cells += [*(text(entry) for _, text in shown), mean]
+        cells += [*(numbers[name] for name in others), mean]
         picked = ' class="pick"' if pick is not None and entry is pick else ""
         rows.append(f"<tr{picked}>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
     header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     return (
-        f'<div class="scroll"><table><tr>{header}</tr>{"".join(rows)}</table></div><p>Energy and cycles are those of the '
+        f'<div class="scroll"><table><tr>{header}</tr>{"".join(rows)}</table></div><p>Energy and delay are those of the '
         f"best mappings by {_text(document['metric'])}; the mappings themselves are in "
         "<code>mappings/member_NNN/</code>, as Timeloop reads them.</p>"
     )

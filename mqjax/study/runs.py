@@ -93,6 +93,8 @@ def describe(
     members = result.genomes[result.front]
     metric = mapping_metric(result.names, map_by)
     breakdown = _Breakdown(arch, table, metric)
+    # Those of the mappings come with their layers.
+    totals = {o.name: o.total for o in OBJECTIVES.values() if o.total is not None and not o.mapped}
     tests = None
     if test_accuracy is not None:
         tests = test_accuracy(np.stack([*members, *uniform.values()]))
@@ -100,12 +102,12 @@ def describe(
     def entry(tag: dict[str, Any], genome: np.ndarray, values: np.ndarray, number: int) -> dict[str, Any]:
         test = {} if tests is None else {"test_accuracy": float(tests[number])}
         objectives = dict(zip(result.names, map(float, values), strict=True))
-        memory = float(network_cost(table, genome[None], ["memory"], wiring=wiring)[0, 0])
+        costs = network_cost(table, genome[None], list(totals), wiring=wiring)[0]
         return {
             **tag,
             "objectives": objectives,
             **test,
-            "memory_bits": memory,
+            **dict(zip(totals.values(), map(float, costs), strict=True)),
             **breakdown.of(layer_widths(genome, wiring)),
         }
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from mqjax.errors import InputError
+from mqjax.errors import InputError, unknown
 from mqjax.io.documents import key_path
+from mqjax.objectives import OBJECTIVES
 
 
 def _finite(value: float) -> float:
@@ -137,6 +138,8 @@ def read_front(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "front.json"
     document = _checked(path, _Front)
     count, names = len(document["layers"]), set(document["objectives"])
+    for name in names - set(OBJECTIVES):
+        raise InputError(f"{path}: objectives: {unknown('objective', name, tuple(OBJECTIVES))}")
     for kind in ("members", "uniform"):
         for place, entry in enumerate(document[kind]):
             where = f"{path}: {kind}[{place}]"
