@@ -23,7 +23,7 @@ ARRAY = Path(__file__).parent.parent / "tests" / "golden" / "cases" / "array128x
 
 
 def swept(arch, layer: Layer) -> dict:
-    """The rate of covering a layer's space for native words by all metrics."""
+    """The rate of covering a layer's space for unpacked operands by all metrics."""
     solve(Mapspace(arch, layer), [BitWidths()])
     start = time.perf_counter()
     found = solve(Mapspace(arch, layer), [BitWidths()])

@@ -2,7 +2,7 @@
 
     python experiments/constraint_cost.py [--quick] [--out experiments/results/constraint_cost]
 
-Three measurements. Every layer of both MobileNets (224x224, 1,000 classes) on both accelerators at 8/8/8, 4/4/4 and native,
+Three measurements. Every layer of both MobileNets (224x224, 1,000 classes) on both accelerators at 8/8/8, 4/4/4 and unpacked,
 by energy and by EDP: its optimum under the paper's constraints beside the one that the hardware alone allows. What each
 constraint of the hardware costs MobileNetV1's pointwise and fully connected layers at 8/8/8 by energy, lifted alone and all
 together. And fronts of summed loss (each tensor's own, measured as `mqjax search` does on the shipped MobileNetV1 at 32x32)

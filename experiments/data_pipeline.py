@@ -23,7 +23,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
+from mqjax.accuracy.recipe import TrainConfig
+from mqjax.accuracy.training import batches, make_optimizer, training_step
 from mqjax.data import EncodedImages, load_dataset, training_images, write_prepared
 from mqjax.io.files import write_atomically
 from mqjax.models.graph import Builder

@@ -63,7 +63,7 @@ def measure(args: argparse.Namespace) -> Tables:
         for arch in ("eyeriss",) if args.quick else ("eyeriss", "simba"):
             random, alone = [], []
             for count in COUNTS:
-                layers = net.layers(depthwise="dense" if count == "dense" else "native")
+                layers = net.layers(depthwise="dense" if count == "dense" else "channelwise")
                 table = cost_table(load_arch(arch), layers, cache=cache_folder())
                 keys = {"network": network, "arch": arch, "count": count}
                 totals += [{**keys, **row} for row in _totals(table, wiring, genomes, depthwise)]
@@ -89,7 +89,7 @@ def _totals(table: CostTable, wiring: Any, genomes: np.ndarray, depthwise: np.nd
     ]
     # Layer by layer, since a part is wanted: the settings are uniform in tensors and in kernels.
     rows = []
-    for name, *costs in [("native", *_native(table)), *zip(SETTINGS, *every, strict=True)]:
+    for name, *costs in [("native", *_unpacked(table)), *zip(SETTINGS, *every, strict=True)]:
         layers = _by_layer(table, wiring, name)
         part = float(layers[depthwise].sum())
         assert name == "native" or np.isclose(layers.sum(), costs[0], rtol=1e-12)
@@ -106,7 +106,7 @@ def _totals(table: CostTable, wiring: Any, genomes: np.ndarray, depthwise: np.nd
     return rows
 
 
-def _native(table: CostTable) -> list[float]:
+def _unpacked(table: CostTable) -> list[float]:
     """Sums of the least energy, delay and EDP at one operand a word."""
     of_layers = [table.tables[i] for i in table.index]
     return [sum(float(t.value(metric)[-1]) for t in of_layers) for metric in ("energy", "delay", "edp")]

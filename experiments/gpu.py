@@ -30,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mqjax.accuracy.judge import default_accuracy
+from mqjax.accuracy.recipe import QUANTIZED
 from mqjax.accuracy.trained import trained_network
-from mqjax.accuracy.training import QUANTIZED, train
+from mqjax.accuracy.training import train
 from mqjax.benchmark import timed
 from mqjax.cost.packing import packing_boxes
 from mqjax.data import Images

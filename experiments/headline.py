@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mqjax.accuracy.recipe import QUANTIZED
 from mqjax.accuracy.trained import trained_network
-from mqjax.accuracy.training import QUANTIZED, accuracy, train
+from mqjax.accuracy.training import accuracy, train
 from mqjax.data import Images, training_images
 from mqjax.io.files import write_atomically
 from mqjax.models.qat import QuantizedNetwork
@@ -111,8 +112,8 @@ def saved_on(config: StudyConfig, folder: Path, trainings: Trainings, seeds: int
     wanted = trainings.mean(eight, seeds)
     place = cheapest(trainings, members, wanted[0], seeds)
     reached = trainings.mean(members[place], seeds)
-    native = run.document["native"]
-    unpacked = None if native is None else native["energy_pj"] * (native["cycles"] if metric == "edp" else 1)
+    whole = run.document["native"]
+    unpacked = None if whole is None else whole["energy_pj"] * (whole["cycles"] if metric == "edp" else 1)
     return {
         "metric": metric,
         "genome": "".join(map(str, members[place])),

@@ -3,7 +3,7 @@
     taskset -c 0 python experiments/profile_sweep.py [--quick] > benchmarks/profile_cpu_1_core.json
 
 Each stage is a program of its own whose results are summed, so stages include those before them; differences show what a
-stage adds. A pointwise layer of MobileNetV1, all 343 width triples and native. Expected: a minute on one CPU core;
+stage adds. A pointwise layer of MobileNetV1, all 343 width triples and unpacked operands. Expected: a minute on one CPU core;
 --quick: Eyeriss and a small layer.
 """
 
@@ -60,7 +60,7 @@ def stages(sweeper: Sweeper, limits: tuple[Any, ...]) -> dict[str, Callable[...,
         "bound the energy": lambda t, s: terms.least_energies(n, counts(t, s)[0], box.corners, size),
         "see what fits": lambda t, s: terms.what_fits(plan, n, counts(t, s)[0], box.packings, size),
         "screen 343 triples": lambda t, s: screened(t, s, limits[:1]),
-        "screen 343 triples and native": lambda t, s: screened(t, s, limits),
+        "screen 343 triples and unpacked": lambda t, s: screened(t, s, limits),
     }
 
 
@@ -108,7 +108,7 @@ def main() -> None:
             times = {stage: measure(sweeper, program) for stage, program in stages(sweeper, limits).items()}
             job = next(iter(sweeper.jobs()))
             mappings = job.chunks * sweeper.size
-            times["price 343 triples and native"] = best_of(lambda s=sweeper, j=job: s.minima(j)) / mappings * 1e9
+            times["price 343 triples and unpacked"] = best_of(lambda s=sweeper, j=job: s.minima(j)) / mappings * 1e9
             times["screen, with transfers"] = (
                 best_of(lambda s=sweeper, j=job, x=limits: s.screen(j, x)) / mappings * 1e9
             )

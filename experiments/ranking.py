@@ -25,7 +25,8 @@ from flax import nnx
 from scipy.stats import spearmanr
 
 from mqjax.accuracy.judge import default_accuracy
-from mqjax.accuracy.training import QUANTIZED, accuracy, train
+from mqjax.accuracy.recipe import QUANTIZED
+from mqjax.accuracy.training import accuracy, train
 from mqjax.data import training_images
 from mqjax.io.files import write_atomically
 from mqjax.models.qat import QuantizedNetwork

@@ -4,7 +4,7 @@
 
 FILE holds timed runs of the reference tool's mapper (.jsonl: arch, layer of MobileNetV1 with depthwise layers dense, kind,
 threads, wall_s, considered_per_s). Beside each layer stands the time for its whole space: optima of all three metrics, proven, for
-one width triple and for all 343 and native. Every time is the least of --repeats, programs compiled before, nothing
+one width triple and for all 343 and unpacked operands. Every time is the least of --repeats, programs compiled before, nothing
 cached. Then time against the number of layers, of width triples, the size of the space, the levels of the accelerator and
 the population of NSGA-II. Runs of the tool are of another machine, so ratios to them hold for their order of magnitude only.
 Expected: twelve minutes on 2 idle cores. A whole space at all widths takes less time than the tool's search of one.
@@ -147,7 +147,7 @@ def _draw_growth(tables: Tables) -> Figure:
             axes.plot(
                 [r[key] for r in of_arch], [r["seconds"] for r in of_arch], "o-", ms=4, color=color, label=ARCHS[arch]
             )
-    spaces.set(xscale="log", yscale="log", xlabel="distinct mappings", title="One layer, 343 widths and native")
+    spaces.set(xscale="log", yscale="log", xlabel="distinct mappings", title="One layer, 343 widths and unpacked")
     layers.set(xlabel="different layers", title="Table of a network", xlim=(0, None))
     triples.set(
         xscale="log", xlabel="width triples", title="One layer, more widths", xticks=TRIPLES, xticklabels=TRIPLES

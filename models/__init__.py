@@ -33,7 +33,7 @@ def network_layers(
     resolution: int = 224,
     classes: int = 1000,
     channels: int = 3,
-    depthwise: str = "native",
+    depthwise: str = "channelwise",
 ) -> list[Layer]:
     """The layers of a network, named, in a file, a `Graph` or a `Network`, as the mapper sees them (see `Graph.layers`)."""
     if isinstance(network, str):

@@ -14,7 +14,7 @@ from mqjax.io.layers import read_layers
 from mqjax.models.graph import Graph
 from mqjax.models.networks import NETWORKS, architecture, called
 from mqjax.network.wiring import Wiring
-from mqjax.types import Layer
+from mqjax.types import Layer, depthwise_view
 
 if TYPE_CHECKING:
     from mqjax.models.importing import Imported
@@ -39,11 +39,11 @@ class NetworkSource:
     listed: tuple[Layer, ...] = ()
     imported: Imported | None = None
 
-    def layers(self, *, depthwise: str = "native") -> list[Layer]:
+    def layers(self, *, depthwise: str = "channelwise") -> list[Layer]:
         """The layers as the mapper sees them (see `Graph.layers`)."""
         if self.graph is not None:
             return self.graph.layers(depthwise=depthwise)
-        return [_dense(layer) if depthwise == "dense" else layer for layer in self.listed]
+        return [_dense(layer) if depthwise_view(depthwise) == "dense" else layer for layer in self.listed]
 
     def wiring(self) -> Wiring:
         """Who reads and writes what; listed layers are a chain."""

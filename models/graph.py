@@ -26,7 +26,7 @@ from mqjax.models.ops import (
 from mqjax.models.storage import Storage
 from mqjax.models.windows import Borders, Extents, pair
 from mqjax.network.wiring import Wiring
-from mqjax.types import Layer
+from mqjax.types import Layer, depthwise_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,16 +148,14 @@ class Graph:
             parameters(node.op, self.input_shape(node)[-1]) for node in self.kernels if isinstance(node.op, Kernel)
         )
 
-    def layers(self, *, depthwise: str = "native") -> list[Layer]:
+    def layers(self, *, depthwise: str = "channelwise") -> list[Layer]:
         """The layers as the mapper sees them, in genome order.
 
-        depthwise: "native" for true depthwise layers, "dense" for the paper's way of writing them, as dense
-        convolutions with C = M, which counts their weights and operations C times too often.
+        depthwise: how depthwise layers are seen, of `mqjax.types.DEPTHWISE`; with "dense" C = M.
         """
-        if depthwise not in ("native", "dense"):
-            raise InputError(f"depthwise must be 'native' or 'dense', not {depthwise!r}")
+        view = depthwise_view(depthwise)
         return [
-            mapper_layer(node.op, self.input_shape(node), self.shapes[node.name], f"{self.name}_{node.name}", depthwise)
+            mapper_layer(node.op, self.input_shape(node), self.shapes[node.name], f"{self.name}_{node.name}", view)
             for node in self.kernels
         ]
 

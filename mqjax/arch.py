@@ -73,12 +73,12 @@ class Mac:
         return self.mesh[0] * self.mesh[1]
 
 
-def short_tables(mac: Mac, native_bits: Sequence[int]) -> Iterator[tuple[str, str, str]]:
-    """The tables that lack a mode for native operands, of so many bits per tensor: their key, the side, and what is wrong."""
+def short_tables(mac: Mac, unpacked_bits: Sequence[int]) -> Iterator[tuple[str, str, str]]:
+    """The tables that lack a mode for unpacked operands, of so many bits per tensor: their key, the side, and what is wrong."""
     for name, table in mac.tables():
-        for side, bits in zip(("weights", "inputs"), native_bits, strict=False):
+        for side, bits in zip(("weights", "inputs"), unpacked_bits, strict=False):
             if getattr(table, side)[-1] < bits:
-                yield name, side, f"the last mode must hold native operands, which have {bits} bits"
+                yield name, side, f"the last mode must hold unpacked operands, which have {bits} bits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +205,11 @@ class Arch:
             )
         if self.mac.cycles_per_operation is not None and self.mac.operations_per_cycle != 1:
             raise InputError(f"accelerator {self.name!r}: give operations_per_cycle or cycles_per_operation, not both")
-        for name, side, problem in short_tables(self.mac, [self.native_bits(t) for t in range(len(TENSORS))]):
+        for name, side, problem in short_tables(self.mac, [self.unpacked_bits(t) for t in range(len(TENSORS))]):
             raise InputError(f"accelerator {self.name!r}: mac.{name}.{side}: {problem}")
 
-    def native_bits(self, tensor: int) -> int:
-        """Width of native operands (of `TENSORS`): a word of the innermost level that keeps them."""
+    def unpacked_bits(self, tensor: int) -> int:
+        """Width of unpacked operands (of `TENSORS`): a word of the innermost level that keeps them."""
         return next(level.word_bits for level in self.levels if level.keep[tensor])
 
     @cached_property

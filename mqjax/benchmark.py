@@ -27,7 +27,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
 from mqjax.network.cost import network_cost
 from mqjax.study.nsga2 import NSGA2, uniform_population
-from mqjax.types import BitWidths, Layer, all_widths
+from mqjax.types import DEPTHWISE, BitWidths, Layer, all_widths
 
 SINGLE = BitWidths(8, 8, 8)
 
@@ -137,7 +137,7 @@ def general(arch: Arch, layer: Layer, count: int = 4096) -> dict[str, float]:
 
 
 def bench_table(arch: Arch, network: str, depthwise: str) -> dict[str, Any]:
-    """Seconds for the table of a 224x224 network: all triples and native, three metrics, mappings, nothing cached; the
+    """Seconds for the table of a 224x224 network: all triples and unpacked, three metrics, mappings, nothing cached; the
     first call compiles."""
     layers = network_layers(network, depthwise=depthwise)
     first, _ = timed(lambda: cost_table(arch, layers))
@@ -220,7 +220,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "evaluator": lambda: [bench_evaluator(load_arch(name), _typical()) for name in ("eyeriss", "simba")],
     "general": lambda: {name: general(load_arch(name), _typical()) for name in ("eyeriss", "simba")},
     "table": lambda: [
-        bench_table(load_arch(arch), network, "native")
+        bench_table(load_arch(arch), network, DEPTHWISE[0])
         for network in ("mobilenetv1", "mobilenetv2")
         for arch in ("eyeriss", "simba")
     ],

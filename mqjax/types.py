@@ -142,9 +142,25 @@ WIDTHS = tuple(range(2, 9))
 """The bit-widths that a search chooses from."""
 
 
+UNPACKED = "native"
+"""How widths of unpacked operands, of which every word holds one, are written where users read or write them."""
+
+DEPTHWISE = ("channelwise", "dense")
+"""How depthwise layers are seen: as they are, with one filter per channel, or as dense convolutions, as in the paper's
+configuration, which counts their weights and operations C times too often."""
+
+
+def depthwise_view(text: str) -> str:
+    """One of `DEPTHWISE`; "channelwise" also by its former name, "native". Raises `InputError` for other text."""
+    view = "channelwise" if text == "native" else text
+    if view not in DEPTHWISE:
+        raise InputError(f"depthwise must be {DEPTHWISE[0]!r} or {DEPTHWISE[1]!r}, not {text!r}")
+    return view
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class BitWidths:
-    """Bit-widths of a layer's three tensors; `None` means native: one operand per word, no packing."""
+    """Bit-widths of a layer's three tensors; `None` means unpacked: one operand per word, whatever its width."""
 
     inputs: int | None = None
     weights: int | None = None
@@ -158,13 +174,13 @@ class BitWidths:
 
     @classmethod
     def parse(cls, text: str) -> BitWidths:
-        """ "I/W/O", such as "8/4/8", or "native"."""
-        if text == "native":
+        """ "I/W/O", such as "8/4/8", or "native" for unpacked operands."""
+        if text == UNPACKED:
             return cls()
         parts = text.split("/")
         if len(parts) != 3 or not all(part.isdecimal() for part in parts):
             raise InputError(
-                f"bit-widths must be 'I/W/O' with three positive integers (such as 8/4/8), or 'native', not {text!r}"
+                f"bit-widths must be 'I/W/O' with three positive integers (such as 8/4/8), or {UNPACKED!r}, not {text!r}"
             )
         return cls(*(int(part) for part in parts))
 
@@ -174,8 +190,8 @@ class BitWidths:
 
     def __str__(self) -> str:
         if self == BitWidths():
-            return "native"
-        return "/".join("native" if w is None else str(w) for w in (self.inputs, self.weights, self.outputs))
+            return UNPACKED
+        return "/".join(UNPACKED if w is None else str(w) for w in (self.inputs, self.weights, self.outputs))
 
 
 def all_widths() -> list[BitWidths]:

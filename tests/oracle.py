@@ -213,7 +213,7 @@ class Analysis:
         return {t: traffic(self.arch, self, t) for t in TENSORS}
 
     def price(self, bits: dict[str, int | None]) -> dict[str, Any]:
-        """{"valid": False, "stage", "levels"} or {"valid": True, ...} at these widths per tensor (absent: native)."""
+        """{"valid": False, "stage", "levels"} or {"valid": True, ...} at these widths per tensor (absent: unpacked)."""
         arch = self.arch
 
         def per_word(s: int, tensor: str) -> int:

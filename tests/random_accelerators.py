@@ -102,20 +102,20 @@ def _arch(rng: Source, most: int) -> Arch:
 
 def _mac(rng: Source, mesh: tuple[int, int], levels: Sequence[Level]) -> Mac:
     """One energy and one operation a cycle, or either by the widths of the operands."""
-    native = [next(level.word_bits for level in levels if level.keep[t]) for t in (1, 0)]
+    words = [next(level.word_bits for level in levels if level.keep[t]) for t in (1, 0)]
     energy = rng.choice(ENERGIES)
     if rng.choice((False, False, True)):
-        energy = _by_width(rng, native, ENERGIES)
+        energy = _by_width(rng, words, ENERGIES)
     kind = rng.choice(("", "", "", "operations_per_cycle", "cycles_per_operation"))
-    pace = {kind: rng.choice((rng.choice(PACES), _by_width(rng, native, PACES)))} if kind else {}
+    pace = {kind: rng.choice((rng.choice(PACES), _by_width(rng, words, PACES)))} if kind else {}
     return Mac("mac", mesh, energy, 1.0, **pace)
 
 
-def _by_width(rng: Source, native: Sequence[int], numbers: Sequence[float]) -> WidthTable | WidthFormula:
+def _by_width(rng: Source, words: Sequence[int], numbers: Sequence[float]) -> WidthTable | WidthFormula:
     if rng.choice((False, True)):
         terms = [rng.choice((0.0, *numbers)) for _ in range(3)]
         return WidthFormula(rng.choice([x for x in numbers if x]), *terms)
-    modes = [sorted({widest, *(rng.randint(1, widest) for _ in range(rng.randint(0, 3)))}) for widest in native]
+    modes = [sorted({widest, *(rng.randint(1, widest) for _ in range(rng.randint(0, 3)))}) for widest in words]
     rows = tuple(tuple(rng.choice(numbers) for _ in modes[1]) for _ in modes[0])
     return WidthTable(tuple(modes[0]), tuple(modes[1]), rows)
 
@@ -209,7 +209,7 @@ def _is_small(arch: Arch, layer: Layer, constraints: str, size: int) -> bool:
 
 
 def _widths(rng: Source, arch: Arch) -> BitWidths:
-    """Widths that mostly fit the words of all levels; each may also be native."""
+    """Widths that mostly fit the words of all levels; each may also be unpacked."""
     result = []
     for tensor in range(len(TENSORS)):
         word = min(level.word_bits for level in arch.levels if level.keep[tensor])

@@ -20,9 +20,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+from mqjax.accuracy.recipe import TrainConfig
 from mqjax.accuracy.signature import signature
 from mqjax.accuracy.trained import Trained, calibration_images, trained_network
-from mqjax.accuracy.training import TrainConfig, batches, make_optimizer, training_step
+from mqjax.accuracy.training import batches, make_optimizer, training_step
 from mqjax.data import Images, normalize
 from mqjax.errors import InputError
 from mqjax.models.calibration import Quantizer

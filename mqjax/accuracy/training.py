@@ -28,11 +28,12 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from mqjax.accuracy.recipe import TrainConfig
 from mqjax.data import EncodedImages, Images, normalize
 from mqjax.errors import InputError
 from mqjax.io.checkpoints import open_manager, restore_latest
 from mqjax.io.files import write_atomically
-from mqjax.models.network import Network as FloatNetwork
+from mqjax.models.network import Network
 from mqjax.models.qat import QuantizedNetwork, Step, reestimate
 from mqjax.progress import SILENT, Progress
 
@@ -43,32 +44,7 @@ REESTIMATION_BATCHES = 40
 BATCHES_AHEAD = 2
 """Batches of encoded images that are decoded while the current one is trained on."""
 
-Network = FloatNetwork | QuantizedNetwork
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Options of a training run. `shift` is how many pixels an image may be moved, `erase` the side of the square that
-    is blanked; images are mirrored at random if `mirror`. `step_learning_rate` is that of learned step sizes (Adam),
-    `clip_norm` the norm to which a longer gradient of the weights is cut."""
-
-    epochs: int = 40
-    batch: int = 128
-    learning_rate: float = 0.1
-    step_learning_rate: float = 0.003
-    clip_norm: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    smoothing: float = 0.0
-    shift: int = 1
-    erase: int = 0
-    mirror: bool = True
-    seed: int = 0
-
-
-QUANTIZED = TrainConfig(epochs=10, learning_rate=0.02, clip_norm=1.0)
-"""Settings that suit quantization-aware training from trained weights. At 3 bits single batches have gradients ten times as
-long as others; unclipped, they undo an epoch."""
+Trainable = Network | QuantizedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +156,7 @@ def _logits(graph, params, rest, images):
     return nnx.merge(graph, params, rest, copy=True)(images)
 
 
-def accuracy(model: Network, data: Images, batch: int = 500) -> float:
+def accuracy(model: Trainable, data: Images, batch: int = 500) -> float:
     """Share of correctly classified images."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     correct = 0
@@ -194,7 +170,7 @@ def accuracy(model: Network, data: Images, batch: int = 500) -> float:
 
 
 def train(
-    model: Network,
+    model: Trainable,
     data: Images | EncodedImages,
     validation: Images,
     folder: str | Path,
@@ -248,7 +224,7 @@ def train(
     return results
 
 
-def _claim(folder: Path, model: Network, state: Any, config: TrainConfig, images: int) -> None:
+def _claim(folder: Path, model: Trainable, state: Any, config: TrainConfig, images: int) -> None:
     """Note the run's configuration in its folder; refuse a folder that belongs to something else."""
     start = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)))
     content = {

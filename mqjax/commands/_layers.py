@@ -11,13 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import shown
-from mqjax.types import LAYER_KEYS, SECONDS, SHAPES, BitWidths, Layer, check_effort, layer_keys
+from mqjax.types import (
+    DEPTHWISE,
+    LAYER_KEYS,
+    METRICS,
+    SECONDS,
+    SHAPES,
+    UNPACKED,
+    BitWidths,
+    Layer,
+    check_effort,
+    depthwise_view,
+    layer_keys,
+)
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
 
 CONSTRAINTS = "paper: the paper's mapspace; arch: only what the hardware demands; none: anything goes"
 """What the option --constraints means."""
+
+
+def _depthwise(text: str) -> str:
+    try:
+        return depthwise_view(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+DEPTHWISE_OPTION: dict[str, Any] = {"type": _depthwise, "metavar": f"{{{','.join(DEPTHWISE)}}}"}
+"""What the option --depthwise takes."""
 
 
 def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +87,23 @@ def add_layer_arguments(
     add_sizes(parser, "--network")
     parser.add_argument(
         "--depthwise",
-        choices=("native", "dense"),
-        default="native",
+        default=DEPTHWISE[0],
         help="depthwise layers of --network as they are, or as dense convolutions, as in the paper's configuration",
+        **DEPTHWISE_OPTION,
     )
     if constraints:
         parser.add_argument("--constraints", choices=("paper", "arch", "none"), default="paper", help=CONSTRAINTS)
+
+
+def add_bits_argument(parser: argparse.ArgumentParser, *, also: str = "", **options: Any) -> None:
+    """--bits; `also` says what else it takes."""
+    means = f"widths I/W/O of Inputs, Weights and Outputs, {also}or '{UNPACKED}': one operand in each word"
+    parser.add_argument("--bits", **{"default": UNPACKED, "help": f"{means} (default: %(default)s)", **options})
+
+
+def add_metric_argument(parser: argparse.ArgumentParser) -> None:
+    """--metric."""
+    parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="what the best mapping minimises")
 
 
 def add_space_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +197,7 @@ def chosen_layer(args: argparse.Namespace) -> Layer:
 def single_widths(text: str) -> BitWidths:
     """The one width triple of --bits."""
     if text == "all":
-        raise InputError("--bits must be one width triple here, such as 8/4/8, or 'native', not 'all'")
+        raise InputError(f"--bits must be one width triple here, such as 8/4/8, or '{UNPACKED}', not 'all'")
     return BitWidths.parse(text)
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.commands._layers import (
     add_arch_arguments,
+    add_bits_argument,
     add_layer_arguments,
+    add_metric_argument,
     add_space_arguments,
     chosen_layers,
     figure_file,
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser, constraints=False)
     add_space_arguments(parser)
-    parser.add_argument("--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, or 'native'")
-    parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
+    add_bits_argument(parser)
+    add_metric_argument(parser)
     parser.add_argument("--figure", type=figure_file("png"), help="what is saved by lifting each, as PNG")
     parser.add_argument("--json", action="store_true", help="print a list with one object per lifted constraint")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mqjax.commands._layers import (
     add_arch_arguments,
+    add_bits_argument,
     add_layer_arguments,
     add_number_argument,
     chosen_layer,
@@ -17,6 +18,7 @@ from mqjax.commands._layers import (
     single_widths,
 )
 from mqjax.errors import InputError
+from mqjax.types import UNPACKED
 
 BATCH = 4096
 
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_layer_arguments(parser, required=False, constraints=False)
     add_number_argument(parser)
-    parser.add_argument("--bits", help="with --mapping: widths I/W/O, or 'native' (the default)")
+    add_bits_argument(parser, default=None, help=f"with --mapping: widths I/W/O, or '{UNPACKED}' (the default)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +76,7 @@ def _mapping(args: argparse.Namespace) -> int:
     if args.layer is None and args.network is None:
         raise InputError("--mapping needs --layer, or --network and --number, to say what is mapped")
     arch = load_arch(args.arch, dialect=args.dialect)
-    layer, bits = chosen_layer(args), single_widths(args.bits or "native")
+    layer, bits = chosen_layer(args), single_widths(args.bits or UNPACKED)
     mapped, mapping = read_mapping_of(arch, layer, args.mapping)
     if larger := describe_padding(layer, mapped_as(layer, mapped)):
         print(f"{layer.name}: {larger}", file=sys.stderr)

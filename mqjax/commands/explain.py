@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.commands._layers import (
     add_arch_arguments,
+    add_bits_argument,
     add_figure_arguments,
     add_layer_arguments,
+    add_metric_argument,
     add_number_argument,
     add_space_arguments,
     chosen_layer,
@@ -21,7 +23,6 @@ from mqjax.commands._layers import (
     single_widths,
     write_figures,
 )
-from mqjax.types import METRICS
 
 if TYPE_CHECKING:
     from mqjax.arch import Arch
@@ -34,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layer_arguments(parser)
     add_number_argument(parser)
     add_space_arguments(parser)
-    parser.add_argument("--bits", default="native", help="widths I/W/O of Inputs, Weights and Outputs, or 'native'")
-    parser.add_argument("--metric", choices=METRICS, default="energy", help="what the best mapping minimises")
+    add_bits_argument(parser)
+    add_metric_argument(parser)
     parser.add_argument("--mapping", type=Path, help="explain this mapping, a Timeloop map YAML, not the best one")
     parser.add_argument("--against", type=Path, help="a second mapping, whose differences are listed")
     add_figure_arguments(parser)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mqjax.commands._layers import (
     add_arch_arguments,
+    add_bits_argument,
     add_layer_arguments,
+    add_metric_argument,
     add_space_arguments,
     chosen_layers,
     figure_file,
@@ -28,12 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser)
     add_space_arguments(parser)
-    parser.add_argument(
-        "--bits",
-        default="native",
-        help="widths I/W/O of Inputs, Weights and Outputs, 'native', 'all', or 'file': those of an ONNX file's quantizers",
-    )
-    parser.add_argument("--metric", choices=("energy", "edp", "delay"), default="energy", help="what is minimised")
+    add_bits_argument(parser, also="'all', 'file' (those of an ONNX file's quantizers), ")
+    add_metric_argument(parser)
     parser.add_argument("--pareto", action="store_true", help="all mappings that none beats in both energy and delay")
     parser.add_argument("--figure", type=figure_file("png"), help="with --pareto: energy against delay as PNG")
     parser.add_argument("--json", action="store_true", help="print a list with one object per layer and triple")

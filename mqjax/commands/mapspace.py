@@ -6,17 +6,22 @@ import argparse
 import sys
 from typing import Any
 
-from mqjax.commands._layers import add_arch_arguments, add_layer_arguments, chosen_layers, figure_file
+from mqjax.commands._layers import (
+    add_arch_arguments,
+    add_bits_argument,
+    add_layer_arguments,
+    chosen_layers,
+    figure_file,
+)
+from mqjax.types import UNPACKED
 
-UNIFORM = "native,8/8/8,5/5/5,4/4/4,3/3/3,2/2/2"
+UNIFORM = f"{UNPACKED},8/8/8,5/5/5,4/4/4,3/3/3,2/2/2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arch_arguments(parser)
     add_layer_arguments(parser)
-    parser.add_argument(
-        "--bits", default=UNIFORM, help="comma-separated width triples I/W/O, 'native', or 'all' for the 343 of 2..8"
-    )
+    add_bits_argument(parser, also="several of them with commas between, 'all' for the 343 of 2..8, ", default=UNIFORM)
     parser.add_argument("--out", type=figure_file("png"), help="write the figure (.png) of the distributions here")
     parser.add_argument("--json", action="store_true", help="print the numbers as a JSON list")
 

@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from mqjax.commands._layers import add_sizes
+from mqjax.commands._layers import DEPTHWISE_OPTION, add_sizes
+from mqjax.types import DEPTHWISE
 
 if TYPE_CHECKING:
     from mqjax.models.files import NetworkSource
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a network's name; a file: ONNX, layers as YAML or CSV, a Timeloop problem; or a Flax module, MODULE:OBJECT@HxWxC",
     )
     add_sizes(show, "a named network")
-    show.add_argument(
-        "--depthwise", choices=("native", "dense"), default="native", help="how depthwise layers are seen"
-    )
+    show.add_argument("--depthwise", default=DEPTHWISE[0], help="how depthwise layers are seen", **DEPTHWISE_OPTION)
     show.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe_network(source: NetworkSource, *, depthwise: str = "native") -> dict[str, Any]:
+def describe_network(source: NetworkSource, *, depthwise: str = DEPTHWISE[0]) -> dict[str, Any]:
     """What the command shows, as JSON has it."""
     layers, wiring, graph = source.layers(depthwise=depthwise), source.wiring(), source.graph
     imported = source.imported

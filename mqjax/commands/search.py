@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mqjax.commands._layers import CONSTRAINTS
+from mqjax.commands._layers import CONSTRAINTS, DEPTHWISE_OPTION
 from mqjax.objectives import METRICS, OBJECTIVES
 from mqjax.study.config import GENERATIONS, StudyConfig
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network",
         "a network with a shipped checkpoint or one of --checkpoint, or one with weights: an ONNX file or a Flax module, MODULE:OBJECT@HxWxC",
     )
-    option("depthwise", "how the mapper sees depthwise layers", choices=("native", "dense"))
+    option("depthwise", "how the mapper sees depthwise layers", **DEPTHWISE_OPTION)
     option("constraints", CONSTRAINTS, choices=("paper", "arch", "none"))
     option("pad", "also try up to so many larger bounds of every dimension of a layer", type=int, metavar="K")
     parser.add_argument(

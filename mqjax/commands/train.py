@@ -14,6 +14,17 @@ SIZES = {"width_multiplier": 0.25, "resolution": 32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from mqjax.accuracy.recipe import QUANTIZED, TrainConfig
+
+    usual = TrainConfig()
+
+    def option(name: str, kind: Any, means: str) -> None:
+        # Defaults are applied in `run`, since they depend on --bits.
+        value, quantized = getattr(usual, name), getattr(QUANTIZED, name)
+        differs = "" if quantized == value else f"; with --bits, {quantized}"
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=f"{means} (default: {value}{differs})")
+
     parser.add_argument(
         "--network", default="mobilenetv1", help="a network, such as mobilenetv1 or resnet18_narrow, or an ONNX file"
     )
@@ -21,10 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--width-multiplier",
         type=float,
         default=argparse.SUPPRESS,
-        help="scales the channels of every layer (default: 0.25)",
+        help=f"scales the channels of every layer (default: {SIZES['width_multiplier']})",
     )
     parser.add_argument(
-        "--resolution", type=int, default=argparse.SUPPRESS, help="height and width of the images (default: 32)"
+        "--resolution",
+        type=int,
+        default=argparse.SUPPRESS,
+        help=f"height and width of the images (default: {SIZES['resolution']})",
     )
     parser.add_argument(
         "--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one"
@@ -46,25 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="with --bits: checkpoint folder, or a shipped one's name (default: the shipped one that fits)",
     )
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="passes over the training images (default: 40; with --bits, 10)",
-    )
-    parser.add_argument("--batch", type=int, default=128, help="images per step")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=argparse.SUPPRESS,
-        help="peak of the cosine schedule (default: 0.1; with --bits, 0.02)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable")
+    option("epochs", int, "passes over the training images")
+    option("batch", int, "images per step")
+    option("learning_rate", float, "peak of the cosine schedule")
+    option("seed", int, "makes the run repeatable")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an interrupted run in it is continued")
 
 
 def run(args: argparse.Namespace) -> int:
-    from mqjax.accuracy.training import QUANTIZED, EpochResult, TrainConfig, accuracy, train
+    from mqjax.accuracy.recipe import QUANTIZED, TrainConfig
+    from mqjax.accuracy.training import EpochResult, accuracy, train
     from mqjax.data import load_dataset, training_images
     from mqjax.errors import InputError
     from mqjax.io.files import write_atomically
@@ -76,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     for name in (*SIZES, "bits", "init", "data_dir"):
         setattr(args, name, getattr(args, name, None))
     given = {name: getattr(args, name) for name in ("epochs", "batch", "learning_rate", "seed") if hasattr(args, name)}
+    config = dataclasses.replace(TrainConfig() if args.bits is None else QUANTIZED, **given)
     for option in ("epochs", "batch", "learning_rate"):
         value = given.get(option, 1)
         if not value > 0:
@@ -85,10 +91,9 @@ def run(args: argparse.Namespace) -> int:
     if args.init is not None and args.bits is None:
         raise InputError("--init needs --bits: training in float starts from random weights")
     dataset = load_dataset(args.dataset, data_dir=args.data_dir)
-    model, sizes, start = _fresh(args, dataset) if args.bits is None else _quantized(args)
+    model, sizes, start = _fresh(args, dataset, config.seed) if args.bits is None else _quantized(args)
     data, validation = training_images(dataset, sizes["resolution"])
     print(f"{len(data):,} training images, {len(validation):,} for validation", file=sys.stderr)
-    config = dataclasses.replace(TrainConfig() if args.bits is None else QUANTIZED, **given)
 
     def report(result: EpochResult) -> None:
         print(
@@ -98,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    steps = len(data) // args.batch * config.epochs
+    steps = len(data) // config.batch * config.epochs
     with bar("training", steps, "steps") as progress:
         results = train(
             model,
@@ -119,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _fresh(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """A float network with random weights, its sizes, and nothing to say about its start."""
     from flax import nnx
 
@@ -140,10 +145,10 @@ def _fresh(args: argparse.Namespace, dataset: Any) -> tuple[Any, dict[str, Any],
                 raise InputError(
                     f"--{name.replace('_', '-')} cannot be given with {args.network}, whose sizes are its own"
                 )
-        return Network(graph, rngs=nnx.Rngs(args.seed)), {"width_multiplier": 1.0, "resolution": graph.resolution}, {}
+        return Network(graph, rngs=nnx.Rngs(seed)), {"width_multiplier": 1.0, "resolution": graph.resolution}, {}
     sizes = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in SIZES.items()}
     network = architecture(args.network, **sizes, classes=dataset.classes, channels=dataset.channels)
-    return Network(network, rngs=nnx.Rngs(args.seed)), sizes, {}
+    return Network(network, rngs=nnx.Rngs(seed)), sizes, {}
 
 
 def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -73,15 +73,15 @@ def by_width(arch: Arch) -> bool:
 
 
 def mac_cost(arch: Arch, bits: BitWidths) -> MacCost:
-    """What MACs cost at `bits`; native operands have the width of `Arch.native_bits`."""
+    """What MACs cost at `bits`; unpacked operands have the width of `Arch.unpacked_bits`."""
     return _mac_cost(arch, bits.inputs, bits.weights)
 
 
 @lru_cache(maxsize=2**12)
 def _mac_cost(arch: Arch, inputs: int | None, weights: int | None) -> MacCost:
     mac = arch.mac
-    inputs = arch.native_bits(INPUTS) if inputs is None else inputs
-    weights = arch.native_bits(WEIGHTS) if weights is None else weights
+    inputs = arch.unpacked_bits(INPUTS) if inputs is None else inputs
+    weights = arch.unpacked_bits(WEIGHTS) if weights is None else weights
     pace = _pace(mac, inputs, weights)
     if max(pace.numerator, pace.denominator) > PACE_MOST:
         raise InputError(
@@ -134,7 +134,7 @@ def slowest_pace(arch: Arch) -> int:
         most = max(values)
     else:
         values = [_exact(value) for value in (number if isinstance(number, WidthFormula) else [number])]
-        most = _value(number, arch.native_bits(INPUTS), arch.native_bits(WEIGHTS))
+        most = _value(number, arch.unpacked_bits(INPUTS), arch.unpacked_bits(WEIGHTS))
     whole = math.lcm(*(value.denominator for value in values))
     return whole if slower is None else math.ceil(most * whole)
 
@@ -248,7 +248,7 @@ class PackingBox(NamedTuple):
 def packing_boxes(arch: Arch, bits: Sequence[BitWidths]) -> tuple[PackingBox, ...]:
     """The distinct packings of `bits`; widths that pack alike at every level, and cost MACs alike, are evaluated once.
 
-    Triples with native operands, which are much wider than packed ones, go to a box of their own. Boxes of several
+    Triples with unpacked operands, which are much wider than packed ones, go to a box of their own. Boxes of several
     triples are filled up with copies to as many packings as `all_widths` has, so that most share one compiled program.
     """
     return _packing_boxes(arch, tuple(bits))
@@ -256,9 +256,9 @@ def packing_boxes(arch: Arch, bits: Sequence[BitWidths]) -> tuple[PackingBox, ..
 
 @lru_cache(maxsize=64)
 def _packing_boxes(arch: Arch, bits: tuple[BitWidths, ...]) -> tuple[PackingBox, ...]:
-    native = np.array([None in triple.by_tensor() for triple in bits], bool)
+    unpacked = np.array([None in triple.by_tensor() for triple in bits], bool)
     boxes = []
-    for members in (np.flatnonzero(~native), np.flatnonzero(native)):
+    for members in (np.flatnonzero(~unpacked), np.flatnonzero(unpacked)):
         if not len(members):
             continue
         widths = [bits[i].by_tensor() for i in members]

@@ -36,7 +36,7 @@ def best_mappings(
     """For each width triple, and each metric out of "energy", "edp", "delay", the best mapping of `layer`: proven to be the
     optimum unless its `covered` says otherwise.
 
-    bits: one or several `BitWidths`, "native", or "all" (the 343 triples of 2..8, in the order of `all_widths`).
+    bits: one or several `BitWidths`, "native" (unpacked), or "all" (the 343 triples of 2..8, in the order of `all_widths`).
     pad, seconds: see `solve_layer`. A padded layer's optimum says so: `mapped` differs from `layer`.
     Raises `InputError` for unknown metrics, widths that do not fit a word, and where no mapping fits.
     """

@@ -14,16 +14,16 @@ from mqjax.io.files import write_atomically
 from mqjax.mapper.table import CostTable
 from mqjax.types import METRICS, BitWidths, all_widths
 
-NATIVE = 0
-"""What stands for a width of the native triple, where operands are not packed."""
+UNPACKED_WIDTH = 0
+"""What stands for the width of operands that are not packed."""
 
 
 def columns_of(table: CostTable) -> dict[str, list[Any] | np.ndarray]:
     """Columns by name: layer, times (how often the network has it), metric (by which the mapping is optimal), input_bits,
-    weight_bits and output_bits (0: native), energy_pj, cycles, edp, valid_mappings and proven. Where nothing fits, the
+    weight_bits and output_bits (0: unpacked), energy_pj, cycles, edp, valid_mappings and proven. Where nothing fits, the
     energy is NaN and the cycles are -1; where mappings were not counted, valid_mappings is -1."""
     triples = [*all_widths(), BitWidths()]
-    widths = np.array([[w or NATIVE for w in (b.inputs, b.weights, b.outputs)] for b in triples])
+    widths = np.array([[w or UNPACKED_WIDTH for w in (b.inputs, b.weights, b.outputs)] for b in triples])
     rows, per = len(table.unique) * len(METRICS), len(triples)
     bits = np.tile(widths, (rows, 1))
     fits = np.concatenate([entries.index.ravel() >= 0 for entries in table.tables])

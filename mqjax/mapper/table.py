@@ -30,7 +30,7 @@ from mqjax.mapspace.mapping import mapped_layer
 from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Part, Progress
-from mqjax.types import METRICS, SECONDS, WIDTHS, BitWidths, Layer, all_widths
+from mqjax.types import METRICS, SECONDS, UNPACKED, WIDTHS, BitWidths, Layer, all_widths
 
 MODEL_VERSION = 4
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
@@ -45,7 +45,7 @@ class CostTable:
     and Outputs; U indexes the unique layers; L all layers of the network.
 
     best: metric -> float64 [U, I, W, O]: the least energy (pJ), EDP (pJ * cycles) or delay (cycles) of any mapping.
-    tables: the same with mappings, at the 343 width triples of `WIDTHS` (I, W, O in C order) and, last, the native one.
+    tables: the same with mappings, at the 343 width triples of `WIDTHS` (I, W, O in C order) and, last, unpacked.
     """
 
     arch: str
@@ -80,12 +80,14 @@ class CostTable:
 
 
 def entry_of(bits: BitWidths) -> int:
-    """Position of a width triple in a table of all; the last one is native."""
+    """Position of a width triple in a table of all; the last one is unpacked."""
     if bits == BitWidths():
         return len(WIDTHS) ** 3
     widths = (bits.inputs, bits.weights, bits.outputs)
     if not all(width in WIDTHS for width in widths):
-        raise InputError(f"a table has the widths {WIDTHS[0]}..{WIDTHS[-1]} and native, not {bits}")
+        raise InputError(
+            f"a table has the widths {WIDTHS[0]}..{WIDTHS[-1]} and unpacked operands ({UNPACKED}), not {bits}"
+        )
     return int(np.ravel_multi_index([WIDTHS.index(width) for width in widths if width is not None], _GRID))
 
 
@@ -99,7 +101,7 @@ def cost_table(
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> CostTable:
-    """Optima of every unique layer by every metric, for all 343 width triples and native; whole space, proven unless
+    """Optima of every unique layer by every metric, for all 343 width triples and unpacked operands; whole space, proven unless
     the table's `covered` says otherwise.
 
     constraints, pad, seconds: see `mqjax.mapper.best.solve_layer`.
@@ -158,7 +160,7 @@ def layer_table(
     seconds: float = SECONDS,
     cache: Path | None = None,
 ) -> Optima:
-    """Optima of one layer for all 343 width triples and native, from the cache if they are there; see `cost_table`."""
+    """Optima of one layer for all 343 width triples and unpacked operands, from the cache if they are there; see `cost_table`."""
     return _one_table(_Options(arch, constraints, pad, seconds, cache), layer, SILENT)
 
 
@@ -201,7 +203,7 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], progress: Progres
 
 
 def _one_table(options: _Options, layer: Layer, progress: Progress) -> Optima:
-    """Optima of one layer for all 343 width triples and native, from the cache if it is there."""
+    """Optima of one layer for all 343 width triples and unpacked operands, from the cache if it is there."""
     table = options.stored(layer)
     if table is None:
         solution = solve_layer(
@@ -233,7 +235,7 @@ def write_table(path: Path, table: CostTable) -> None:
         larger = [mapped_as(layer, mapped_layer(layer, mapping)) for mapping in entries.mappings]
         if any(larger):
             layers[-1]["mapped_as"] = larger
-    bits = [*map(str, all_widths()), "native"]
+    bits = [*map(str, all_widths()), UNPACKED]
     names = [layer.name for layer in table.layers]
     content = {"arch": table.arch, "metrics": METRICS, "bits": bits, "network": names, "index": table.index.tolist()}
     text = json.dumps({**content, "layers": layers}).encode()

@@ -187,11 +187,11 @@ def arch_rows(arch: Arch) -> list[tuple[str, ...]]:
 
 
 def _energies(arch: Arch) -> str:
-    """Energy of an operation, from the narrowest operands to native ones where it depends on their widths."""
+    """Energy of an operation, from the narrowest operands to unpacked ones where it depends on their widths."""
     if isinstance(arch.mac.energy_pj, float | int):
         return f"{arch.mac.energy_pj:g}"
-    least, native = (mac_cost(arch, bits).energy_pj for bits in (BitWidths(1, 1, 1), BitWidths()))
-    return f"{least:g} at 1 bit to {native:g}"
+    least, most = (mac_cost(arch, bits).energy_pj for bits in (BitWidths(1, 1, 1), BitWidths()))
+    return f"{least:g} at 1 bit to {most:g}"
 
 
 def constraint_lines(arch: Arch) -> Iterator[str]:

@@ -206,8 +206,8 @@ def _widths(document: dict[str, Any]) -> Figure:
 
 
 def _entries(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """What is compared side by side: native, uniform assignments, the highlighted member."""
-    entries = [("native", document["native"])] if document["native"] else []
+    """What is compared side by side: unpacked operands, uniform assignments, the highlighted member."""
+    entries = [("unpacked", document["native"])] if document["native"] else []
     entries += [(f"{entry['width']} bit", entry) for entry in reversed(document["uniform"])]
     pick = highlighted(document)
     return [*entries, (f"member {pick['id']}", pick)] if pick else entries
@@ -243,7 +243,7 @@ def _layers(document: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     width = 0.8 / len(entries)
     for number, ((name, _), values) in enumerate(zip(entries, energies, strict=True)):
-        color = {"native": GREY, "8 bit": ORANGE}.get(name, BLUE)
+        color = {"unpacked": GREY, "8 bit": ORANGE}.get(name, BLUE)
         axes.bar(
             np.arange(len(layers)) + (number + 0.5) * width - 0.4, values / divisor, width, color=color, label=name
         )
@@ -290,7 +290,7 @@ def _sensitivities(losses: dict[str, dict[str, list[float]]]) -> Figure:
 def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], arch: str) -> bytes:
     """PNG of how many mappings cost at most so much, one row per layer; a curve ends at the number that fit.
 
-    layers: (name, [(bits, {metric: Distribution})]). Of many width triples the native and the uniform ones are told apart
+    layers: (name, [(bits, {metric: Distribution})]). Of many width triples the unpacked and the uniform ones are told apart
     by colour and legend, equal curves by one entry; the others are grey.
     """
     with matplotlib.rc_context(STYLE):
@@ -339,7 +339,7 @@ def _merged(
 
 
 def _named(bits: list[str]) -> list[bool]:
-    """Which width triples a figure names: all of a few, of many the native and the uniform ones."""
+    """Which width triples a figure names: all of a few, of many the unpacked and the uniform ones."""
     if len(bits) <= 8:
         return [True] * len(bits)
     return [len(set(text.split("/"))) == 1 for text in bits]

@@ -86,7 +86,7 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
             "levels",
             drawn,
             "Energy of the whole network by storage level and arithmetic, for the network without "
-            "packing (native words), the uniform assignments, and the highlighted member.",
+            "packing (one operand per word), the uniform assignments, and the highlighted member.",
         ),
         _figure("layers", drawn, "Energy of each layer on its best mapping."),
         "<h2>All members</h2>",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mqjax.errors import InputError
-from mqjax.types import SECONDS, check_effort
+from mqjax.types import DEPTHWISE, SECONDS, check_effort, depthwise_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class StudyConfig:
     arch: str = "eyeriss"
     dialect: str = "2024"
     network: str = "mobilenetv1"
-    depthwise: str = "native"
+    depthwise: str = DEPTHWISE[0]
     constraints: str = "paper"
     pad: int | None = 0
     seconds: float = SECONDS
@@ -38,6 +38,7 @@ class StudyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "depthwise", depthwise_view(self.depthwise))
         check_effort(self.pad, self.seconds)
         if self.seed < 0:
             raise InputError(f"--seed must not be negative, but is {self.seed}")

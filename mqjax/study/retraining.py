@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mqjax.accuracy.recipe import QUANTIZED
 from mqjax.accuracy.trained import Trained
-from mqjax.accuracy.training import QUANTIZED, accuracy, train
+from mqjax.accuracy.training import accuracy, train
 from mqjax.data import Images, training_images
 from mqjax.models.qat import QuantizedNetwork
 from mqjax.progress import Bars

@@ -83,7 +83,7 @@ def describe(
     surrogate: Surrogate | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of front.json: front members, uniform assignments and the native network, with costs by layer and
+    """The content of front.json: front members, uniform assignments and the unpacked network, with costs by layer and
     level, each layer on the mapping that the search priced (`map_by`). test_accuracy maps genomes, as
     those of `result`, to [N]. wiring, surrogate: as for `search`.
     """

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import key_path
 from mqjax.objectives import OBJECTIVES
+from mqjax.types import UNPACKED
 
 
 def _finite(value: float) -> float:
@@ -25,7 +26,7 @@ Number = Annotated[float, AfterValidator(_finite)]
 Count = Annotated[int, Field(ge=0, le=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-WidthsText = Annotated[str, Field(pattern=r"^([1-9][0-9]?/[1-9][0-9]?/[1-9][0-9]?|native)$")]
+WidthsText = Annotated[str, Field(pattern=r"^([1-9][0-9]?/[1-9][0-9]?/[1-9][0-9]?|" + UNPACKED + ")$")]
 
 
 class _Strict(BaseModel):
@@ -63,7 +64,7 @@ class _Uniform(_Entry):
     width: Annotated[int, Field(ge=1, le=64)]
 
 
-class _Native(_Strict):
+class _Unpacked(_Strict):
     energy_pj: Number
     cycles: Count
     layers: list[_Layer]
@@ -108,7 +109,7 @@ class _Front(_Strict):
     layers: list[Name]
     members: list[_Member]
     uniform: list[_Uniform]
-    native: _Native | None
+    native: _Unpacked | None
     history: list[_Generation]
     evaluations: Count
     seconds: dict[str, Number]
@@ -147,8 +148,8 @@ def read_front(folder: str | Path) -> dict[str, Any]:
                 raise InputError(
                     f"{where}.layers: there must be {count} layers, as in layers, not {len(entry['layers'])}"
                 )
-            if any(layer["bits"] == "native" for layer in entry["layers"]):
-                raise InputError(f"{where}.layers: bits must be three widths, such as 8/4/8, not 'native'")
+            if any(layer["bits"] == UNPACKED for layer in entry["layers"]):
+                raise InputError(f"{where}.layers: bits must be three widths, such as 8/4/8, not {UNPACKED!r}")
             if set(entry["objectives"]) != names:
                 raise InputError(f"{where}.objectives: there must be a value of each of {', '.join(sorted(names))}")
     return document

@@ -18,7 +18,8 @@ from networks import drawn
 from pictures import encoded, picture
 from recorder import Recorder
 
-from mqjax.accuracy.training import EpochResult, TrainConfig, accuracy, augment, batches, make_optimizer, train
+from mqjax.accuracy.recipe import TrainConfig
+from mqjax.accuracy.training import EpochResult, accuracy, augment, batches, make_optimizer, train
 from mqjax.cli import main
 from mqjax.data import EncodedImages, Images, load_dataset, normalize, training_images, write_prepared
 from mqjax.errors import InputError

@@ -55,7 +55,7 @@ def test_a_table_takes_the_narrowest_mode_that_holds_the_operands():
         (BitWidths(5, 2, 8), 0.2),
         (BitWidths(8, 3, 2), 0.6),
         (BitWidths(9, 1, 2), 0.4),
-        (BitWidths(), 0.7),  # native operands have a word of 16 bits
+        (BitWidths(), 0.7),  # unpacked operands have a word of 16 bits
         (BitWidths(4, None, 8), 0.5),
     ):
         assert mac_cost(arch, bits) == (wanted, 1, 1)

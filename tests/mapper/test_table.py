@@ -64,12 +64,12 @@ def test_every_entry_equals_brute_force(name, layer, archs):
 
 def test_depthwise_layers_as_dense_ones_cost_more(archs):
     """`--depthwise dense` counts a depthwise layer as a convolution over all channels, as the paper's runs do."""
-    native, dense = (
+    channelwise, dense = (
         network_layers("mobilenetv1", width_multiplier=0.25, resolution=32, depthwise=depthwise)[1:2]
-        for depthwise in ("native", "dense")
+        for depthwise in ("channelwise", "dense")
     )
-    assert native[0].shape == "depthwise" and dense[0].shape == "cnn" and dense[0].macs == 8 * native[0].macs
-    tables = [cost_table(archs["eyeriss"], layers) for layers in (native, dense)]
+    assert channelwise[0].shape == "depthwise" and dense[0].shape == "cnn" and dense[0].macs == 8 * channelwise[0].macs
+    tables = [cost_table(archs["eyeriss"], layers) for layers in (channelwise, dense)]
     assert all(table.covered for table in tables)
     assert (tables[1].best["energy"] > tables[0].best["energy"]).all()
 

@@ -15,10 +15,12 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.models import MobileNetV1, MobileNetV2, architecture, network_layers
 from mqjax.models.network import ConvBlock, depthwise, parameter_count
 from mqjax.models.ops import Add, Conv
+from mqjax.study.config import StudyConfig
 
 # The reference's layers at 224x224, depthwise ones written dense: C-M-R-P-Wstride (S = R, Q = P, N = 1, no dilation).
 REFERENCE = {
@@ -51,17 +53,33 @@ def test_layers_equal_the_reference(name):
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_native_depthwise_layers_have_one_filter_per_channel(name):
-    native = network_layers(name)
+def test_depthwise_layers_have_one_filter_per_channel(name):
+    layers = network_layers(name)
     dense = network_layers(name, depthwise="dense")
-    assert sum(layer.shape == "depthwise" for layer in native) == {"mobilenetv1": 13, "mobilenetv2": 17}[name]
-    for one, other in zip(native, dense, strict=True):
+    assert sum(layer.shape == "depthwise" for layer in layers) == {"mobilenetv1": 13, "mobilenetv2": 17}[name]
+    for one, other in zip(layers, dense, strict=True):
         if one.shape == "depthwise":
             assert one.M == 1 and one.C == other.C == other.M
             assert other.macs == one.macs * one.C
             assert one.elements("Outputs") == other.elements("Outputs")
         else:
             assert one == other
+
+
+def test_views_of_depthwise_layers_are_known_by_former_names(capsys):
+    """What used to be called native, as the width of unpacked operands still is."""
+    assert network_layers("mobilenetv1", depthwise="native") == network_layers("mobilenetv1", depthwise="channelwise")
+    assert StudyConfig(depthwise="native") == StudyConfig(depthwise="channelwise") == StudyConfig()
+    shown = []
+    for view in ("native", "channelwise", "dense"):
+        assert main(["network", "show", "mobilenetv1", "--depthwise", view, "--json"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
+    with pytest.raises(InputError, match="'channelwise' or 'dense', not 'sideways'"):
+        network_layers("mobilenetv1", depthwise="sideways")
+    with pytest.raises(SystemExit, match="2"):
+        main(["map", "--arch", "eyeriss", "--network", "mobilenetv1", "--depthwise", "sideways"])
+    assert "--depthwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("network", "count"), [(MobileNetV1, 4_231_976), (MobileNetV2, 3_504_872)])
