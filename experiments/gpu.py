@@ -38,7 +38,7 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.data import Images
 from mqjax.hw import load_arch
 from mqjax.io.files import write_atomically
-from mqjax.mapper.sweep import SIZES, Sizes, Sweeper
+from mqjax.mapper.sweep import SIZES_BY_PLATFORM, Sizes, Sweeper
 from mqjax.mapper.table import CostTable, cost_table
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
@@ -141,7 +141,7 @@ def main() -> None:
     quick = args.quick
     started = time.perf_counter()
     result: dict[str, Any] = {"command": "python experiments/gpu.py", **environment()}
-    result["sizes"] = SIZES.get(jax.default_backend(), SIZES["gpu"])._asdict()
+    result["sizes"] = SIZES_BY_PLATFORM.get(jax.default_backend(), SIZES_BY_PLATFORM["gpu"])._asdict()
     result["tables"] = tables(PAIRS[:1] if quick else PAIRS, 2 if quick else None)
     chunks = [2**12] if quick else [2**12, 2**14, 2**16, 2**18, 2**20, 2**22]
     result["sweep_mappings_per_s"] = sweep(Layer(C=8, M=8, P=4) if quick else LARGE, chunks, 0.1 if quick else 2.0)

@@ -82,7 +82,7 @@ def load_checkpoint(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         with ocp.StandardCheckpointer() as checkpointer:
             # Before any read: orbax leaves those that fail unfinished, and Python complains of each one.
             stored = jax.tree.leaves_with_path(checkpointer.metadata(path / "weights").item_metadata.tree)
-            if difference := dict(_shapes(stored) ^ _shapes(jax.tree.leaves_with_path(template))):
+            if difference := dict(_leaf_shapes(stored) ^ _leaf_shapes(jax.tree.leaves_with_path(template))):
                 raise ValueError(f"{min(difference)} has another shape or is on one side only")
             restored = checkpointer.restore(path / "weights", template)
     except InputError as error:
@@ -130,7 +130,7 @@ def _graph(about: dict[str, Any]) -> Graph:
     return architecture(about["network"], **sizes)
 
 
-def _shapes(leaves: list[tuple[Any, Any]]) -> set[tuple[str, tuple[int, ...]]]:
+def _leaf_shapes(leaves: list[tuple[Any, Any]]) -> set[tuple[str, tuple[int, ...]]]:
     return {(jax.tree_util.keystr(path, simple=True, separator="/"), tuple(leaf.shape)) for path, leaf in leaves}
 
 

@@ -18,7 +18,7 @@ OPS = {
 
 EXTENT_MOST = 2**24
 
-KINDS = {
+FIELD_KINDS = {
     "int": "a whole number, at least 1",
     "bool": "true or false",
     "str": "a text",
@@ -44,7 +44,7 @@ def graph_from_json(name: str, nodes: Any) -> Graph:
     return Graph(str(name), tuple(_node(number, entry) for number, entry in enumerate(nodes, start=1)))
 
 
-def _fits(kind: str, value: Any) -> bool:
+def _is_of_kind(kind: str, value: Any) -> bool:
     """Whether a value is of the kind of a field."""
     if kind == "bool":
         return isinstance(value, bool)
@@ -70,8 +70,8 @@ def _node(number: int, entry: Any) -> Node:
         if key not in fields:
             raise InputError(f"{where}: {unknown('key', key, fields)}")
         kind = str(fields[key].type)
-        if not _fits(kind, value):
-            raise InputError(f"{where}: {key} must be {KINDS[kind]}, not {value!r:.60}")
+        if not _is_of_kind(kind, value):
+            raise InputError(f"{where}: {key} must be {FIELD_KINDS[kind]}, not {value!r:.60}")
         if isinstance(value, list):
             given[key] = tuple(value)
     missing = [

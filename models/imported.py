@@ -25,7 +25,7 @@ from mqjax.models.network import EPSILON, Network
 
 TORCH_EPSILON = 1e-5
 
-BYTES_MOST = 2**31
+ARRAYS_MOST = 2**31
 """Of the arrays of a file, unpacked."""
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -57,7 +57,7 @@ def load_weights(path: str | Path, architecture: Graph) -> Network:
     model = Network(architecture, rngs=nnx.Rngs(0))
     for node, (layer, norm) in zip(architecture.kernels, _names(source, architecture), strict=True):
         block = model.blocks[node.name]
-        kernel = _kernel(source, architecture, node, layer, array)
+        kernel = _arranged_kernel(source, architecture, node, layer, array)
         shift = 0.0
         if source == "torch" and node is architecture.kernels[0] and architecture.channels == 3:
             # Our pixel x is theirs times 2 deviations, plus a constant that each channel's weights sum up.
@@ -85,8 +85,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
-            if size > BYTES_MOST:
-                raise ValueError(f"its arrays of {size} bytes are larger than {BYTES_MOST}")
+            if size > ARRAYS_MOST:
+                raise ValueError(f"its arrays of {size} bytes are larger than {ARRAYS_MOST}")
             with np.load(path) as file:
                 return dict(file)
         if path.suffix == ".safetensors":
@@ -98,7 +98,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     raise InputError(f"{path} must be a .npz or a .safetensors file")
 
 
-def _kernel(
+def _arranged_kernel(
     source: str, graph: Graph, node: Node, layer: str, array: Callable[[str, tuple[int, ...]], np.ndarray]
 ) -> np.ndarray:
     """A layer's kernel, as [S, R, C, M]."""

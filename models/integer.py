@@ -149,7 +149,7 @@ class IntegerNetwork:
             parts.append(_Part(rescale(fine), tuple(others), activate))
             terms, constant, others = [(step, reach / step)], 0.0, []
         last = self.architecture[stage.result].op
-        kept = _same
+        kept = _unchanged
         if isinstance(last, Activation) and last.kind == "relu":
             kept, _, _ = _activation(last, after.step, _reach(terms, constant))
         parts.append(_Part(rescale(after.step), tuple(others), kept))
@@ -201,7 +201,7 @@ class _Stage(NamedTuple):
     result: str
 
 
-def _same(x: np.ndarray) -> np.ndarray:
+def _unchanged(x: np.ndarray) -> np.ndarray:
     return x
 
 
@@ -265,7 +265,7 @@ def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
     """A layer's sums int32 [B, Q, P, M] for x int32 [B, H, W, C] ([B, C] for Linear): the loop nest over S and R."""
     assert isinstance(op, Kernel)
     if isinstance(op, Linear):
-        return _product(x, kernel[0, 0])
+        return _integer_matmul(x, kernel[0, 0])
     window = op.window
     padded = np.pad(x, ((0, 0), *window.padding, (0, 0)))
     height, width = window.places(*x.shape[1:3])
@@ -284,14 +284,14 @@ def convolve_integers(x: np.ndarray, kernel: np.ndarray, op: Op) -> np.ndarray:
 def _products(x: np.ndarray, kernel: np.ndarray, op: Conv) -> np.ndarray:
     """Sums over the channels of each group: x [..., C] with kernel [C / groups, M]."""
     if op.groups == 1:
-        return _product(x, kernel)
+        return _integer_matmul(x, kernel)
     if op.groups == op.outputs == x.shape[-1]:
         return x * kernel[0]
     groups = zip(np.split(x, op.groups, axis=-1), np.split(kernel, op.groups, axis=-1), strict=True)
-    return np.concatenate([_product(part, weights) for part, weights in groups], axis=-1)
+    return np.concatenate([_integer_matmul(part, weights) for part, weights in groups], axis=-1)
 
 
-def _product(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _integer_matmul(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """The matrix product, int32. NumPy multiplies matrices of integers without BLAS, several times slower; float64 holds
     every sum that int32 does."""
     return (x.astype(np.float64) @ kernel.astype(np.float64)).astype(np.int32)

@@ -61,7 +61,7 @@ class Storage:
         stored at the output's width is read, too."""
         stages = list(_stages(nodes))
         fused = {name for stage in stages for name in (stage.layer, *stage.fused)}
-        groups = _groups(nodes, fused - {stage.result for stage in stages})
+        groups = _stored_after(nodes, fused - {stage.result for stage in stages})
         output = groups[nodes[-1].name]
         numbers: dict[str, int] = {}
         first, reads = [], []
@@ -161,7 +161,7 @@ def _stages(nodes: Sequence[Node]) -> Iterator[Stage]:
         yield Stage(node.name, tuple(chain), tuple(adds))
 
 
-def _groups(nodes: Sequence[Node], wide: set[str]) -> dict[str, str]:
+def _stored_after(nodes: Sequence[Node], wide: set[str]) -> dict[str, str]:
     """Each node whose value is stored, with the node after which its stored tensor is called; `wide`: those that are not."""
     above: dict[str, str] = {}
 

@@ -34,6 +34,9 @@ HEIGHT: Rank = (Term("S", "Hdilation"), Term("Q", "Hstride"))
 SLIDING = (WIDTH, HEIGHT)
 """Ranks of two dimensions, a window that slides: where halos and forwarding come from. Only Inputs have any."""
 
+SLIDING_DIMS = tuple(tuple(DIMS.index(term.dim) for term in rank) for rank in SLIDING)
+"""Their dimensions, kernel and output, along the width and along the height."""
+
 
 class Projection(NamedTuple):
     """How the tensors of a shape of layers are indexed.

@@ -15,6 +15,9 @@ from mqjax.errors import InputError, unknown
 from mqjax.projection import COEFFICIENTS, DIMS, LOOPS, PROJECTIONS, TENSORS, Projection, Rank
 
 SHAPES = tuple(PROJECTIONS)
+BOUND_MOST = 2**53
+"""Of a loop: beyond it, float64 does not hold every integer."""
+
 METRICS = ("energy", "edp", "delay")
 """What a layer's mapping can be optimal by; tables of optima are in this order."""
 

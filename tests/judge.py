@@ -24,7 +24,7 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.errors import InputError
 from mqjax.io.records import evaluate_records
 from mqjax.mapper.best import best_mappings
-from mqjax.mapper.levels.proof import NEAR as PROOF_NEAR
+from mqjax.mapper.levels.proof import ROUNDING as PROOF_NEAR
 from mqjax.mapper.levels.proof import prove
 from mqjax.mapper.optima import Optimum
 from mqjax.mapper.optimum import solve

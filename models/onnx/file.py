@@ -136,19 +136,19 @@ def read_file(path: Path) -> OnnxFile:
             raise
         raise InputError(f"{path} is no ONNX file, or a damaged one") from None
     graph = model.graph
-    _check(path, model)
+    _check_model(path, model)
     constants = {tensor.name: _array(path, tensor) for tensor in graph.initializer}
     return OnnxFile(
         path=path,
         graph=graph,
         opsets=model.opset_import,
-        shapes=_shapes(path, model),
+        shapes=_inferred_shapes(path, model),
         constants=constants,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 
-def _check(path: Path, model: Any) -> None:
+def _check_model(path: Path, model: Any) -> None:
     onnx = onnx_package()
     graph = model.graph
     if not graph.node:
@@ -179,19 +179,19 @@ def _check_tensor(path: Path, tensor: Any) -> None:
     onnx = onnx_package()
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise InputError(
-            f"{path}: tensor {_named(tensor)} lies in another file, which is not read; write one file "
+            f"{path}: tensor {_in_words(tensor)} lies in another file, which is not read; write one file "
             "(torch.onnx.export(..., external_data=False), or onnx.save_model with save_as_external_data=False)"
         )
     elements = 1
     for extent in tensor.dims:
         if extent < 0:
-            raise InputError(f"{path}: tensor {_named(tensor)} has the extent {extent}; it must not be negative")
+            raise InputError(f"{path}: tensor {_in_words(tensor)} has the extent {extent}; it must not be negative")
         elements *= extent
     if elements > ELEMENTS_MOST:
-        raise InputError(f"{path}: tensor {_named(tensor)} has {elements} elements, more than {ELEMENTS_MOST}")
+        raise InputError(f"{path}: tensor {_in_words(tensor)} has {elements} elements, more than {ELEMENTS_MOST}")
 
 
-def _named(tensor: Any) -> str:
+def _in_words(tensor: Any) -> str:
     return repr(tensor.name[:80])
 
 
@@ -201,7 +201,7 @@ def _array(path: Path, tensor: Any) -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor)
     except Exception as error:  # NumPy's, protobuf's and onnx's own
-        raise InputError(f"{path}: tensor {_named(tensor)} cannot be read: {_sentence(error)}") from None
+        raise InputError(f"{path}: tensor {_in_words(tensor)} cannot be read: {_sentence(error)}") from None
 
 
 def constant_of(path: Path, node: Any) -> np.ndarray:
@@ -217,7 +217,7 @@ def constant_of(path: Path, node: Any) -> np.ndarray:
     raise InputError(f"{path}: {label(node)}: a constant must be a dense tensor, a number or a list of numbers")
 
 
-def _shapes(path: Path, model: Any) -> dict[str, tuple[int, ...]]:
+def _inferred_shapes(path: Path, model: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors by onnx's own inference; a batch of unknown size is one image.
 
     Quantizers of QONNX, which onnx does not know, keep the shape of what they read.

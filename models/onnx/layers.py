@@ -48,7 +48,7 @@ def _conv(r: Reader, node: Any) -> Value:
         if any(padding) and any(x.affine[1]):
             r.skip(node, "the shift of its image is folded in, exactly but for the border of the image")
     name = r.add(node, Conv(outputs, kernel_size, stride, padding, dilation, groups, norm=False), plain(x))
-    return _kernel(r, node, name, kernel, _bias(r, node, bias, outputs) + shift)
+    return _add_kernel(r, node, name, kernel, _bias(r, node, bias, outputs) + shift)
 
 
 def _linear(r: Reader, node: Any, weights: np.ndarray, bias: np.ndarray | None) -> Value:
@@ -62,10 +62,10 @@ def _linear(r: Reader, node: Any, weights: np.ndarray, bias: np.ndarray | None) 
     if x.mixed is not None:
         weights = weights.reshape(*x.mixed, outputs).transpose(1, 2, 0, 3).reshape(features, outputs)
     name = r.add(node, Linear(outputs), x)
-    return _kernel(r, node, name, weights[None, None].astype(np.float64), _bias(r, node, bias, outputs))
+    return _add_kernel(r, node, name, weights[None, None].astype(np.float64), _bias(r, node, bias, outputs))
 
 
-def _kernel(r: Reader, node: Any, name: str, kernel: np.ndarray, bias: np.ndarray) -> Value:
+def _add_kernel(r: Reader, node: Any, name: str, kernel: np.ndarray, bias: np.ndarray) -> Value:
     r.weights[name] = kernel, bias
     if (bits := r.constant_bits.get(node.input[1])) is not None:
         r.kernel_bits[name] = bits

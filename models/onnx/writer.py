@@ -22,7 +22,7 @@ OPSET, IR_VERSION = 17, 8
 """Old enough for the readers that are about, new enough for HardSwish."""
 
 
-class _Writer:
+class _GraphWriter:
     """Nodes and constants so far."""
 
     def __init__(self, graph: Graph) -> None:
@@ -129,7 +129,7 @@ def float_model(network: Network, *, folded: bool = False) -> Any:
     from mqjax.models.calibration import fold
 
     gains, biases = fold(network) if folded else ({}, {})
-    writer = _Writer(network.architecture)
+    writer = _GraphWriter(network.architecture)
     for node in network.architecture.nodes:
         if isinstance(node.op, Image):
             found = node.name
@@ -162,7 +162,7 @@ def quantized_model(graph: Graph, network: Quantized) -> Any:
     onnx_package()
     from mqjax.models.quantization import SHIFT
 
-    writer = _Writer(graph)
+    writer = _GraphWriter(graph)
     numbers, signed = dict(graph.storage.tensors), bool(network.signed)
     layers = {node.name: number for number, node in enumerate(graph.kernels)}
     for node in graph.nodes:

@@ -13,7 +13,7 @@ import numpy as np
 from mqjax.models.importing import scaled_inputs
 from mqjax.models.ops import Activation, Add, AvgPool, Concat, Conv, Flatten, GlobalAvgPool, Linear, MaxPool
 from mqjax.models.traced.program import Equation
-from mqjax.models.traced.reader import GATE, PENDING, Reader, Value, described
+from mqjax.models.traced.reader import GATE, PENDING, Reader, Value, op_words
 
 Handler = Callable[[Reader, Equation], Value]
 
@@ -30,7 +30,7 @@ def handle(r: Reader, equation: Equation) -> Value:
     if any(x.tail is not None for x in inputs) and equation.op not in ("conv_general_dilated", "dot_general"):
         return _tail(r, equation, inputs)
     handler = HANDLERS.get(equation.op)
-    return _unknown(r, equation) if handler is None else handler(r, equation)
+    return _unknown_op(r, equation) if handler is None else handler(r, equation)
 
 
 def of(*primitives: str) -> Callable[[Handler], Handler]:
@@ -101,7 +101,7 @@ def _arithmetic(r: Reader, equation: Equation) -> Value:
     place = tracked.index(True)
     x, number = r.values[equation.inputs[place]], r.constant(equation, 1 - place)
     op = "add" if equation.op == "add_any" else equation.op
-    if number.size == 1 and (found := _step(r, equation, x, op, place, float(number.reshape(())))) is not None:
+    if number.size == 1 and (found := _next_step(r, equation, x, op, place, float(number.reshape(())))) is not None:
         return found
     channels = r.channels(x)
     if number.size not in (1, channels) or (number.ndim and number.size > 1 and number.shape[-1] != channels):
@@ -119,7 +119,7 @@ def _arithmetic(r: Reader, equation: Equation) -> Value:
     return _affine(r, equation, x, place, gain, shift)
 
 
-def _step(r: Reader, equation: Equation, x: Value, op: str, place: int, number: float) -> Value | None:
+def _next_step(r: Reader, equation: Equation, x: Value, op: str, place: int, number: float) -> Value | None:
     """The next step of a mean or of a hard swish, if a constant that is added or multiplied is one."""
     factor = number if op == "mul" else 1 / number if op == "div" and place == 0 and number else None
     if x.sum is not None and factor is not None:
@@ -127,7 +127,7 @@ def _step(r: Reader, equation: Equation, x: Value, op: str, place: int, number: 
         if abs(factor * count - 1) > 1e-5:
             r.refuse(equation, f"a sum over {count} pixels must be divided by their number, for a mean")
         return r.add(equation, mean, dataclasses.replace(x, sum=None))
-    if x.gate is None and op == "add" and number == 3 and x.shared and x.node != "image" and _plain(x):
+    if x.gate is None and op == "add" and number == 3 and x.shared and x.node != "image" and _nothing_pending(x):
         return dataclasses.replace(x, gate=GATE[0])
     if factor is not None and abs(factor - 1 / 6) < 1e-6:
         if x.gate == GATE[1]:
@@ -137,7 +137,7 @@ def _step(r: Reader, equation: Equation, x: Value, op: str, place: int, number: 
     return None
 
 
-def _plain(x: Value) -> bool:
+def _nothing_pending(x: Value) -> bool:
     """Whether nothing is pending on a value."""
     return all(getattr(x, name) is None for name in PENDING)
 
@@ -163,9 +163,9 @@ def _of_two(r: Reader, equation: Equation) -> Value:
     x, y = r.values[equation.inputs[0]], r.values[equation.inputs[1]]
     if equation.op == "mul" and x.node == y.node:
         for one, other in ((x, y), (y, x)):
-            if _plain(one) and other.gate == GATE[2]:
+            if _nothing_pending(one) and other.gate == GATE[2]:
                 return r.add(equation, Activation("hardswish"), one, name="hard_swish")
-            if _plain(one) and other.gate == GATE[1]:
+            if _nothing_pending(one) and other.gate == GATE[1]:
                 return dataclasses.replace(one, gate=GATE[3])
     x, y = r.value(equation, 0), r.value(equation, 1)
     if x.node == y.node:
@@ -243,7 +243,7 @@ def _reduced(r: Reader, equation: Equation) -> Value:
             largest = r.add(equation, MaxPool(shape[:2], 1), x)  # type: ignore[arg-type]
             return r.add(equation, Flatten(), largest)
         return dataclasses.replace(x, sum=(GlobalAvgPool(), shape[0] * shape[1]))
-    return _unknown(r, equation)
+    return _unknown_op(r, equation)
 
 
 @of("concatenate")
@@ -302,7 +302,7 @@ def _kept_shape(r: Reader, equation: Equation, x: Value, reason: str) -> Value:
     return r.not_kept(equation, x, f"{reason}; it changes no shape, so the mapper does not need it")
 
 
-def _unknown(r: Reader, equation: Equation) -> Value:
+def _unknown_op(r: Reader, equation: Equation) -> Value:
     """An op that is not known: left out where it changes no shape, or where it may be part of a softmax behind the logits."""
     places = [place for place, number in enumerate(equation.inputs) if number in r.values]
     found = [r.value(equation, place) for place in places]
@@ -318,7 +318,7 @@ def _unknown(r: Reader, equation: Equation) -> Value:
 
 def _tail(r: Reader, equation: Equation, inputs: list[Value]) -> Value:
     """An op behind the logits: done to random ones, to see what it is."""
-    began = next((x.tail[0] for x in inputs if x.tail is not None), described(equation))
+    began = next((x.tail[0] for x in inputs if x.tail is not None), op_words(equation))
     if any(x.node != inputs[0].node for x in inputs) or len(equation.outputs) > 1:
         r.refuse(equation, f"it follows {began}, which is not supported")
     values = []

@@ -76,7 +76,7 @@ class Reader(Assembly):
 
     def refuse(self, equation: Equation, problem: str) -> NoReturn:
         """Raise `InputError` about an op."""
-        raise InputError(f"{self.source}: {described(equation)}: {problem}")
+        raise InputError(f"{self.source}: {op_words(equation)}: {problem}")
 
     def value(self, equation: Equation, number: int = 0, *, pending: tuple[str, ...] = ()) -> Value:
         """The input of this number, on which nothing is pending but what is named. Raises `InputError` otherwise, and for a
@@ -122,7 +122,7 @@ class Reader(Assembly):
     def not_kept(self, equation: Equation, x: Value, reason: str) -> Value:
         """An op that changes no shape, left out, which serves the mapper alone."""
         self.skip(equation, reason)
-        self.inexact = self.inexact or f"{described(equation)} is not supported"
+        self.inexact = self.inexact or f"{op_words(equation)} is not supported"
         return dataclasses.replace(x, shape=equation.shapes[0])
 
     def restrict(self, x: Value, limit: float) -> None:
@@ -169,7 +169,7 @@ class Reader(Assembly):
             self.inexact = self.inexact or f"{began} and what follows it are not supported"
 
 
-def described(equation: Equation) -> str:
+def op_words(equation: Equation) -> str:
     """An op as messages name it: "op 'logistic' in silu"."""
     return f"op {equation.op!r}" + (f" in {equation.within}" if equation.within else "")
 

@@ -85,7 +85,9 @@ def _begin(graph: nnx.GraphDef, optimizer: Any, state: nnx.State, quantizer: Qua
     return (params, rest), optimizer.init(params)
 
 
-def _step(graph: nnx.GraphDef, optimizer: Any, state: Any, optimizer_state: Any, images: Any, labels: Any) -> Any:
+def _finetuning_step(
+    graph: nnx.GraphDef, optimizer: Any, state: Any, optimizer_state: Any, images: Any, labels: Any
+) -> Any:
     state, optimizer_state, _ = training_step(
         graph, state, optimizer_state, images, labels, optimizer=optimizer, smoothing=FINETUNING.smoothing
     )
@@ -186,7 +188,7 @@ class QuantizedAccuracy:
         graph, optimizer = self._tuning
         begin = self._program(_begin, nnx.graphdef(trained.model), optimizer, axes=(None, None, 0))
         state, optimizer_state = begin(nnx.state(trained.model), trained.quantizer, widths)
-        step = self._program(_step, graph, optimizer, axes=(0, 0, None, None))
+        step = self._program(_finetuning_step, graph, optimizer, axes=(0, 0, None, None))
         epochs = (batches(images, FINETUNING, epoch) for epoch in itertools.count())
         for batch, labels in itertools.islice(itertools.chain.from_iterable(epochs), self.finetune_steps):
             state, optimizer_state = step(state, optimizer_state, batch, labels)

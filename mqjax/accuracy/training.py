@@ -213,7 +213,7 @@ def train(
             nnx.update(model, *jax.tree.map(jnp.copy, state))
             results.append(EpochResult(epoch + 1, float(np.mean(losses)), accuracy(model, validation), rate))
             manager.save(epoch, args=ocp.args.Composite(**_payload(state, optimizer_state, results)))
-            write_atomically(folder / "metrics.csv", _csv(results))
+            write_atomically(folder / "metrics.csv", _epochs_csv(results))
             if report is not None:
                 report(results[-1])
         manager.wait_until_finished()
@@ -269,7 +269,7 @@ def _restore(manager: ocp.CheckpointManager, state: Any, optimizer_state: Any) -
     return state, optimizer_state, [EpochResult(**result) for result in saved["results"]["epochs"]]
 
 
-def _csv(results: list[EpochResult]) -> str:
+def _epochs_csv(results: list[EpochResult]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(EpochResult)])
     writer.writeheader()

@@ -98,7 +98,7 @@ def add_layer_arguments(
 def add_bits_argument(parser: argparse.ArgumentParser, *, also: str = "", **options: Any) -> None:
     """--bits; `also` says what else it takes."""
     means = f"widths I/W/O of Inputs, Weights and Outputs, {also}or '{UNPACKED}': one operand in each word"
-    parser.add_argument("--bits", **{"default": UNPACKED, "help": f"{means} (default: %(default)s)", **options})
+    parser.add_argument("--bits", **{"default": UNPACKED, "help": means, **options})
 
 
 def add_metric_argument(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, arch: Arch, layers: list[Layer], asked: list[l
     sets = [found[key] for key in keys]
     network = network_tradeoff(sets)
     if args.json:
-        json.dump(_document(sets, network), sys.stdout)
+        json.dump(_tradeoff_json(sets, network), sys.stdout)
         print()
     else:
         _print(sets, network)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, arch: Arch, layers: list[Layer], asked: list[l
     return 0
 
 
-def _document(sets: list[Tradeoff], network: NetworkTradeoff) -> dict[str, Any]:
+def _tradeoff_json(sets: list[Tradeoff], network: NetworkTradeoff) -> dict[str, Any]:
     from mqjax.network.tradeoff import least_edp_of_layers
 
     energy, cycles = least_edp_of_layers(sets)

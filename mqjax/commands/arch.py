@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"new": _new, "check": _check, "show": _show, "import": _import}[args.action](args)
+    return {"new": _new, "check": _check_file, "show": _show, "import": _import}[args.action](args)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -70,7 +70,7 @@ def _new(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check_file(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.accelerator import findings
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             arch, layers, bits, metric=args.metric, pad=padding(args), seconds=args.seconds, progress=progress
         )
     if args.json:
-        json.dump([_document(one, found[0], layers, args.metric) for one in found], sys.stdout)
+        json.dump([_lifting_json(one, found[0], layers, args.metric) for one in found], sys.stdout)
         print()
     else:
         _print(found, layers, args.metric)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _document(one: Lifting, built: Lifting, layers: list[Layer], metric: str) -> dict[str, Any]:
+def _lifting_json(one: Lifting, built: Lifting, layers: list[Layer], metric: str) -> dict[str, Any]:
     return {
         "lifted": one.lifted,
         "energy_pj": float(one.energy_pj.sum()),

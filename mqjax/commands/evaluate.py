@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return _records(args) if args.mapping is None else _mapping(args)
+    return _evaluate_records(args) if args.mapping is None else _evaluate_mapping(args)
 
 
-def _records(args: argparse.Namespace) -> int:
+def _evaluate_records(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.records import evaluate_records, read_records
     from mqjax.show.progress import bar
@@ -68,7 +68,7 @@ def _records(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mapping(args: argparse.Namespace) -> int:
+def _evaluate_mapping(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.records import evaluate_records
     from mqjax.mapspace.padding import describe_padding, mapped_as

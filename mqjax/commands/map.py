@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for number, (layer, triples) in enumerate(zip(layers, asked, strict=True), start=1):
         for bits in triples:
             i = list(solutions[layer].bits).index(bits)
-            row = _row(solutions[layer], layer, args.metric, i, must_fit=args.bits != "all")
+            row = _optimum_row(solutions[layer], layer, args.metric, i, must_fit=args.bits != "all")
             if layer in papers:
                 row |= _against_paper(row, papers[layer], args.metric, i)
             rows.append(row)
@@ -123,7 +123,7 @@ def asked_widths(args: argparse.Namespace, layers: list[Layer]) -> list[list[Bit
     return [[bits] for bits in found.widths]
 
 
-def _row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
+def _optimum_row(solution: Solution, layer: Layer, metric: str, i: int, *, must_fit: bool) -> dict[str, Any]:
     from mqjax.mapspace.padding import mapped_as
 
     row: dict[str, Any] = {
@@ -188,12 +188,12 @@ def _print(rows: list[dict[str, Any]], metric: str) -> None:
         larger = "".join(f", {dim} mapped as {bound}" for dim, bound in row["mapped_as"].items())
         lines.append((row["layer"] + larger, row["bits"], *costs, *sizes, "yes" if row["covered"] else "NO"))
         if "paper_energy_pj" in row:
-            lines[-1] += tuple(_change(row[name], row[f"paper_{name}"]) for name in ("energy_pj", "edp"))
+            lines[-1] += tuple(_against(row[name], row[f"paper_{name}"]) for name in ("energy_pj", "edp"))
     headings = ("layer", "bits I/W/O", "energy (pJ)", "cycles", "nominal", "pruned", "evaluated", "valid", "proven")
     if rows and "paper_energy_pj" in rows[0]:
         headings += ("energy against the paper's space", "EDP against it")
     print_table(f"best mappings by {metric}", headings, lines)
 
 
-def _change(cost: float | None, paper: float | None) -> str:
+def _against(cost: float | None, paper: float | None) -> str:
     return "" if cost is None or paper is None else f"{cost / paper - 1:+.2%}"

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
                     "many to cover; mqjax map searches such spaces"
                 )
             solution, spread = solve(space, triples), distributions(space, triples)
-            rows += [_row(solution, spread[i], i) for i in range(len(triples))]
+            rows += [_space_row(solution, spread[i], i) for i in range(len(triples))]
             drawn.append((layer.name, [(str(b), d) for b, d in zip(triples, spread, strict=True)]))
             progress.advance()
     if args.json:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(solution: Any, spread: dict[str, Any], i: int) -> dict[str, Any]:
+def _space_row(solution: Any, spread: dict[str, Any], i: int) -> dict[str, Any]:
     space = solution.space
     valid, fits = int(solution.valid[i]), bool(solution.valid[i])
     row = {

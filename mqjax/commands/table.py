@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
     from mqjax.io.files import cache_folder
     from mqjax.mapper.columns import check_parquet, write_csv, write_parquet
-    from mqjax.mapper.hosts import join
+    from mqjax.mapper.hosts import join_hosts
     from mqjax.mapper.optima import nothing_fits
     from mqjax.mapper.table import cost_table, entry_of, write_table
     from mqjax.mapspace.padding import padded_or_itself, padding_of
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if any(option is not None for option in options):
         if None in options:
             raise InputError("several hosts need --coordinator-address, --num-processes and --process-id together")
-        join(*options)
+        join_hosts(*options)
     arch = load_arch(args.arch, dialect=args.dialect)
     layers = chosen_layers(args)
     started = time.perf_counter()

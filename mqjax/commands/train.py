@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SIZES = {"width_multiplier": 0.25, "resolution": 32}
+TRAINED_SIZES = {"width_multiplier": 0.25, "resolution": 32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--width-multiplier",
         type=float,
         default=argparse.SUPPRESS,
-        help=f"scales the channels of every layer (default: {SIZES['width_multiplier']})",
+        help=f"scales the channels of every layer (default: {TRAINED_SIZES['width_multiplier']})",
     )
     parser.add_argument(
         "--resolution",
         type=int,
         default=argparse.SUPPRESS,
-        help=f"height and width of the images (default: {SIZES['resolution']})",
+        help=f"height and width of the images (default: {TRAINED_SIZES['resolution']})",
     )
     parser.add_argument(
         "--dataset", default="fashion_mnist", help="a prepared data set; for fashion_mnist the full one"
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from mqjax.show.progress import bar
 
     # Options without a fixed default are absent where not given.
-    for name in (*SIZES, "bits", "init", "data_dir"):
+    for name in (*TRAINED_SIZES, "bits", "init", "data_dir"):
         setattr(args, name, getattr(args, name, None))
     given = {name: getattr(args, name) for name in ("epochs", "batch", "learning_rate", "seed") if hasattr(args, name)}
     config = dataclasses.replace(TrainConfig() if args.bits is None else QUANTIZED, **given)
@@ -140,13 +140,15 @@ def _fresh(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, dict
             raise InputError(
                 f"{args.network} must be an ONNX file or a Flax module whose network would {fits}, to be trained on {dataset.name!r}"
             )
-        for name in SIZES:
+        for name in TRAINED_SIZES:
             if getattr(args, name) is not None:
                 raise InputError(
                     f"--{name.replace('_', '-')} cannot be given with {args.network}, whose sizes are its own"
                 )
         return Network(graph, rngs=nnx.Rngs(seed)), {"width_multiplier": 1.0, "resolution": graph.resolution}, {}
-    sizes = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in SIZES.items()}
+    sizes = {
+        name: value if getattr(args, name) is None else getattr(args, name) for name, value in TRAINED_SIZES.items()
+    }
     network = architecture(args.network, **sizes, classes=dataset.classes, channels=dataset.channels)
     return Network(network, rngs=nnx.Rngs(seed)), sizes, {}
 
@@ -161,7 +163,7 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
     from mqjax.study.assignments import parse_assignment
 
     trained = trained_network(args.network, args.dataset, checkpoint=args.init, data_dir=args.data_dir)
-    sizes = {name: trained.about[name] for name in SIZES}
+    sizes = {name: trained.about[name] for name in TRAINED_SIZES}
     for name, value in sizes.items():
         if getattr(args, name) not in (None, value):
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: the trained network has {value}")

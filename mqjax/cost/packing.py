@@ -65,7 +65,7 @@ class MacCost(NamedTuple):
     operations: int
 
 
-def by_width(arch: Arch) -> bool:
+def macs_vary(arch: Arch) -> bool:
     """Whether the MACs do anything but one operation a cycle at one energy."""
     mac = arch.mac
     pace = mac.operations_per_cycle if mac.cycles_per_operation is None else mac.cycles_per_operation
@@ -88,17 +88,17 @@ def _mac_cost(arch: Arch, inputs: int | None, weights: int | None) -> MacCost:
             f"accelerator {arch.name!r}: {pace} cycles for an operation of {inputs}-bit Inputs and {weights}-bit Weights "
             f"is too fine a fraction; write the pace of its MACs with fewer digits"
         )
-    return MacCost(float(_value(mac.energy_pj, inputs, weights)), pace.numerator, pace.denominator)
+    return MacCost(float(_at_widths(mac.energy_pj, inputs, weights)), pace.numerator, pace.denominator)
 
 
 def _pace(mac: Mac, inputs: int, weights: int) -> Fraction:
     """Cycles of an operation."""
     if mac.cycles_per_operation is None:
-        return 1 / _value(mac.operations_per_cycle, inputs, weights)
-    return _value(mac.cycles_per_operation, inputs, weights)
+        return 1 / _at_widths(mac.operations_per_cycle, inputs, weights)
+    return _at_widths(mac.cycles_per_operation, inputs, weights)
 
 
-def _value(number: ByWidth, inputs: int, weights: int) -> Fraction:
+def _at_widths(number: ByWidth, inputs: int, weights: int) -> Fraction:
     """A number of an accelerator at two widths, exact: decimal digits are taken as they are written."""
     if isinstance(number, WidthTable):
         # Beyond the last mode nothing is computed (`Arch.check_widths`), so any number will do.
@@ -134,7 +134,7 @@ def slowest_pace(arch: Arch) -> int:
         most = max(values)
     else:
         values = [_exact(value) for value in (number if isinstance(number, WidthFormula) else [number])]
-        most = _value(number, arch.unpacked_bits(INPUTS), arch.unpacked_bits(WEIGHTS))
+        most = _at_widths(number, arch.unpacked_bits(INPUTS), arch.unpacked_bits(WEIGHTS))
     whole = math.lcm(*(value.denominator for value in values))
     return whole if slower is None else math.ceil(most * whole)
 
@@ -200,7 +200,7 @@ class PackingBox(NamedTuple):
     bits: int [B], the positions of these triples in the caller's list. per_tensor: float64 [K, L] operands per word for
     Weights, Inputs, Outputs, from few to many; widths that pack alike but cost MACs differently have rows of their own.
     triples: int [U, 3], the distinct triples, as indices into these. inverse: int [B] into `triples`. mac: costs by
-    (Inputs packing, Weights packing); by_width: whether they differ, or are not one operation a cycle.
+    (Inputs packing, Weights packing); macs_vary: whether they differ, or are not one operation a cycle.
     """
 
     bits: np.ndarray
@@ -208,7 +208,7 @@ class PackingBox(NamedTuple):
     triples: np.ndarray
     inverse: np.ndarray
     mac: tuple[tuple[MacCost, ...], ...]
-    by_width: bool
+    macs_vary: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -234,7 +234,7 @@ class PackingBox(NamedTuple):
     @property
     def packed(self) -> Packed:
         """What compiled programs read."""
-        if not self.by_width:
+        if not self.macs_vary:
             return Packed(self.per_tensor)
         paces = sorted({cost[1:] for row in self.mac for cost in row}, key=lambda pace: Fraction(*pace))
         repeats = len(self.per_tensor[OUTPUTS])
@@ -278,7 +278,7 @@ def _packing_boxes(arch: Arch, bits: tuple[BitWidths, ...]) -> tuple[PackingBox,
             for i in modes[INPUTS]
         )
         tables = weights, inputs, outputs
-        boxes.append(PackingBox(members, tables, triples, inverse.reshape(-1), mac, by_width(arch)))
+        boxes.append(PackingBox(members, tables, triples, inverse.reshape(-1), mac, macs_vary(arch)))
     return tuple(boxes)
 
 

@@ -69,13 +69,13 @@ def qkeras(member: Member) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for layer in member.layers:
         settings[layer.name] = {
-            f"{_kernel(member, layer)}_quantizer": f"quantized_bits({layer.weight},0,1,alpha='auto')"
+            f"{_keras_kernel(member, layer)}_quantizer": f"quantized_bits({layer.weight},0,1,alpha='auto')"
         }
         settings[f"{layer.name}_relu"] = f"quantized_relu({layer.output})"
     return settings
 
 
-def _kernel(member: Member, layer: LayerWidths) -> str:
+def _keras_kernel(member: Member, layer: LayerWidths) -> str:
     """What Keras calls a layer's weights."""
     graph = member.graph
     node = None if graph is None else {node.name: node for node in graph.kernels}.get(layer.name)

@@ -31,7 +31,7 @@ INSTANCES_MOST = 2**24
 """Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
 
 
-def _mesh(value: Any) -> tuple[int, int]:
+def _as_mesh(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
     x, y = count(value[0]), count(value[1])
@@ -40,7 +40,7 @@ def _mesh(value: Any) -> tuple[int, int]:
     return x, y
 
 
-def _name(value: Any) -> str:
+def _as_name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {shown(value)}; put it in quotes if it is meant as text")
     if not value or value != value.strip() or not value.isprintable():
@@ -64,7 +64,7 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def _permutation(value: Any) -> str:
+def _as_permutation(value: Any) -> str:
     if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(LOOPS):
         raise ValueError(f"must list dimensions out of {''.join(LOOPS)} as text, each once, not {shown(value)}")
     return value
@@ -78,14 +78,14 @@ def _keep(value: Any) -> list[str]:
     return value
 
 
-def _mapping(value: Any) -> Any:
+def _as_mapping(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"must be a mapping of keys to values, not {shown(value)}")
     return value
 
 
 def _rates(value: Any) -> Any:
-    return {} if value is None or value == "unlimited" else _mapping(value)
+    return {} if value is None or value == "unlimited" else _as_mapping(value)
 
 
 def _list(value: Any) -> Any:
@@ -94,13 +94,13 @@ def _list(value: Any) -> Any:
     return value
 
 
-Name = Annotated[str, PlainValidator(_name)]
+Name = Annotated[str, PlainValidator(_as_name)]
 Count = Annotated[int, PlainValidator(count)]
 Capacity = Annotated[int | str, PlainValidator(count_or("unlimited"))]
 Factor = Annotated[int | str, PlainValidator(count_or("full"))]
 Amount = Annotated[float, PlainValidator(amount)]
 Rate = Annotated[float | None, PlainValidator(bandwidth)]
-Mesh = Annotated[tuple[int, int], PlainValidator(_mesh)]
+Mesh = Annotated[tuple[int, int], PlainValidator(_as_mesh)]
 AmountByWidth = Annotated[Any, PlainValidator(by_width)]
 Pace = Annotated[Any, PlainValidator(pace)]
 Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
@@ -138,7 +138,7 @@ class _Level(_Model):
     block_words: Count
     cluster: Count = 1
     bandwidth: Annotated[_Bandwidth, BeforeValidator(_rates)] = _Bandwidth()
-    energy_pj: Annotated[_Energy, BeforeValidator(_mapping)]
+    energy_pj: Annotated[_Energy, BeforeValidator(_as_mapping)]
     area_um2: Amount = 0.0
     keep: Annotated[list[str], PlainValidator(_keep)]
 
@@ -146,14 +146,14 @@ class _Level(_Model):
 class _Constraint(_Model):
     level: Name
     type: Literal["spatial", "temporal"]
-    factors: Annotated[dict[Dim, Factor], BeforeValidator(_mapping)] = {}
-    max_factors: Annotated[dict[Dim, Count], BeforeValidator(_mapping)] = {}
-    permutation: Annotated[str, PlainValidator(_permutation)] = ""
+    factors: Annotated[dict[Dim, Factor], BeforeValidator(_as_mapping)] = {}
+    max_factors: Annotated[dict[Dim, Count], BeforeValidator(_as_mapping)] = {}
+    permutation: Annotated[str, PlainValidator(_as_permutation)] = ""
     split: Annotated[int | None, PlainValidator(_split)] = None
     min_utilization: Annotated[float, PlainValidator(_share)] = 0.0
 
 
-Rules = Annotated[list[Annotated[_Constraint, BeforeValidator(_mapping)]], BeforeValidator(_list)]
+Rules = Annotated[list[Annotated[_Constraint, BeforeValidator(_as_mapping)]], BeforeValidator(_list)]
 
 
 class _Constraints(_Model):
@@ -163,9 +163,11 @@ class _Constraints(_Model):
 
 class _Accelerator(_Model):
     name: Name
-    mac: Annotated[_Mac, BeforeValidator(_mapping)]
-    levels: Annotated[list[Annotated[_Level, BeforeValidator(_mapping)]], BeforeValidator(_list), Field(min_length=1)]
-    constraints: Annotated[_Constraints, BeforeValidator(_mapping)] = _Constraints()
+    mac: Annotated[_Mac, BeforeValidator(_as_mapping)]
+    levels: Annotated[
+        list[Annotated[_Level, BeforeValidator(_as_mapping)]], BeforeValidator(_list), Field(min_length=1)
+    ]
+    constraints: Annotated[_Constraints, BeforeValidator(_as_mapping)] = _Constraints()
 
 
 def read_accelerator(path: Path, *, dialect: str = "2024") -> Arch:

@@ -26,7 +26,7 @@ class FormulaError(ValueError):
     """What is wrong with a formula, to be said after its place."""
 
 
-def evaluate(text: str, names: Mapping[str, Any], inside: tuple[str, ...] = ()) -> int | float:
+def formula_value(text: str, names: Mapping[str, Any], inside: tuple[str, ...] = ()) -> int | float:
     """The value of a formula; `inside` are names whose values are being looked up. Raises `FormulaError`."""
     if len(text) > LETTERS_MOST:
         raise FormulaError(f"is a formula of {len(text)} characters; {LETTERS_MOST} are read at most")
@@ -34,37 +34,37 @@ def evaluate(text: str, names: Mapping[str, Any], inside: tuple[str, ...] = ()) 
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise FormulaError(f"is neither a number nor a formula: {shown(text)}") from None
-    return _value(tree, text, names, inside)
+    return _node_value(tree, text, names, inside)
 
 
-def _value(node: ast.expr, text: str, names: Mapping[str, Any], inside: tuple[str, ...]) -> int | float:
+def _node_value(node: ast.expr, text: str, names: Mapping[str, Any], inside: tuple[str, ...]) -> int | float:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return _bounded(node.value, text)
     if isinstance(node, ast.Name):
-        return _named(node.id, text, names, inside)
+        return _looked_up(node.id, text, names, inside)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
-        value = _value(node.operand, text, names, inside)
+        value = _node_value(node.operand, text, names, inside)
         return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS):
-        left, right = (_value(part, text, names, inside) for part in (node.left, node.right))
-        return _bounded(_combined(node.op, left, right, text), text)
+        left, right = (_node_value(part, text, names, inside) for part in (node.left, node.right))
+        return _bounded(_operated(node.op, left, right, text), text)
     raise FormulaError(f"is {shown(text)}; a formula has numbers, names, + - * / // ** and parentheses alone")
 
 
-def _named(name: str, text: str, names: Mapping[str, Any], inside: tuple[str, ...]) -> int | float:
+def _looked_up(name: str, text: str, names: Mapping[str, Any], inside: tuple[str, ...]) -> int | float:
     value = names.get(name)
     if value is None:
         raise FormulaError(f"is {shown(text)}, but {shown(name)} is neither a variable nor an attribute beside it")
     if name in inside:
         raise FormulaError(f"depends on itself, by way of {' and '.join(inside)}")
     if isinstance(value, str):
-        return evaluate(value, names, (*inside, name))
+        return formula_value(value, names, (*inside, name))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FormulaError(f"is {shown(text)}, but {shown(name)} is no number: {shown(value)}")
     return _bounded(value, text)
 
 
-def _combined(operator: ast.operator, left: int | float, right: int | float, text: str) -> int | float:
+def _operated(operator: ast.operator, left: int | float, right: int | float, text: str) -> int | float:
     if isinstance(operator, ast.Div | ast.FloorDiv):
         if right == 0:
             raise FormulaError(f"is {shown(text)}, which divides by zero")

@@ -17,12 +17,11 @@ from typing import Any
 from mqjax.errors import InputError, unknown
 from mqjax.io.documents import Document, read_document, read_text, shown
 from mqjax.projection import LOOPS, PROJECTIONS, TENSORS
-from mqjax.types import SHAPES, Layer, layer_keys
+from mqjax.types import BOUND_MOST, SHAPES, Layer, layer_keys
 
-KEYS = ("name", "shape", *dict.fromkeys(key for shape in SHAPES for key in layer_keys(shape)))
+ROW_KEYS = ("name", "shape", *dict.fromkeys(key for shape in SHAPES for key in layer_keys(shape)))
 ROW = ("W", "H", "C", "N", "M", "S", "R", "Wpad", "Hpad", "Wstride", "Hstride")
 LAYERS_MOST = 10_000
-BOUND_MOST = 2**53
 
 SHAPE_NAMES = {
     "cnn": "cnn",
@@ -66,14 +65,14 @@ def _named_apart(path: Path, layers: list[Layer]) -> list[Layer]:
 
 def _layer(document: Document, loc: tuple[str | int, ...], item: Any, name: str) -> Layer:
     if isinstance(item, list):
-        return _row(document, loc, item, name)
+        return _listed_layer(document, loc, item, name)
     if not isinstance(item, dict):
         raise document.error(
             loc, f"a layer must be a mapping such as {{C: 3, M: 32, R: 3, S: 3, P: 112, Q: 112}}, not {shown(item)}"
         )
     for key in item:
-        if key not in KEYS:
-            raise document.error((*loc, str(key)), unknown("key", key, KEYS))
+        if key not in ROW_KEYS:
+            raise document.error((*loc, str(key)), unknown("key", key, ROW_KEYS))
     given = item.get("name", name)
     if not isinstance(given, str) or not given.isprintable() or not 0 < len(given) <= 100 or "/" in given:
         raise document.error((*loc, "name"), f"must be a short text without slashes, not {shown(given)}")
@@ -81,7 +80,7 @@ def _layer(document: Document, loc: tuple[str | int, ...], item: Any, name: str)
     return _made(document, loc, dims, item.get("shape", "cnn"), given)
 
 
-def _row(document: Document, loc: tuple[str | int, ...], row: list[Any], name: str) -> Layer:
+def _listed_layer(document: Document, loc: tuple[str | int, ...], row: list[Any], name: str) -> Layer:
     """A row of Timeloop's layer lists, whose sizes are those of the input."""
     if len(row) != len(ROW):
         raise document.error(loc, f"a row has {len(ROW)} numbers ({', '.join(ROW)}), not {len(row)}")
@@ -172,11 +171,11 @@ def _from_csv(path: Path) -> list[Layer]:
         raise InputError(f"{path}: not valid CSV: {error}") from None
     rows_at = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]
     if not rows_at:
-        raise InputError(f"{path}: the file is empty; its first line must name the keys, out of {', '.join(KEYS)}")
+        raise InputError(f"{path}: the file is empty; its first line must name the keys, out of {', '.join(ROW_KEYS)}")
     heading = [cell.strip() for cell in rows_at[0][1]]
     for key in heading:
-        if key not in KEYS:
-            raise InputError(f"{path}, line {rows_at[0][0]}: {unknown('key', key, KEYS)}")
+        if key not in ROW_KEYS:
+            raise InputError(f"{path}, line {rows_at[0][0]}: {unknown('key', key, ROW_KEYS)}")
         if heading.count(key) > 1:
             raise InputError(f"{path}, line {rows_at[0][0]}: the key {key!r} is given twice")
     if not 1 < len(rows_at) <= LAYERS_MOST:

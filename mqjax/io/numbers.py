@@ -57,7 +57,7 @@ def bandwidth(value: Any) -> float | None:
         raise ValueError(f"{error}; leave it out, or write 'unlimited', where nothing limits it") from None
 
 
-def _modes(value: Any) -> list[int]:
+def _mode_bits(value: Any) -> list[int]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"must list the widths of the modes in bits, not {shown(value)}")
     modes = [count(mode) for mode in value]
@@ -89,7 +89,7 @@ def by_width(value: Any, least: float = 0.0) -> ByWidth:
     missing = [key for key in keys if key not in value]
     if missing:
         raise ValueError(f"the table lacks the key {missing[0]}")
-    inputs, weights = _modes(value["inputs"]), _modes(value["weights"])
+    inputs, weights = _mode_bits(value["inputs"]), _mode_bits(value["weights"])
     rows = value["table"]
     if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(weights) for row in rows):
         raise ValueError(f"the table must be a list of rows, each with a number for each of the {len(weights)} weights")

@@ -103,14 +103,14 @@ def evaluate_records(
         of_part, widths = [layers[row] for row in part.rows], [bits[row] for row in part.rows]
         meant = stacked_widths(arch, widths)
         carried = networks(arch, part, of_part, arrays.take(part.rows), widths, meant.operands)
-        writer = _Writer(arch, part, meant, carried)
+        writer = _RecordWriter(arch, part, meant, carried)
         for i, row in enumerate(part.rows):
             tags = {key: value for key, value in records[row].items() if key not in ("valid", "fail", "stats")}
             results[row] = {**tags, **writer.outcome(i, bits[row])}
     return results
 
 
-class _Writer:
+class _RecordWriter:
     """Turns the arrays of a batch into nested records."""
 
     def __init__(self, arch: Arch, part: Analysed, widths: Widths, carried: Networks) -> None:

@@ -71,7 +71,7 @@ def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = D
         loc = ("mapping", number)
         if not isinstance(target, dict):
             raise document.error(loc, f"must be a mapping with target and type, not {shown(target)}")
-        name, kind = (_text(document, loc, target, key) for key in ("target", "type"))
+        name, kind = (_text_at(document, loc, target, key) for key in ("target", "type"))
         if name not in record:
             raise document.error((*loc, "target"), unknown("level", name, level_names))
         kind = "bypass" if kind == "datatype" else kind
@@ -84,7 +84,7 @@ def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = D
             raise document.error(loc, f"the {kind} directive of {name} is given twice; give it once")
         seen.add((name, kind))
         if kind == "bypass":
-            record[name]["keep"] = _kept(document, loc, target)
+            record[name]["keep"] = _tensors_at(document, loc, target)
             continue
         loops = _listed(document, loc, target, dims)
         if kind == "spatial":
@@ -105,7 +105,7 @@ _KEYS = {
 """What each type of directive may say."""
 
 
-def _text(document: Document, loc: tuple[str | int, ...], target: dict[str, Any], key: str) -> str:
+def _text_at(document: Document, loc: tuple[str | int, ...], target: dict[str, Any], key: str) -> str:
     value = target.get(key)
     if not isinstance(value, str):
         problem = f"must be text, not {shown(value)}" if key in target else "this key is missing"
@@ -113,7 +113,7 @@ def _text(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]
     return value
 
 
-def _kept(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[str]:
+def _tensors_at(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[str]:
     for key in ("keep", "bypass"):
         value = target.get(key, [])
         if (
@@ -135,7 +135,7 @@ def _listed(
 ) -> list[list[Any]]:
     """Loops of a directive, innermost first."""
     bounds: dict[str, int] = {}
-    for part in _text(document, loc, target, "factors").replace(",", " ").split():
+    for part in _text_at(document, loc, target, "factors").replace(",", " ").split():
         pair = re.fullmatch(r"([A-Z])=?([0-9]{1,18})", part, re.ASCII)
         if pair is None or pair[1] not in dims or int(pair[2]) < 1:
             problem = f"{shown(part)} must be a dimension out of {' '.join(dims)} and its bound, such as C=4"
@@ -143,7 +143,7 @@ def _listed(
         if pair[1] in bounds:
             raise document.error((*loc, "factors"), f"the factor of {pair[1]} is given twice")
         bounds[pair[1]] = int(pair[2])
-    order = _text(document, loc, target, "permutation").replace(" ", "").replace(",", "")
+    order = _text_at(document, loc, target, "permutation").replace(" ", "").replace(",", "")
     if len(set(order)) < len(order) or not set(order) <= set(dims):
         problem = f"must list dimensions out of {''.join(dims)}, each once, not {shown(order)}"
         raise document.error((*loc, "permutation"), problem)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mqjax.io.documents import Document, read_document, shown
 from mqjax.io.timeloop_constraints import ConstraintReader
-from mqjax.io.timeloop_tree import Component, amount, attribute_error, number, read_tree
+from mqjax.io.timeloop_tree import Component, attribute_error, attribute_value, number, read_tree
 from mqjax.projection import LOOPS
 
 # Actions that are looked up for an access, first found first taken.
@@ -56,7 +56,7 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedA
     arch = read_document(tables / "arch.yaml", tagged=True)
     parts, targets, constraints = read_tree(arch, _variables(arch, tables), notes)
     names = [part.name for part in parts]
-    energies = _energies(read_document(tables / "ERT.yaml"), names, notes)
+    energies = _action_energies(read_document(tables / "ERT.yaml"), names, notes)
     areas = _areas(read_document(tables / "ART.yaml"), names)
     rules = ConstraintReader(targets, notes)
     hardware = rules.of_nodes(arch, constraints)
@@ -69,7 +69,7 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedA
     for part in reversed(parts[:-1]):
         # What relays data has rules of its own: it stores nothing, and its temporal loops would say nothing.
         keep = [] if part.kind == "relay" else rules.kept(part.name)
-        levels.append({**_level(arch, part, energies, areas, notes, stores=bool(keep)), "keep": keep})
+        levels.append({**_read_level(arch, part, energies, areas, notes, stores=bool(keep)), "keep": keep})
     relays = [
         {"level": part.name, "type": "temporal", "factors": dict.fromkeys(LOOPS, 1)}
         for part in parts
@@ -96,16 +96,16 @@ def _variables(arch: Document, folder: Path) -> dict[str, Any]:
 # --- Energies and areas ----------------------------------------------------------------------------------------------
 
 
-def _short(full_name: str) -> str:
+def _last_part(full_name: str) -> str:
     return re.sub(r"\[.*?\]", "", full_name).split(".")[-1]
 
 
-def _table(document: Document, key: str, names: list[str]) -> Iterator[tuple[int, str]]:
+def _table_rows(document: Document, key: str, names: list[str]) -> Iterator[tuple[int, str]]:
     """Number and component of each row of an ERT or ART about one of `names`."""
     seen: dict[str, str] = {}
     for i in range(len(document.at((key, "tables"), list))):
         full_name = re.sub(r"\[.*?\]", "", document.at((key, "tables", i, "name"), str))
-        short = _short(full_name)
+        short = _last_part(full_name)
         if short not in names:
             continue
         if seen.setdefault(short, full_name) != full_name:
@@ -116,32 +116,32 @@ def _table(document: Document, key: str, names: list[str]) -> Iterator[tuple[int
         yield i, short
 
 
-def _amount(document: Document, loc: tuple[str | int, ...]) -> float:
+def _number_at(document: Document, loc: tuple[str | int, ...]) -> float:
     value = document.at(loc, object)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise document.error(loc, f"must be a number of at least 0, not {shown(value)}")
     return value
 
 
-def _energies(ert: Document, names: list[str], notes: list[str]) -> dict[str, dict[str, float]]:
+def _action_energies(ert: Document, names: list[str], notes: list[str]) -> dict[str, dict[str, float]]:
     """Per component and action the energy in pJ, the largest over the action's arguments."""
     energies: dict[str, dict[str, float]] = {}
-    for i, component in _table(ert, "ERT", names):
+    for i, component in _table_rows(ert, "ERT", names):
         actions = energies.setdefault(component, {})
         loc = ("ERT", "tables", i, "actions")
         for j in range(len(ert.at(loc, list))):
             action = ert.at((*loc, j, "name"), str)
-            actions[action] = max(_amount(ert, (*loc, j, "energy")), actions.get(action, 0.0))
+            actions[action] = max(_number_at(ert, (*loc, j, "energy")), actions.get(action, 0.0))
         if actions.get("leak", 0.0) > 0:
             notes.append(f"{component}: leakage of {actions['leak']:g} pJ a cycle has no counterpart and is left out")
     return energies
 
 
 def _areas(art: Document, names: list[str]) -> dict[str, float]:
-    return {component: _amount(art, ("ART", "tables", i, "area")) for i, component in _table(art, "ART", names)}
+    return {component: _number_at(art, ("ART", "tables", i, "area")) for i, component in _table_rows(art, "ART", names)}
 
 
-def _area(part: Component, areas: Mapping[str, float], notes: list[str]) -> float:
+def _area_of_unit(part: Component, areas: Mapping[str, float], notes: list[str]) -> float:
     if part.name not in areas:
         notes.append(f"{part.name}: the ART has no area, so 0 is taken")
     return areas.get(part.name, 0.0)
@@ -164,7 +164,7 @@ def _mac(arch: Document, part: Component, energies: Mapping, areas: Mapping, not
     energy = _first(energies.get(part.name, {}), "mac")
     if energy is None:
         raise arch.error(part.loc[:-1], f"the ERT has none of the actions {', '.join(ACTIONS['mac'])} of {part.name}")
-    return {"name": part.name, "mesh": part.mesh, "energy_pj": energy, "area_um2": _area(part, areas, notes)}
+    return {"name": part.name, "mesh": part.mesh, "energy_pj": energy, "area_um2": _area_of_unit(part, areas, notes)}
 
 
 def _capacity(arch: Document, part: Component, word_bits: int, block: int) -> int | None:
@@ -182,7 +182,7 @@ def _capacity(arch: Document, part: Component, word_bits: int, block: int) -> in
     return size
 
 
-def _level(
+def _read_level(
     arch: Document, part: Component, energies: Mapping, areas: Mapping, notes: list[str], *, stores: bool
 ) -> dict[str, Any]:
     """A level without what it keeps; one that stores nothing needs no energies."""
@@ -195,7 +195,7 @@ def _level(
         raise attribute_error(arch, part, "width" if "width" in part.attributes else "memory_width", problem)
     cluster = cluster or (width or word_bits * block) // (word_bits * block)
     capacity = _capacity(arch, part, word_bits, block)
-    buffering = amount(arch, part, "multiple_buffering") or 1
+    buffering = attribute_value(arch, part, "multiple_buffering") or 1
     if isinstance(buffering, bool) or not isinstance(buffering, int | float) or not 1 <= buffering < math.inf:
         raise attribute_error(arch, part, "multiple_buffering", f"must be a number from 1, not {shown(buffering)}")
     usable = capacity if capacity is None else math.floor(capacity / buffering)
@@ -227,7 +227,7 @@ def _level(
             energy = sram_fit(word_bits, block, cluster, math.ceil(capacity / block))
             notes.append(f"{part.name}: the ERT has no {kind} action, so Timeloop's built-in SRAM fit is taken")
         level["energy_pj"][kind] = energy
-    level["area_um2"] = 0.0 if part.kind == "relay" else _area(part, areas, notes)
+    level["area_um2"] = 0.0 if part.kind == "relay" else _area_of_unit(part, areas, notes)
     return level
 
 
@@ -239,7 +239,7 @@ def _bandwidth(arch: Document, part: Component) -> dict[str, float]:
         ("read_bandwidth", ("read",), 1),
         ("write_bandwidth", ("write",), 1),
     ):
-        value = amount(arch, part, key)
+        value = attribute_value(arch, part, key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:

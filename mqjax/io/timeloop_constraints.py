@@ -11,10 +11,10 @@ from mqjax.io.timeloop_tree import Loc, Target
 from mqjax.projection import LOOPS
 from mqjax.types import TENSORS
 
-KEYS = ("architecture_constraints", "mapspace_constraints", "constraints", "mapspace")
+TOP_KEYS = ("architecture_constraints", "mapspace_constraints", "constraints", "mapspace")
 """Of constraint files, at the top."""
 
-KINDS = ("bypass", "bypassing", "datatype", "dataspace")
+KEEPING_KINDS = ("bypass", "bypassing", "datatype", "dataspace")
 """Of constraints that say which tensors a level keeps."""
 
 
@@ -45,9 +45,9 @@ class ConstraintReader:
     def of_file(self, file: Document) -> list[dict]:
         """The rules of a constraint file in our format."""
         root = file.value if isinstance(file.value, dict) else {}
-        key = next((key for key in KEYS if key in root), None)
+        key = next((key for key in TOP_KEYS if key in root), None)
         if key is None:
-            raise file.error((), f"a constraint file has one of the keys {', '.join(KEYS)}")
+            raise file.error((), f"a constraint file has one of the keys {', '.join(TOP_KEYS)}")
         loc: Loc = (key,) if isinstance(root[key], list) else (key, "targets")
         rules: list[dict] = []
         for i in range(len(file.at(loc, list))):
@@ -58,7 +58,7 @@ class ConstraintReader:
                 raise file.error(
                     (*here, name_key), f"unknown level {shown(name)}; levels are {', '.join(self.targets)}"
                 )
-            if "type" not in entry and entry.keys() & {*KINDS, "spatial", "temporal"}:
+            if "type" not in entry and entry.keys() & {*KEEPING_KINDS, "spatial", "temporal"}:
                 rules += self._of_node(file, here, name)  # as v0.4 has it
             else:
                 rules += self._entry(file, here, name, file.at((*here, "type"), str))
@@ -73,7 +73,7 @@ class ConstraintReader:
         for kind, content in file.at(loc, dict).items():
             if kind in ("target", "name", "type", TAG):
                 continue
-            if isinstance(content, dict) or kind in (*KINDS, "spatial", "temporal"):
+            if isinstance(content, dict) or kind in (*KEEPING_KINDS, "spatial", "temporal"):
                 found += self._entry(file, (*loc, kind), name, kind)
             else:
                 self.notes.append(f"{name}: the constraint {kind} has no counterpart and is left out")
@@ -82,7 +82,7 @@ class ConstraintReader:
     def _entry(self, file: Document, loc: Loc, name: str, kind: str) -> list[dict]:
         """The rules of one constraint, none or one."""
         entry, target = file.at(loc, dict), self.targets[name]
-        if kind in KINDS:
+        if kind in KEEPING_KINDS:
             if target.level is not None:
                 self._said.append(
                     Keep(target.level, _tensors(file, (*loc, "keep")), _tensors(file, (*loc, "bypass")) or [])
@@ -97,14 +97,14 @@ class ConstraintReader:
             if entry[key] not in (None, [], {}, False):
                 self.notes.append(f"{name}: {key} of {kind} constraints has no counterpart and is left out")
         level = target.spatial if kind == "spatial" else target.level
-        if kind in KINDS:
+        if kind in KEEPING_KINDS:
             return []
         if level is None:
-            factors = _rule(file, loc, name, kind, target.fanout).get("factors", {})
+            factors = _read_rule(file, loc, name, kind, target.fanout).get("factors", {})
             if any(factor != 1 for factor in factors.values()):
                 self.notes.append(f"{name}: its constraint on {kind} loops, of which it has none, is left out")
             return []
-        rule = _rule(file, loc, level, kind, target.fanout)
+        rule = _read_rule(file, loc, level, kind, target.fanout)
         given = [("factors", dim) for key in ("factors", "max_factors") for dim in rule.get(key, ())]
         for words in [*given, *((key,) for key in ("permutation", "split") if key in rule)]:
             if (level, kind, *words) in self._taken:
@@ -127,7 +127,7 @@ def _tensors(file: Document, loc: Loc) -> list[str] | None:
     return tensors
 
 
-def _rule(file: Document, loc: Loc, target: str, kind: str, fanout: int) -> dict[str, Any]:
+def _read_rule(file: Document, loc: Loc, target: str, kind: str, fanout: int) -> dict[str, Any]:
     entry = file.at(loc, dict)
     rule: dict[str, Any] = {"level": target, "type": kind}
     if entry.get("factors") is not None:

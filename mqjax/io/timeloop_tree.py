@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mqjax.errors import InputError
 from mqjax.io.documents import TAG, Document, shown
-from mqjax.io.formulas import FormulaError, evaluate
+from mqjax.io.formulas import FormulaError, formula_value
 
 Loc = tuple[str | int, ...]
 
@@ -87,7 +87,7 @@ def read_tree(arch: Document, variables: Mapping[str, Any], notes: list[str]) ->
 def number(arch: Document, part: Component, *keys: str) -> int | None:
     """The positive whole number under the first of the attributes `keys` (with underscores) that is given."""
     for key in keys:
-        value = amount(arch, part, key)
+        value = attribute_value(arch, part, key)
         if value is None:
             continue
         if isinstance(value, float) and value.is_integer():
@@ -98,14 +98,14 @@ def number(arch: Document, part: Component, *keys: str) -> int | None:
     return None
 
 
-def amount(arch: Document, part: Component, key: str) -> Any:
+def attribute_value(arch: Document, part: Component, key: str) -> Any:
     """The value of an attribute, which may be a formula; `None` where it is not given. Raises `InputError` where the formula is
     none."""
     value = part.attributes.get(key)
     if not isinstance(value, str):
         return value
     try:
-        return evaluate(value, {**part.variables, **part.attributes}, (key,))
+        return formula_value(value, {**part.variables, **part.attributes}, (key,))
     except FormulaError as error:
         raise attribute_error(arch, part, key, str(error)) from None
 
@@ -135,7 +135,7 @@ def _attributes(arch: Document, loc: Loc) -> dict[str, Any]:
     return attributes
 
 
-def _name(arch: Document, loc: Loc) -> tuple[str, int]:
+def _base_name(arch: Document, loc: Loc) -> tuple[str, int]:
     """A component's name without its index range, and how many instances the range counts."""
     text = arch.at((*loc, "name"), str)
     found = re.fullmatch(r"([^\[\].]+?)\s*(?:\[(\d{1,9})\.\.(\d{1,9})\]|\[(\d{1,9})\])?", text, re.ASCII)
@@ -170,20 +170,20 @@ def _subtree_parts(arch: Document, variables: Mapping[str, Any], notes: list[str
         if len(trees) != 1:
             raise arch.error((*loc, "subtree"), f"must hold one subtree (of many instances), not {len(trees)}")
         loc = (*loc, "subtree", 0)
-        count *= _name(arch, loc)[1]
+        count *= _base_name(arch, loc)[1]
         for i in range(len(arch.at((*loc, "local"), list, []))):
             here: Loc = (*loc, "local", i)
-            name, instances = _name(arch, here)
+            name, instances = _base_name(arch, here)
             title = arch.at((*here, "class"), str)
             attributes = {**_attributes(arch, here), "class": title}
             if kind := _kind(title):
                 part = Component(name, kind, [count * instances, 1], (*here, "attributes"), attributes, variables)
-                yield dataclasses.replace(part, mesh=_mesh(arch, part))
+                yield dataclasses.replace(part, mesh=_mesh_of(arch, part))
             else:
                 notes.append(_left_out(name))
 
 
-def _mesh(arch: Document, part: Component) -> list[int]:
+def _mesh_of(arch: Document, part: Component) -> list[int]:
     """[X, Y]: as given, or all instances along X."""
     x, y = number(arch, part, "meshX", "mesh_X", "mesh_x"), number(arch, part, "meshY", "mesh_Y", "mesh_y")
     count = number(arch, part, "instances") or part.instances
@@ -228,7 +228,7 @@ class _Nodes:
                     f"a node of the kind !{tag} has no counterpart; only !Container, !Component and !Hierarchical have"
                 )
                 raise self.arch.error(here, problem)
-            name, instances = _name(self.arch, here)
+            name, instances = _base_name(self.arch, here)
             if name in self.targets:
                 raise self.arch.error(
                     (*here, "name"), f"the name {shown(name)} is used twice; constraints need one each"

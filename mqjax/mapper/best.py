@@ -88,11 +88,11 @@ def solve_layer(
         return best_of(layer, [solved(layer)])
     choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in layer.loops]
     if math.prod(map(len, choices)) <= TRIED_MOST:
-        return best_of(layer, [solved(candidate) for candidate in _combined(layer, choices)])
+        return best_of(layer, [solved(candidate) for candidate in _larger_layers(layer, choices)])
     return best_of(layer, _one_by_one(layer, choices, solved))
 
 
-def _combined(layer: Layer, choices: Sequence[Sequence[int]]) -> list[Layer]:
+def _larger_layers(layer: Layer, choices: Sequence[Sequence[int]]) -> list[Layer]:
     return [
         dataclasses.replace(layer, **dict(zip(layer.loops, bounds, strict=True)))
         for bounds in itertools.product(*choices)
@@ -105,7 +105,7 @@ def _one_by_one(layer: Layer, choices: list[list[int]], solved: Callable[[Layer]
     found: dict[Layer, Solution] = {}
 
     def try_all(some: Sequence[Sequence[int]]) -> list[Solution]:
-        candidates = _combined(layer, some)
+        candidates = _larger_layers(layer, some)
         for candidate in candidates:
             if candidate not in found:
                 found[candidate] = solved(candidate)

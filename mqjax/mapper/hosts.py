@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from mqjax.errors import InputError
 
 
-def join(coordinator: str, count: int, index: int) -> None:
+def join_hosts(coordinator: str, count: int, index: int) -> None:
     """Make this process number `index` of `count`; waits for the others. coordinator: "HOST:PORT" of process 0.
 
     Must come before any other use of JAX's devices. Raises `InputError` for impossible numbers, and where the others do

@@ -37,7 +37,7 @@ class Limiter:
         ]
         shares = np.einsum("uw,ui,uo->uwio", *per_tensor)
         self._shares = shares.reshape(len(box.triples), -1)  # [U, corners]
-        self._modes, self._mode = _modes(box) if box.by_width else (None, np.zeros(len(box.triples), np.int64))
+        self._modes, self._mode = _mac_classes(box) if box.macs_vary else (None, np.zeros(len(box.triples), np.int64))
         self._excess = np.zeros(len(box.triples))  # [U] what the MACs take above their class, pJ
         if self._modes is not None:
             self._excess = macs * (box.widths.mac_pj - self._modes.energy_pj[self._mode])
@@ -67,7 +67,7 @@ class Limiter:
         return limits
 
 
-def _modes(box: PackingBox) -> tuple[Modes, np.ndarray]:
+def _mac_classes(box: PackingBox) -> tuple[Modes, np.ndarray]:
     """The classes of a box, from the fastest, and that of each triple, int64 [U]."""
     widths = box.widths
     costs = np.column_stack([widths.cycles / widths.operations, widths.mac_pj])

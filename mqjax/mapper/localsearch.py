@@ -30,7 +30,7 @@ POOL = 64
 PATIENCE = 60
 """The search ends after so many generations without any improvement..."""
 
-GENERATIONS = 400
+ROUNDS_MOST = 400
 """... or after so many in all."""
 
 
@@ -54,7 +54,7 @@ def search_mappings(
     # Where no start fits, one of some random mappings may.
     children = np.concatenate([codec.outermost(), *(codec.encode(some) for some in starts), codec.random(generator)])
     decision.searched, idle = 0, 0
-    for generation in range(GENERATIONS):
+    for generation in range(ROUNDS_MOST):
         before = decision.costs()
         within = np.broadcast_to(codec.in_use(children), (len(decision.valid), len(children)))
         costs = np.concatenate([costs, decision.consider(children, within)], axis=2)

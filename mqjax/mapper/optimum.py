@@ -38,7 +38,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
 from mqjax.types import METRICS, SECONDS, BitWidths
 
-SAMPLED = 64
+ONE_SAMPLED_OF = 64
 """One of so many mappings is priced before the screen begins."""
 
 
@@ -143,7 +143,7 @@ def _devices() -> list[Any]:
     return [jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen]
 
 
-_compiled: set[tuple[Any, ...]] = set()
+_known_programs: set[tuple[Any, ...]] = set()
 _compiling = threading.Lock()
 
 
@@ -151,7 +151,7 @@ def _compile(sweeper: Sweeper) -> None:
     """Compile all programs of a sweep, so that layers which are swept side by side do not compile the same one twice."""
     key = sweeper.plan, sweeper.has_blocks, tuple(table.shape for box in sweeper.boxes for table in box.per_tensor)
     with _compiling:
-        if key in _compiled:
+        if key in _known_programs:
             return
         rows = sweeper.sample(1).take(slice(1))
         unlimited = [np.full((*shape, len(METRICS)), np.inf) for shape in (box.shape for box in sweeper.boxes)]
@@ -171,7 +171,7 @@ def _compile(sweeper: Sweeper) -> None:
         )
         for program in programs:
             program()
-        _compiled.add(key)
+        _known_programs.add(key)
 
 
 class _Sweep:
@@ -199,7 +199,7 @@ class _Sweep:
     def sample(self) -> list[Rows]:
         """Mappings that give the first limits."""
         least = 2 * self.sweeper.chosen_size
-        return self._batches(self.sweeper.sample(max(least, self.sweeper.space.distinct // SAMPLED)))
+        return self._batches(self.sweeper.sample(max(least, self.sweeper.space.distinct // ONE_SAMPLED_OF)))
 
     def try_out(self, rows: Rows, device: Any = None) -> list[np.ndarray]:
         """Price some mappings for every triple, and lower the limits; the least costs per box, [U of the box, 3]."""

@@ -23,7 +23,7 @@ from mqjax.cost.fast.terms import (
     Fits,
     compute_cycles,
     cost_terms,
-    count,
+    counts_of,
     least_cycles,
     least_energies,
     unroll,
@@ -106,7 +106,7 @@ def chunk_counts(plan: Plan, tables: Tables, start: Array, size: int):
     for t, (_, _, fixed, free) in enumerate(plan.tiling):
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else 1.0)
-    counts = count(plan, n, unroll(plan, n, bound, tables.picks))
+    counts = counts_of(plan, n, unroll(plan, n, bound, tables.picks))
     return counts, jnp.where(beyond, 0.0, jnp.broadcast_to(weight, (size,))), beyond
 
 

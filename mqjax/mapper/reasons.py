@@ -26,7 +26,7 @@ def sentence(found: Reasons, space: Mapspace, bits: BitWidths) -> str:
     parts = [_rejection(rejection, space, bits, found.sampled) for rejection in found.rejections]
     changes: dict[str, list[str]] = {}
     for need in found.change:
-        changes.setdefault(need.level, []).append(_amount(need))
+        changes.setdefault(need.level, []).append(_needed(need))
     change = " and ".join(f"{level} with {' and '.join(what)}" for level, what in changes.items())
     return f"{looked_at}, {', '.join(parts)}; {change} would admit one"
 
@@ -35,7 +35,7 @@ def _many(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _amount(need: Need) -> str:
+def _needed(need: Need) -> str:
     if need.what == "use":
         return f"{_many(need.available, 'instance')} in use at least, and not {need.least:,},"
     return _many(need.least, "word") if need.what == "words" else f"{_many(need.least, 'instance')} along {need.what}"
@@ -49,9 +49,9 @@ def _rejection(rejection: Rejection, space: Mapspace, bits: BitWidths, sampled: 
         if need.exceeds and need.what == "use":
             details.append(f"{_many(need.available, 'instance')} in use at most where {need.least:,} must be")
         elif need.exceeds:
-            details.append(f"at least {_amount(need)}{at} where it has {need.available:,}")
+            details.append(f"at least {_needed(need)}{at} where it has {need.available:,}")
         elif need.what == "words":
-            details.append(f"the smallest tiles take {_amount(need)}{at} of {need.available:,}")
+            details.append(f"the smallest tiles take {_needed(need)}{at} of {need.available:,}")
     for d, factor in rejection.forced.items() if proven else ():
         whole = "must lie there whole" if factor == getattr(space.layer, d) else "is fixed there"
         details.append(f"{d}={factor} {whole}")

@@ -28,7 +28,7 @@ from mqjax.types import TENSORS, BitWidths
 EXACT_MOST = 2**22
 """Factorisations that are all looked at; of more, some are sampled."""
 
-SAMPLED = 2**16
+SAMPLE = 2**16
 """Factorisations in a sample."""
 
 _AT_ONCE = 2**14
@@ -134,8 +134,8 @@ def _sample(space: Mapspace) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(0)
     # Uniform draws of a large space hardly ever have small tiles in all inner levels at once.
     lean = [np.argsort(np.log(np.cumprod(table, axis=1)).sum(axis=1), kind="stable") for table in space.tables]
-    for start in range(0, SAMPLED, _AT_ONCE):
-        power = np.resize(_LEANNESS, min(_AT_ONCE, SAMPLED - start))
+    for start in range(0, SAMPLE, _AT_ONCE):
+        power = np.resize(_LEANNESS, min(_AT_ONCE, SAMPLE - start))
         yield _at(space, [rank[(len(rank) * generator.random(len(power)) ** power).astype(np.int64)] for rank in lean])
 
 

@@ -20,7 +20,7 @@ from mqjax.cost.packing import PackingBox
 from mqjax.mapper import programs
 from mqjax.mapper.programs import Limits, Tables
 from mqjax.mapspace.joint import Group
-from mqjax.mapspace.rows import Block, Numbering, Rows, orders, pruned_weights
+from mqjax.mapspace.rows import Block, Numbering, Rows, blocks_of, pruned_weights
 from mqjax.mapspace.space import Mapspace
 
 
@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     chunks: int  # chunks of a block in one call
 
 
-SIZES = {"cpu": Sizes(2**12, 2**13, 2**11, 2**15, 16), "gpu": Sizes(2**20, 2**20, 2**16, 2**20, 4)}
+SIZES_BY_PLATFORM = {"cpu": Sizes(2**12, 2**13, 2**11, 2**15, 16), "gpu": Sizes(2**20, 2**20, 2**16, 2**20, 4)}
 """By platform. A CPU's cache holds what a chunk needs; a GPU wants work for all its threads. Those of GPUs are bounded by memory
 (a test holds it) and were not measured: none was at hand."""
 
@@ -71,7 +71,7 @@ class Sweeper:
         self._packed = tuple(box.packed for box in self.boxes)
         self.plan = make_plan(space)
         self.numbers = numbers(space.arch, space.layer)
-        self.sizes = sizes or SIZES.get(jax.default_backend(), SIZES["gpu"])
+        self.sizes = sizes or SIZES_BY_PLATFORM.get(jax.default_backend(), SIZES_BY_PLATFORM["gpu"])
         self.chosen_size = self.sizes.chosen
         self.size = self.sizes.chunk if max(len(box.triples) for box in boxes) > 1 else self.sizes.single
         self.numbering = Numbering(space)
@@ -83,7 +83,7 @@ class Sweeper:
         most = self.sizes.block_rows
         self._blocks = [
             Block(whole.number, whole.order, rows)
-            for whole in (orders(space) if math.prod(self.numbering.shape) <= BLOCK_ORDERS_MOST else ())
+            for whole in (blocks_of(space) if math.prod(self.numbering.shape) <= BLOCK_ORDERS_MOST else ())
             for rows in itertools.product(
                 *([rows[i : i + most] for i in range(0, len(rows), most)] for rows in whole.rows)
             )

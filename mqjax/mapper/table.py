@@ -231,7 +231,7 @@ def write_table(path: Path, table: CostTable) -> None:
     mappings are of larger bounds than the layer's, `mapped_as` gives these for every mapping."""
     layers = []
     for layer, entries in zip(table.unique, table.tables, strict=True):
-        layers.append({"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_plain(entries)})
+        layers.append({"name": layer.name, "dims": layer.dims, "shape": layer.shape, **_written_table(entries)})
         larger = [mapped_as(layer, mapped_layer(layer, mapping)) for mapping in entries.mappings]
         if any(larger):
             layers[-1]["mapped_as"] = larger
@@ -242,7 +242,7 @@ def write_table(path: Path, table: CostTable) -> None:
     write_atomically(path, gzip.compress(text, 6, mtime=0) if path.suffix == ".gz" else text)
 
 
-def _plain(table: Optima) -> dict[str, Any]:
+def _written_table(table: Optima) -> dict[str, Any]:
     """The content of a layer's table; an index of -1 says that nothing fits, valid counts of -1 that none were made."""
     valid = np.full(len(table.bits), -1) if table.valid is None else table.valid
     return {
@@ -260,7 +260,7 @@ def _plain(table: Optima) -> dict[str, Any]:
 def _save(path: Path | None, table: Optima) -> None:
     if path is None:
         return
-    text = json.dumps({**_plain(table), "seconds": table.seconds})
+    text = json.dumps({**_written_table(table), "seconds": table.seconds})
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_atomically(path, gzip.compress(f"{digest}\n{text}".encode(), 6, mtime=0))
 

@@ -29,7 +29,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
 from mqjax.types import BitWidths, Layer
 
-POOL = 2**14
+PRICED_TOGETHER = 2**14
 """Mappings near the front that are priced exactly together."""
 
 
@@ -67,7 +67,7 @@ def tradeoff(
     if space.too_large or space.may_forward:
         reason = f"of {space.size:.1e} mappings is too large to cover" if space.too_large else "may forward data"
         raise InputError(f"layer {layer.name!r}: no Pareto set of energy and delay, since its space {reason}")
-    front = _Front(space, bits)
+    front = _FrontSoFar(space, bits)
     sweeper = Sweeper(space, packing_boxes(arch, [bits]))
     for job in sweeper.jobs():
         for chunk in range(job.chunks):
@@ -82,7 +82,7 @@ def tradeoff(
     return Tradeoff(layer, bits, front.energy, front.cycles.astype(np.int64), found)
 
 
-class _Front:
+class _FrontSoFar:
     """The exact front so far, by ascending cycles, and mappings that wait for their exact price."""
 
     def __init__(self, space: Mapspace, bits: BitWidths) -> None:
@@ -105,7 +105,7 @@ class _Front:
     def add(self, rows: Rows) -> None:
         """Let mappings compete."""
         self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= POOL:
+        if sum(map(len, self._waiting)) >= PRICED_TOGETHER:
             self.decide()
 
     def decide(self) -> None:

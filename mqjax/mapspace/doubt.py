@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mqjax.projection import DIMS, SLIDING
+from mqjax.projection import SLIDING_DIMS
 
 if TYPE_CHECKING:
     from mqjax.mapspace.space import Mapspace
-
-PAIRS = tuple(tuple(DIMS.index(term.dim) for term in rank) for rank in SLIDING)
-"""Dimensions that share a rank of Inputs: along its width, and along its height."""
 
 
 def may_forward(space: Mapspace) -> bool:
     """Whether some mapping of the space may be outside the fast path."""
     spatial = [t for t, level in enumerate(space.tiling) if level.spatial]
-    for pair in PAIRS:
+    for pair in SLIDING_DIMS:
         if any(space.layer.bounds[d] == 1 for d in pair):
             continue
         first, second = pair
@@ -49,7 +46,7 @@ def _shielded(space: Mapspace, outside: list[int], d: int, pair: tuple[int, ...]
 
     If the children do differ in the other rank of Inputs, so that its own steps meet them, its own test says so.
     """
-    sharing = {d for both in PAIRS for d in both}
+    sharing = {d for both in SLIDING_DIMS for d in both}
     moving = space.relevant("Inputs")
     innermost = True
     for u in outside:

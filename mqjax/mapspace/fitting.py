@@ -81,7 +81,7 @@ def layouts(fan: Fan, bounds: Mapping[int, int]) -> Iterator[Layout]:
             yield found
 
 
-def _fits(fan: Fan, bounds: Mapping[int, int], layout: Layout) -> bool:
+def _layout_fits(fan: Fan, bounds: Mapping[int, int], layout: Layout) -> bool:
     x, y = layout.order[: layout.split], layout.order[layout.split :]
     return all(math.prod(bounds.get(d, 1) for d in on) <= most for on, most in zip((x, y), fan.size, strict=True))
 
@@ -91,7 +91,7 @@ def _free_split(fan: Fan, bounds: Mapping[int, int], fixed: list[int], order: tu
     unit = [d for d in (*fan.prefix, *fan.free) if bounds.get(d, 1) == 1]
     whole = (*unit, *fixed, *order)
     candidates = (Layout(whole, split) for split in (0, *range(len(unit) + 1, len(whole) + 1)))
-    return next((layout for layout in candidates if _fits(fan, bounds, layout)), None)
+    return next((layout for layout in candidates if _layout_fits(fan, bounds, layout)), None)
 
 
 def _given_split(fan: Fan, bounds: Mapping[int, int], order: tuple[int, ...]) -> Layout | None:
@@ -102,6 +102,6 @@ def _given_split(fan: Fan, bounds: Mapping[int, int], order: tuple[int, ...]) ->
     for moving in range(max(0, on_x - len(unit)), min(on_x, len(order)) + 1):
         idle = on_x - moving
         layout = Layout((*fan.prefix, *unit[:idle], *order[:moving], *unit[idle:], *order[moving:]), fan.split)
-        if _fits(fan, bounds, layout):
+        if _layout_fits(fan, bounds, layout):
             return layout
     return None

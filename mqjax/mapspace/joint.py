@@ -87,7 +87,7 @@ def _unique(key: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return last[values], (np.cumsum(present) - 1)[key], values
 
 
-def join(space: Mapspace) -> tuple[Group, ...] | None:
+def joint_groups(space: Mapspace) -> tuple[Group, ...] | None:
     """The groups of a space; `None` where it has more mappings than can be covered in memory and in minutes."""
     joined: list[tuple[Group, list[_FreeLevel]]] = []
     sizes = []

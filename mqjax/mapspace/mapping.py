@@ -14,7 +14,7 @@ import numpy as np
 from mqjax.arch import Arch
 from mqjax.errors import InputError, meant
 from mqjax.projection import DIMS, names_of
-from mqjax.types import TENSORS, Layer
+from mqjax.types import BOUND_MOST, TENSORS, Layer
 
 Record = Sequence[Mapping[str, Any]]
 
@@ -22,8 +22,6 @@ _AXES = ("X", "Y")
 
 LOOPS_MOST = 1000
 """Of one level: more are a mistake, and would make every array of the batch as long."""
-
-BOUND_MOST = 2**53
 
 
 class Mappings(NamedTuple):

@@ -77,7 +77,7 @@ def pruned_weights(space: Mapspace, rows: Rows) -> np.ndarray:
     return functools.reduce(operator.mul, weights) * (rows.order == 0)
 
 
-def orders(space: Mapspace) -> list[Block]:
+def blocks_of(space: Mapspace) -> list[Block]:
     """The distinct space, one block for each loop order."""
     blocks = []
     for number, choice in enumerate(itertools.product(*(group.orders for group in space.groups))):
@@ -121,7 +121,7 @@ def mappings(space: Mapspace, rows: Rows) -> Mappings:
     arrays = Mappings.empty(len(rows), len(space.arch.levels), len(space.dims))
     arrays.keep[:] = [level.keep for level in space.arch.levels]
     numbers, of_order = np.unique(rows.order, return_inverse=True)
-    chosen = [_order(space, int(number)) for number in numbers]
+    chosen = [_order_numbered(space, int(number)) for number in numbers]
     factors = factors_of(space, rows)
     rest = rows.spatial.copy()
     for t, level in enumerate(space.tiling):
@@ -150,7 +150,7 @@ def spatial_variants(space: Mapspace, rows: Rows) -> Rows:
     return Rows(rows.order[entry], rows.of_groups[entry], nth.astype(np.int32))
 
 
-def _order(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
+def _order_numbered(space: Mapspace, number: int) -> dict[int, tuple[int, ...]]:
     """The loop order with this number."""
     result: dict[int, tuple[int, ...]] = {}
     digits = np.unravel_index(number, [len(group.orders) for group in space.groups])

@@ -285,7 +285,7 @@ class Mapspace:
 
     @cached_property
     def _joined(self) -> tuple[joint.Group, ...] | None:
-        return joint.join(self)
+        return joint.joint_groups(self)
 
     @cached_property
     def joint_rows(self) -> float:

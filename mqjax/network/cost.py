@@ -44,11 +44,11 @@ def network_cost(
     for start in range(0, len(flat), _BATCH):
         # Genes come first, so that each look-up reads one contiguous row.
         digits = np.ascontiguousarray(flat[start : start + _BATCH].T, np.int64) - WIDTHS[0]
-        entries, tensors = _entries(digits, wiring)
+        entries, tensors = _places(digits, wiring)
         sums = {part: _sum(costs, entries) for part, costs in by_layer.items()}
         for k, objective in enumerate(chosen):
             if objective.combine == "constant":
-                values = _area(table)
+                values = _area_of(table)
             elif objective.combine == "maximum":
                 values = (live @ (tensors + WIDTHS[0]).astype(np.float64)).max(axis=0)
             else:
@@ -57,7 +57,7 @@ def network_cost(
     return result
 
 
-def _entries(digits: np.ndarray, wiring: Wiring) -> tuple[np.ndarray, np.ndarray]:
+def _places(digits: np.ndarray, wiring: Wiring) -> tuple[np.ndarray, np.ndarray]:
     """Places [L, N] of the layers' width triples among the 343, and widths above the least [T + 1, N] of stored tensors."""
     last = np.full((1, digits.shape[1]), OUTPUT_WIDTH - WIDTHS[0])
     tensors = np.concatenate([digits[wiring.tensor_genes], last])
@@ -81,7 +81,7 @@ def layer_costs(table: CostTable, part: str, metric: str) -> np.ndarray:
     return elements[:, None] * widths
 
 
-def _area(table: CostTable) -> float:
+def _area_of(table: CostTable) -> float:
     if table.area_um2 is None:
         raise InputError(f"the table of {table.arch!r} knows no area; make it with `cost_table`")
     return table.area_um2

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mqjax.arch import Arch, Constraint
-from mqjax.errors import InputError
 from mqjax.mapper.best import solve_layer
 from mqjax.mapper.optima import nothing_fits
 from mqjax.progress import SILENT, Part, Progress
@@ -41,7 +40,7 @@ class Lifting:
         )
 
 
-def described(rule: Constraint) -> str:
+def constraint_line(rule: Constraint) -> str:
     """A constraint in a line, such as "GlobalBuffer spatial R=1 S=1"."""
     factors = [f"{dim}={factor or 'all'}" for dim, factor in rule.factors]
     factors += [f"{dim}<={most}" for dim, most in rule.max_factors]
@@ -51,7 +50,7 @@ def described(rule: Constraint) -> str:
 def without(arch: Arch) -> list[tuple[str, Arch]]:
     """The accelerator as it is, with each of its constraints lifted alone, and with all lifted."""
     rules = arch.arch_constraints
-    alone = [(described(rule), (*rules[:i], *rules[i + 1 :])) for i, rule in enumerate(rules)]
+    alone = [(constraint_line(rule), (*rules[:i], *rules[i + 1 :])) for i, rule in enumerate(rules)]
     choices = [(AS_BUILT, rules), *alone, *([(ALL, ())] if len(rules) > 1 else [])]
     return [(name, dataclasses.replace(arch, arch_constraints=kept, paper_constraints=())) for name, kept in choices]
 
@@ -96,9 +95,7 @@ def _at_least_as_good(new: Lifting, found: list[Lifting], metric: str) -> Liftin
     for other in found if new.lifted == ALL else found[:1]:
         better = other.cost(metric) < new.cost(metric)
         if (better & new.proven).any():
-            raise InputError(
-                f"{new.lifted}: proven optima are above those of {other.lifted}; this is an error of mqjax"
-            )
+            raise RuntimeError(f"{new.lifted}: proven optima are above those of {other.lifted}")
         new = dataclasses.replace(
             new,
             energy_pj=np.where(better, other.energy_pj, new.energy_pj),

@@ -15,6 +15,11 @@ OUTPUT_WIDTH = 8
 """Bit-width of a network's output."""
 
 
+def uniform_genomes(genes: int, widths: Sequence[int] = WIDTHS) -> np.ndarray:
+    """For each of the widths the genome of so many genes that has it everywhere, int32 [widths, genes]."""
+    return np.repeat(np.array(widths, np.int32)[:, None], genes, axis=1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Wiring:
     """The stored tensors of a network of L layers with kernels (convolutions and fully connected layers).
@@ -81,7 +86,7 @@ class Wiring:
     @property
     def uniform(self) -> np.ndarray:
         """The genomes whose widths are all alike, int32 [7, T + L], one for each of 2..8."""
-        return np.repeat(np.array(WIDTHS, np.int32)[:, None], self.genes, axis=1)
+        return uniform_genomes(self.genes)
 
     @property
     def pairs(self) -> bool:

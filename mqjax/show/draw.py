@@ -119,9 +119,9 @@ DIFFERENCE_HEADINGS = ("level", "tensor", "what", "first", "second", "change")
 def difference_rows(first: Explanation, second: Explanation) -> list[tuple[str, ...]]:
     """What differs between two mappings on one accelerator: totals, then levels and tensors, outermost first."""
     pairs: list[tuple[str, str, str, float | None, float | None]] = [
-        ("total", "", "energy (pJ)", *_finite(first, second, "energy")),
-        ("total", "", "cycles", *_finite(first, second, "delay")),
-        ("total", "", "EDP (pJ*cycles)", *_finite(first, second, "edp")),
+        ("total", "", "energy (pJ)", *_costs_of_both(first, second, "energy")),
+        ("total", "", "cycles", *_costs_of_both(first, second, "delay")),
+        ("total", "", "EDP (pJ*cycles)", *_costs_of_both(first, second, "edp")),
     ]
     for a, b in zip(reversed(first.levels), reversed(second.levels), strict=True):
         pairs += [
@@ -140,7 +140,7 @@ def difference_rows(first: Explanation, second: Explanation) -> list[tuple[str, 
     return [(*names, _number(a), _number(b), _change(a, b)) for *names, a, b in pairs if a != b]
 
 
-def _finite(first: Explanation, second: Explanation, metric: str) -> tuple[float | None, float | None]:
+def _costs_of_both(first: Explanation, second: Explanation, metric: str) -> tuple[float | None, float | None]:
     return (first.metric(metric) if first.valid else None), (second.metric(metric) if second.valid else None)
 
 
@@ -172,7 +172,7 @@ def arch_rows(arch: Arch) -> list[tuple[str, ...]]:
                 level.name,
                 "x".join(map(str, level.mesh)),
                 "x".join(map(str, fanout)),
-                ", ".join(_kept(level.keep)) or "nothing",
+                ", ".join(_kept_tensors(level.keep)) or "nothing",
                 _or("unlimited", level.capacity_words, ","),
                 str(level.word_bits),
                 str(level.block_words),
@@ -183,10 +183,13 @@ def arch_rows(arch: Arch) -> list[tuple[str, ...]]:
         )
     mac = arch.mac
     mesh = "x".join(map(str, mac.mesh))
-    return [*rows, (mac.name, mesh, "", "", "", "", "", "", f"{_energies(arch)} per operation", f"{mac.area_um2:g}")]
+    return [
+        *rows,
+        (mac.name, mesh, "", "", "", "", "", "", f"{_operation_energy(arch)} per operation", f"{mac.area_um2:g}"),
+    ]
 
 
-def _energies(arch: Arch) -> str:
+def _operation_energy(arch: Arch) -> str:
     """Energy of an operation, from the narrowest operands to unpacked ones where it depends on their widths."""
     if isinstance(arch.mac.energy_pj, float | int):
         return f"{arch.mac.energy_pj:g}"
@@ -198,10 +201,10 @@ def constraint_lines(arch: Arch) -> Iterator[str]:
     """A line for each constraint, those of the hardware first."""
     for group, rules in (("arch", arch.arch_constraints), ("paper", arch.paper_constraints)):
         for rule in rules:
-            yield f"{group}: {_rule(rule)}"
+            yield f"{group}: {_rule_words(rule)}"
 
 
-def _rule(rule: Constraint) -> str:
+def _rule_words(rule: Constraint) -> str:
     factors = " ".join(f"{dim}={'full' if factor == FULL else factor}" for dim, factor in rule.factors)
     most = " ".join(f"{dim}<={bound}" for dim, bound in rule.max_factors)
     order = f"order {rule.permutation} (innermost first)" if rule.permutation else ""
@@ -211,7 +214,7 @@ def _rule(rule: Constraint) -> str:
     return f"{rule.level}, {kind} loops: {'; '.join(filter(None, (factors, most, order, split, used)))}"
 
 
-def _kept(keep: tuple[bool, ...]) -> list[str]:
+def _kept_tensors(keep: tuple[bool, ...]) -> list[str]:
     return [tensor for tensor, kept in zip(TENSORS, keep, strict=True) if kept]
 
 
@@ -249,7 +252,7 @@ def draw_arch(arch: Arch, form: str) -> bytes:
             "unlimited" if level.capacity_words is None else f"{level.capacity_words:,} words of {level.word_bits} bits"
         )
         below = "" if fanout == (1, 1) else f"each feeds {fanout[0]} x {fanout[1]}"
-        _box(boxes, row, f"{level.name}  {level.mesh[0]} x {level.mesh[1]}  {size}", below, _kept(level.keep))
+        _box(boxes, row, f"{level.name}  {level.mesh[0]} x {level.mesh[1]}  {size}", below, _kept_tensors(level.keep))
         bars.barh(row, level.read_pj / level.block_words, color=DARK, height=0.6)
     _box(boxes, len(levels), f"{arch.mac.name}  {arch.mac.mesh[0]} x {arch.mac.mesh[1]}", "", [])
     bars.barh(len(levels), mac_cost(arch, BitWidths()).energy_pj, color="#8a93a3", height=0.6)

@@ -142,7 +142,7 @@ def explain(arch: Arch, layer: Layer, bits: BitWidths, mapping: Record) -> Expla
     valid = bool(validity.valid[0])
     by_name = {entry["level"]: entry for entry in mapping}
     levels = tuple(
-        _level(arch, s, by_name[level.name], part, validity, priced, widths.operands)
+        _explained_level(arch, s, by_name[level.name], part, validity, priced, widths.operands)
         for s, level in enumerate(arch.levels)
     )
     steps = int(priced.compute_cycles[0])
@@ -164,7 +164,7 @@ def explain(arch: Arch, layer: Layer, bits: BitWidths, mapping: Record) -> Expla
     )
 
 
-def _level(
+def _explained_level(
     arch: Arch, s: int, entry: Any, part: Analysed, validity: Validity, priced: Priced, packing: np.ndarray
 ) -> LevelUse:
     level, fits, analysis = arch.levels[s], bool(validity.valid[0]), part.analysis

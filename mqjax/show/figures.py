@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def uniform(document: dict[str, Any], width: int) -> dict[str, Any] | None:
+def uniform_entry(document: dict[str, Any], width: int) -> dict[str, Any] | None:
     """The uniform assignment of this width, if it fits the accelerator."""
     return next((entry for entry in document["uniform"] if entry["width"] == width), None)
 
@@ -60,7 +60,7 @@ def frugality(document: dict[str, Any]) -> str:
 
 def highlighted(document: dict[str, Any]) -> dict[str, Any] | None:
     """The most frugal front member whose error is at most that of 8 bits everywhere."""
-    eight, error = uniform(document, 8), judged(document)
+    eight, error = uniform_entry(document, 8), judged(document)
     if eight is None or error is None:
         return None
     limit, cost = eight["objectives"][error], frugality(document)
@@ -81,7 +81,7 @@ def draw(document: dict[str, Any], evaluated: dict[str, np.ndarray], against: Ot
     names = list(document["objectives"])
     vertical = judged(document) or names[0]
     with matplotlib.rc_context(STYLE):
-        drawn = {f"front_{x}": _front(document, evaluated, x, vertical, against) for x in names if x != vertical}
+        drawn = {f"front_{x}": _front_figure(document, evaluated, x, vertical, against) for x in names if x != vertical}
         drawn["widths"] = _widths(document)
         drawn["levels"] = _levels(document)
         drawn["layers"] = _layers(document)
@@ -120,7 +120,9 @@ def axis(name: str, values: Any) -> tuple[float, str]:
     return OBJECTIVES[name].scaled(float(np.max(values, initial=0.0)))
 
 
-def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str, against: Other | None) -> Figure:
+def _front_figure(
+    document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y: str, against: Other | None
+) -> Figure:
     members, same = document["members"], document["uniform"]
 
     def column(entries: list[dict[str, Any]], name: str, divisor: float) -> np.ndarray:
@@ -173,7 +175,7 @@ def _front(document: dict[str, Any], evaluated: dict[str, np.ndarray], x: str, y
     return figure
 
 
-def _short(names: list[str]) -> list[str]:
+def _without_network(names: list[str]) -> list[str]:
     """Layer names without the network's, which all of them begin with."""
     shared = os.path.commonprefix(names).rpartition("_")
     return [name.removeprefix(f"{shared[0]}_") if shared[1] else name for name in names]
@@ -189,7 +191,7 @@ def spread(items: list[Any], most: int) -> list[Any]:
 def _widths(document: dict[str, Any]) -> Figure:
     members = spread(document["members"], 30)
     triples = np.array([[[*map(int, layer["bits"].split("/"))] for layer in m["layers"]] for m in members])
-    layers = _short(document["layers"])
+    layers = _without_network(document["layers"])
     figure = Figure(figsize=(max(9.0, 0.36 * len(layers)), 1.5 + 0.2 * len(members)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     image = None
@@ -205,7 +207,7 @@ def _widths(document: dict[str, Any]) -> Figure:
     return figure
 
 
-def _entries(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _compared(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What is compared side by side: unpacked operands, uniform assignments, the highlighted member."""
     entries = [("unpacked", document["native"])] if document["native"] else []
     entries += [(f"{entry['width']} bit", entry) for entry in reversed(document["uniform"])]
@@ -214,7 +216,7 @@ def _entries(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _levels(document: dict[str, Any]) -> Figure:
-    entries = _entries(document)
+    entries = _compared(document)
     levels = list(document["members"][0]["layers"][0]["level_pj"])
     sums = np.array([[sum(layer["level_pj"][v] for layer in e["layers"]) for v in levels] for _, e in entries])
     divisor, label = axis("energy", sums.sum(axis=1))
@@ -234,9 +236,9 @@ def _levels(document: dict[str, Any]) -> Figure:
 
 
 def _layers(document: dict[str, Any]) -> Figure:
-    entries = [(name, entry) for name, entry in _entries(document) if not name.endswith("bit") or name == "8 bit"]
-    entries = entries or _entries(document)
-    layers = _short(document["layers"])
+    entries = [(name, entry) for name, entry in _compared(document) if not name.endswith("bit") or name == "8 bit"]
+    entries = entries or _compared(document)
+    layers = _without_network(document["layers"])
     energies = np.array([[layer["energy_pj"] for layer in entry["layers"]] for _, entry in entries])
     divisor, label = axis("energy", energies)
     figure = Figure(figsize=(max(8.2, 0.34 * len(layers)), 3.6))
@@ -280,7 +282,7 @@ def _sensitivities(losses: dict[str, dict[str, list[float]]]) -> Figure:
     for axes, (part, rows) in zip(panels, losses.items(), strict=True):
         values = np.maximum(np.array(list(rows.values())).T[:-1], largest / 1000)
         axes.imshow(values, norm=colors.norm, cmap=colors.cmap, aspect="auto", origin="lower")
-        axes.set_xticks(range(len(rows)), _short(list(rows)), rotation=90, fontsize=7)
+        axes.set_xticks(range(len(rows)), _without_network(list(rows)), rotation=90, fontsize=7)
         axes.set_yticks(range(len(values)), [str(width) for width in WIDTHS[:-1]])
         axes.set_ylabel(f"{'kernel' if part == 'kernels' else 'stored tensor'}: width (bits)")
     figure.colorbar(colors, ax=panels, label="loss beyond 8 bits")
@@ -297,7 +299,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
         figure = Figure(figsize=(10.5, 2.4 * len(layers) + 0.6), layout="constrained")
         panels = figure.subplots(len(layers), 2, squeeze=False)
         for row, (name, spreads) in zip(panels, layers, strict=True):
-            named = _named([bits for bits, _ in spreads])
+            named = _told_apart([bits for bits, _ in spreads])
             others = len(spreads) - sum(named)
             spreads, named = _merged(spreads, named)
             shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
@@ -338,7 +340,7 @@ def _merged(
     return list(curves.values()), [is_named for is_named, _ in curves]
 
 
-def _named(bits: list[str]) -> list[bool]:
+def _told_apart(bits: list[str]) -> list[bool]:
     """Which width triples a figure names: all of a few, of many the unpacked and the uniform ones."""
     if len(bits) <= 8:
         return [True] * len(bits)

@@ -66,10 +66,10 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
     title = f"{settings['network']} on {document['arch']}"
     device, versions = config["device"], config["versions"]
     sections = [
-        f"<h1>{_text(title)}</h1>",
-        f'<p class="sub">Bit-widths of every layer by NSGA-II: {_text(", ".join(document["objectives"]))}; '
+        f"<h1>{_escaped(title)}</h1>",
+        f'<p class="sub">Bit-widths of every layer by NSGA-II: {_escaped(", ".join(document["objectives"]))}; '
         f"{document['evaluations']:,} assignments evaluated, {len(document['members'])} on the front. "
-        f"Images: {_text(settings['dataset'])}.</p>",
+        f"Images: {_escaped(settings['dataset'])}.</p>",
         _cards(document),
         _meaning(document),
         "<h2>The front</h2>",
@@ -98,30 +98,30 @@ def _page(document: dict[str, Any], config: dict[str, Any], drawn: dict[str, byt
             "Hypervolume of everything evaluated so far, relative to the box spanned by zero "
             "and the worst uniform assignment: higher is better.",
         ),
-        *(_surrogate(document["surrogate"], drawn) if "surrogate" in document else ()),
+        *(_surrogate_section(document["surrogate"], drawn) if "surrogate" in document else ()),
         _times(document),
         "<h2>This run</h2>",
-        f"<p>Settings: <code>{_text('; '.join(f'{k}={v}' for k, v in settings.items() if 'digest' not in k))}</code></p>",
-        f"<p>Made with {_text(', '.join(f'{k} {v}' for k, v in versions.items()))} on "
-        f"{_text(device['kind'])} ({device['count']} device{'s' * (device['count'] > 1)}).</p>",
+        f"<p>Settings: <code>{_escaped('; '.join(f'{k}={v}' for k, v in settings.items() if 'digest' not in k))}</code></p>",
+        f"<p>Made with {_escaped(', '.join(f'{k} {v}' for k, v in versions.items()))} on "
+        f"{_escaped(device['kind'])} ({device['count']} device{'s' * (device['count'] > 1)}).</p>",
     ]
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>mqjax: {_text(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>mqjax: {_escaped(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><main>'
         + "\n".join(sections)
         + "</main></body></html>\n"
     )
 
 
-def _text(value: Any) -> str:
+def _escaped(value: Any) -> str:
     return html.escape(str(value))
 
 
 def _figure(name: str, drawn: dict[str, bytes], caption: str) -> str:
     image = base64.b64encode(drawn[name]).decode()
     return (
-        f'<figure><img alt="{_text(name)}" src="data:image/png;base64,{image}">'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
+        f'<figure><img alt="{_escaped(name)}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{_escaped(caption)}</figcaption></figure>"
     )
 
 
@@ -133,7 +133,7 @@ _FRONT_CAPTION = (
 
 
 def _card(value: str, meaning: str) -> str:
-    return f'<div class="card"><b>{_text(value)}</b><span>{_text(meaning)}</span></div>'
+    return f'<div class="card"><b>{_escaped(value)}</b><span>{_escaped(meaning)}</span></div>'
 
 
 def _words(document: dict[str, Any]) -> tuple[str, str]:
@@ -142,7 +142,7 @@ def _words(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def _cards(document: dict[str, Any]) -> str:
-    pick, eight, cost = figures.highlighted(document), figures.uniform(document, 8), figures.frugality(document)
+    pick, eight, cost = figures.highlighted(document), figures.uniform_entry(document, 8), figures.frugality(document)
     cards = []
     if pick:
         error, label = _words(document)
@@ -178,7 +178,7 @@ def _meaning(document: dict[str, Any]) -> str:
         "widths, out of the whole mapspace, by the analytical model; it is not measured on silicon.</p>"
     ]
     if padded := document["mapspace"].get("padded"):
-        layers = "; ".join(f"{_text(name)}: {_text(text)}" for name, text in padded.items())
+        layers = "; ".join(f"{_escaped(name)}: {_escaped(text)}" for name, text in padded.items())
         words.append(
             "<p>Some layers are padded, since the accelerator's fixed factors do not divide their bounds. They cost what "
             f"their larger bounds cost. {layers}.</p>"
@@ -195,7 +195,7 @@ def _meaning(document: dict[str, Any]) -> str:
     return "".join(words)
 
 
-def _surrogate(worth: dict[str, Any], drawn: dict[str, bytes]) -> list[str]:
+def _surrogate_section(worth: dict[str, Any], drawn: dict[str, bytes]) -> list[str]:
     gap = (
         ""
         if worth["gap"] is None
@@ -243,11 +243,11 @@ def _members(document: dict[str, Any]) -> str:
         cells += [f"{entry[name]:.2%}" if name in entry else "" for name in tested]
         cells += [*(numbers[name] for name in others), mean]
         picked = ' class="pick"' if pick is not None and entry is pick else ""
-        rows.append(f"<tr{picked}>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
-    header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+        rows.append(f"<tr{picked}>{''.join(f'<td>{_escaped(cell)}</td>' for cell in cells)}</tr>")
+    header = "".join(f"<th>{_escaped(cell)}</th>" for cell in head)
     return (
         f'<div class="scroll"><table><tr>{header}</tr>{"".join(rows)}</table></div><p>Energy and delay are those of the '
-        f"best mappings by {_text(document['metric'])}; the mappings themselves are in "
+        f"best mappings by {_escaped(document['metric'])}; the mappings themselves are in "
         "<code>mappings/member_NNN/</code>, as Timeloop reads them.</p>"
     )
 
@@ -269,7 +269,7 @@ def _times(document: dict[str, Any]) -> str:
     seconds = document["seconds"]
     total = sum(seconds.values()) or 1.0
     rows = "".join(
-        f"<tr><td>{_text(_PARTS.get(name, name))}</td><td>{value:.1f} s</td><td>{value / total:.1%}</td></tr>"
+        f"<tr><td>{_escaped(_PARTS.get(name, name))}</td><td>{value:.1f} s</td><td>{value / total:.1%}</td></tr>"
         for name, value in seconds.items()
     )
     table = f'<div class="scroll"><table><tr><th>where the time went</th><th>time</th><th>share</th></tr>{rows}</table></div>'

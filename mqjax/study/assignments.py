@@ -17,13 +17,13 @@ def parse_assignment(text: str, wiring: Wiring) -> np.ndarray:
     """A genome int32 [T + L] from "4" (all widths), "8/4" (stored tensors/weights), the digits of a genome as in
     evaluated.csv, or "RUN:ID", a member of a finished search's front. Raises `InputError` for anything else."""
     if re.fullmatch(r"\d", text):
-        return _checked(np.full(wiring.genes, int(text)), text)
+        return _in_range(np.full(wiring.genes, int(text)), text)
     if re.fullmatch(r"\d/\d", text):
         genome = np.full(wiring.genes, int(text[0]))
         genome[wiring.kernel_genes] = int(text[2])
-        return _checked(genome, text)
+        return _in_range(genome, text)
     if re.fullmatch(rf"\d{{{wiring.genes}}}", text):
-        return _checked(np.array([int(digit) for digit in text]), text)
+        return _in_range(np.array([int(digit) for digit in text]), text)
     folder, _, member = text.rpartition(":")
     path = Path(folder) / "front.json"
     if folder and member.isdigit():
@@ -37,14 +37,14 @@ def parse_assignment(text: str, wiring: Wiring) -> np.ndarray:
         tensors[list(wiring.writes)], tensors[list(wiring.reads)] = outputs, inputs
         genome = np.empty(wiring.genes, int)
         genome[wiring.tensor_genes], genome[wiring.kernel_genes] = tensors[:-1], kernels
-        return _checked(genome, text)
+        return _in_range(genome, text)
     raise InputError(
         f"bit-widths must be like 4, 8/4 (inputs/weights), {wiring.genes} digits (a genome: input and weight width "
         f"of each of the {len(wiring.layers)} layers in a chain) or RUN:ID (a member of a search's front), not {text!r}"
     )
 
 
-def _checked(widths: np.ndarray, text: str) -> np.ndarray:
+def _in_range(widths: np.ndarray, text: str) -> np.ndarray:
     if widths.min() < WIDTHS[0] or widths.max() > WIDTHS[-1]:
         raise InputError(f"bit-widths must lie in {WIDTHS[0]}..{WIDTHS[-1]}, not {text!r}")
     return widths.astype(np.int32)

@@ -61,9 +61,9 @@ class StudyConfig:
             raise InputError(f"{path}: the setting {missing[0]!r} is missing")
         for field in dataclasses.fields(cls):
             value = settings[field.name]
-            if not _fits(str(field.type), value):
+            if not _is_of_type(str(field.type), value):
                 raise InputError(
-                    f"{path}: the setting {field.name!r} must be {KINDS[str(field.type)]}, not {value!r:.60}"
+                    f"{path}: the setting {field.name!r} must be {TYPE_NAMES[str(field.type)]}, not {value!r:.60}"
                 )
         return cls(
             **{**{name: settings[name] for name in names}, "objectives": tuple(settings["objectives"].split(","))}
@@ -77,7 +77,7 @@ class StudyConfig:
         return Path("runs") / f"{network_name(self.network)}-{Path(self.arch).stem}-{stamp}"
 
 
-KINDS = {
+TYPE_NAMES = {
     "str": "text",
     "str | None": "text or null",
     "int": "a whole number",
@@ -89,7 +89,7 @@ KINDS = {
 """What a setting's type is called in config.json."""
 
 
-def _fits(kind: str, value: Any) -> bool:
+def _is_of_type(kind: str, value: Any) -> bool:
     """Whether a value of config.json is of the kind that a setting's type asks for."""
     if value is None:
         return "None" in kind

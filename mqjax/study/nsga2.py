@@ -21,6 +21,7 @@ from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 from flax import struct
 from jax import Array
 
+from mqjax.network.wiring import uniform_genomes
 from mqjax.study.pareto import crowding_distance, non_dominated_ranks
 
 
@@ -160,9 +161,8 @@ class NSGA2(PopulationBasedAlgorithm):
 def uniform_population(key: Array, size: int, genes: int, *, low: int, high: int, rate: float = 0.3) -> np.ndarray:
     """An initial population int32 [size, genes]: every uniform assignment, then mutations of them (each gene redrawn
     near its value with probability `rate`)."""
-    levels = np.arange(low, high + 1, dtype=np.int32)
-    uniform = np.repeat(levels[:, None], genes, axis=1)
-    bases = uniform[np.arange(max(0, size - len(levels))) % len(levels)]
+    uniform = uniform_genomes(genes, range(low, high + 1))
+    bases = uniform[np.arange(max(0, size - len(uniform))) % len(uniform)]
     keys = jax.random.split(key, 2)
     steps = np.asarray(jax.random.randint(keys[0], bases.shape, -2, 3), np.int32)
     moved = np.asarray(jax.random.bernoulli(keys[1], rate, bases.shape))

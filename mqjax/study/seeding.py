@@ -44,14 +44,14 @@ def first_population(
         lost = current.loss(genomes)[found >= hopeless]
         sensible = front.loss <= max(lost.min(initial=np.inf), float(front.loss.min()))
         candidates, loss = front.genomes[sensible].astype(np.int32), front.loss[sensible]
-        asked = _unknown(candidates[_spread(loss, hardware(candidates), count)], genomes)
+        asked = _not_known(candidates[_spread(loss, hardware(candidates), count)], genomes)
         if len(asked):
             genomes, found = np.concatenate([genomes, asked]), np.concatenate([found, errors(asked)])
         current = refitted(surrogate, genomes, found)
     return genomes, found
 
 
-def _unknown(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _not_known(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Genomes that are not known yet, each once, in order."""
     seen = {row.tobytes() for row in known.astype(np.int8)}
     rows = [

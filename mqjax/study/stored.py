@@ -23,9 +23,9 @@ def _finite(value: float) -> float:
 
 
 Number = Annotated[float, AfterValidator(_finite)]
-Count = Annotated[int, Field(ge=0, le=2**63)]
+NotNegative = Annotated[int, Field(ge=0, le=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+ShortText = Annotated[str, Field(min_length=1, max_length=200)]
 WidthsText = Annotated[str, Field(pattern=r"^([1-9][0-9]?/[1-9][0-9]?/[1-9][0-9]?|" + UNPACKED + ")$")]
 
 
@@ -36,12 +36,12 @@ class _Strict(BaseModel):
 
 
 class _Layer(_Strict):
-    name: Name
+    name: ShortText
     bits: WidthsText
     energy_pj: Number
-    cycles: Count
+    cycles: NotNegative
     level_pj: dict[str, Number]
-    mapped_as: dict[str, Count]
+    mapped_as: dict[str, NotNegative]
     mapping: list[dict[str, Any]]
 
 
@@ -49,15 +49,15 @@ class _Entry(_Strict):
     objectives: dict[str, Number]
     memory_bits: Number
     energy_pj: Number
-    cycles: Count
+    cycles: NotNegative
     layers: Annotated[list[_Layer], Field(min_length=1)]
     test_accuracy: Fraction | None = None
     retrained_accuracy: Fraction | None = None
 
 
 class _Member(_Entry):
-    id: Count
-    generation: Count
+    id: NotNegative
+    generation: NotNegative
 
 
 class _Uniform(_Entry):
@@ -66,18 +66,18 @@ class _Uniform(_Entry):
 
 class _Unpacked(_Strict):
     energy_pj: Number
-    cycles: Count
+    cycles: NotNegative
     layers: list[_Layer]
 
 
 class _Generation(_Strict):
-    generation: Count
-    evaluations: Count
+    generation: NotNegative
+    evaluations: NotNegative
     hypervolume: Number
 
 
 class _Mapspace(_Strict):
-    unique_layers: Count
+    unique_layers: NotNegative
     nominal: Annotated[int, Field(ge=0)]
     covered: bool
     padded: dict[str, str] = {}
@@ -85,7 +85,7 @@ class _Mapspace(_Strict):
 
 class _Images(_Strict):
     split: str
-    images: Count
+    images: NotNegative
     float: Fraction
 
 
@@ -98,20 +98,20 @@ class _Surrogate(_Strict):
     rank_correlation: Number | None
     gap: Number | None
     slack: Number
-    first_population: Count
+    first_population: NotNegative
     losses: _Losses
 
 
-class _Front(_Strict):
-    arch: Name
+class _FrontFile(_Strict):
+    arch: ShortText
     objectives: Annotated[dict[str, str], Field(min_length=1)]
     metric: str
-    layers: list[Name]
+    layers: list[ShortText]
     members: list[_Member]
     uniform: list[_Uniform]
     native: _Unpacked | None
     history: list[_Generation]
-    evaluations: Count
+    evaluations: NotNegative
     seconds: dict[str, Number]
     mapspace: _Mapspace
     test: _Images | None = None
@@ -120,7 +120,7 @@ class _Front(_Strict):
 
 class _Device(_Strict):
     kind: str
-    count: Count
+    count: NotNegative
 
 
 class _Settings(_Strict):
@@ -137,7 +137,7 @@ class _Config(_Strict):
 def read_front(folder: str | Path) -> dict[str, Any]:
     """The content of a finished run's front.json. Raises `InputError` naming the file and the key that is wrong."""
     path = Path(folder) / "front.json"
-    document = _checked(path, _Front)
+    document = _checked(path, _FrontFile)
     count, names = len(document["layers"]), set(document["objectives"])
     for name in names - set(OBJECTIVES):
         raise InputError(f"{path}: objectives: {unknown('objective', name, tuple(OBJECTIVES))}")

@@ -154,12 +154,12 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
         seconds[what] = time.perf_counter() - clock
 
     with timed("table"):
-        table = _table(prepared, bars)
+        table = _priced_table(prepared, bars)
     if not resume:
         claim(folder, {**config.settings(), **prepared.digests})
     print(f"run folder: {folder}", file=sys.stderr)
     with timed("sensitivities"):
-        surrogate = _surrogate(prepared, table, folder, bars)
+        surrogate = _measured_surrogate(prepared, table, folder, bars)
     with bars("searching", evaluations(config.population, prepared.generations, surrogate), "assignments") as progress:
         result = search(
             table,
@@ -211,7 +211,7 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
     return Run(folder, config, table, result, members, document)
 
 
-def _table(prepared: _Prepared, bars: Bars) -> CostTable:
+def _priced_table(prepared: _Prepared, bars: Bars) -> CostTable:
     """Optimal costs of all layers, saying which of them are padded. Raises `InputError` where one fits at no widths."""
     config = prepared.config
     with bars("tabulating", len(set(prepared.layers)), "layers") as progress:
@@ -233,7 +233,7 @@ def _table(prepared: _Prepared, bars: Bars) -> CostTable:
     return table
 
 
-def _surrogate(prepared: _Prepared, table: CostTable, folder: Path, bars: Bars) -> Surrogate | None:
+def _measured_surrogate(prepared: _Prepared, table: CostTable, folder: Path, bars: Bars) -> Surrogate | None:
     """What the search begins from: measured losses (kept in the run folder) and summed costs."""
     config, wiring = prepared.config, prepared.wiring
     if not config.surrogate:

@@ -116,7 +116,7 @@ class _Points(NamedTuple):
     number: int
 
 
-class _Part(NamedTuple):
+class _Continuation(NamedTuple):
     """Every one of some points, continued in every one of some ways: n * m candidates, in that order."""
 
     points: _Points
@@ -159,7 +159,7 @@ def surrogate_front(surrogate: Surrogate, *, most: int = 20_000) -> SurrogateFro
         below += surrogate.kernels[layer].min() + sum(surrogate.tensors[tensor].min() for tensor in new)
         known = [*tensors, *new]
         tensors = [tensor for tensor in known if last[tensor] > layer]
-        parts: dict[tuple[int, ...], list[_Part]] = {}
+        parts: dict[tuple[int, ...], list[_Continuation]] = {}
         options: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         for state, points in fronts.items():
             for chosen in itertools.product(*(widths[tensor] for tensor in new)):
@@ -173,7 +173,7 @@ def surrogate_front(surrogate: Surrogate, *, most: int = 20_000) -> SurrogateFro
                     continue
                 losses = sum(float(surrogate.tensors[t, width]) for t, width in zip(new, chosen, strict=True))
                 choices = np.column_stack([kernels, np.tile(np.array(chosen, np.int8), (len(kernels), 1))])
-                part = _Part(points, steps + np.array([losses, *[0.0] * count]), choices)
+                part = _Continuation(points, steps + np.array([losses, *[0.0] * count]), choices)
                 parts.setdefault(tuple(at[tensor] for tensor in tensors), []).append(part)
         if not parts:
             raise InputError(f"no assignment fits the accelerator: layer {wiring.layers[layer]!r} fits at no widths")
@@ -182,7 +182,7 @@ def surrogate_front(surrogate: Surrogate, *, most: int = 20_000) -> SurrogateFro
         fronts, record = _advance(parts, genes, max(16, most // len(parts)), floor)
         records.append(record)
     (points,) = fronts.values()
-    return _front(surrogate, points, _assignments(surrogate, records))
+    return _summed_anew(surrogate, points, _assignments(surrogate, records))
 
 
 def _useful_widths(surrogate: Surrogate) -> list[list[int]]:
@@ -232,7 +232,7 @@ def _kernel_options(surrogate: Surrogate, layer: int, reads: int, writes: int) -
 
 
 def _advance(
-    parts: dict[tuple[int, ...], list[_Part]], genes: list[int], most: int, floor: np.ndarray
+    parts: dict[tuple[int, ...], list[_Continuation]], genes: list[int], most: int, floor: np.ndarray
 ) -> tuple[dict[tuple[int, ...], _Points], _Record]:
     """Prune the candidates of every state. most: to keep of each."""
     fronts, choices, parents, number = {}, [], [], 0
@@ -264,7 +264,7 @@ def _assignments(surrogate: Surrogate, records: list[_Record]) -> np.ndarray:
     return (genomes + WIDTHS[0]).astype(np.int8)
 
 
-def _front(surrogate: Surrogate, points: _Points, genomes: np.ndarray) -> SurrogateFront:
+def _summed_anew(surrogate: Surrogate, points: _Points, genomes: np.ndarray) -> SurrogateFront:
     """The front with values summed anew in a fixed order, so that they equal `Surrogate.loss` and `Surrogate.cost`."""
     values = np.column_stack([surrogate.loss(genomes), surrogate.cost(genomes)])
     # The last digits of sums depend on their order; a bound must not profit from that.

@@ -378,7 +378,7 @@ def test_weights_of_other_frameworks(tmp_path, monkeypatch):
         assert refused(lambda: read_arrays(path), str(path))
     np.savez(path, a=np.array([{"pickled": "object"}], dtype=object))
     assert refused(lambda: read_arrays(path), str(path))
-    monkeypatch.setattr("mqjax.models.imported.BYTES_MOST", 2**20)
+    monkeypatch.setattr("mqjax.models.imported.ARRAYS_MOST", 2**20)
     np.savez_compressed(path, a=np.zeros(2**18))
     assert path.stat().st_size < 2**14 and refused(lambda: read_arrays(path), str(path), "larger than 1048576")
     other = tmp_path / "weights.safetensors"

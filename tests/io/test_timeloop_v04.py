@@ -12,7 +12,7 @@ import yaml
 
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
-from mqjax.io.formulas import FormulaError, evaluate
+from mqjax.io.formulas import FormulaError, formula_value
 from mqjax.io.timeloop_arch import import_accelerator
 from timeloop_imports import reread, said
 
@@ -123,7 +123,7 @@ def test_simba_in_v04_is_the_shipped_one(tmp_path, beside):
      ("1 / 4", 0.25), ("c", 15), (" 3.5e1 ", 35.0), ("0x10", 16), ("(" * 90 + "1" + ")" * 90, 1)],
 )  # fmt: skip
 def test_formulas(text, value):
-    found = evaluate(text, {"a": 3, "b": 5, "c": "a * b"})
+    found = formula_value(text, {"a": 3, "b": 5, "c": "a * b"})
     assert found == value and type(found) is type(value)
 
 
@@ -142,7 +142,7 @@ def test_formulas(text, value):
 def test_what_is_no_formula_is_said(text, problem):
     names = {"a": 3, "b": 5, "x": "y + 1", "y": "x - 1", "name": "n m", "flag": True}
     with pytest.raises(FormulaError, match=problem) as caught:
-        evaluate(text, names)
+        formula_value(text, names)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 

@@ -35,11 +35,11 @@ SCRIPT = """
 import sys
 import jax
 from pathlib import Path
-from mqjax.mapper.hosts import join
+from mqjax.mapper.hosts import join_hosts
 sys.path.insert(0, {tests!r})
 devices, count, index, port, path = (*map(int, sys.argv[1:5]), sys.argv[5])
 if count > 1:
-    join(f"localhost:{{port}}", count, index)
+    join_hosts(f"localhost:{{port}}", count, index)
 assert jax.local_device_count() == devices and jax.process_count() == count
 from test_devices import ARCH, load_arch, written
 written(load_arch(ARCH), Path(path))

@@ -69,7 +69,7 @@ def unprovable(monkeypatch):
 
 def test_spaces_that_cannot_be_proven_are_searched(archs, monkeypatch, unprovable):
     """No worse than the paper's optimum, the same again, priced exactly, not proven."""
-    monkeypatch.setattr("mqjax.mapper.localsearch.GENERATIONS", 20)
+    monkeypatch.setattr("mqjax.mapper.localsearch.ROUNDS_MOST", 20)
     arch, layer = archs["simba"], Layer(C=32, M=16, P=14, Q=14, name="pointwise")
     space = Mapspace(arch, layer, constraints="arch")
     assert space.too_large
@@ -88,13 +88,13 @@ def test_spaces_that_cannot_be_proven_are_searched(archs, monkeypatch, unprovabl
 def test_a_search_begins_without_the_paper_too(archs, monkeypatch, unprovable):
     """M = 6 is no multiple of the factor 4 that the paper's constraints fix, but the hardware can do without."""
     monkeypatch.setattr(joint, "DISTINCT_MOST", 1000)
-    monkeypatch.setattr("mqjax.mapper.localsearch.GENERATIONS", 10)
+    monkeypatch.setattr("mqjax.mapper.localsearch.ROUNDS_MOST", 10)
     found = best_mappings(archs["simba"], Layer(C=8, M=6, P=4), BITS, constraints="arch")
     assert all(best["energy"].energy_pj > 0 and not best["energy"].covered for best in found)
 
 
 def test_map_tells_what_the_heuristics_cost(capsys, monkeypatch, unprovable):
-    monkeypatch.setattr("mqjax.mapper.localsearch.GENERATIONS", 5)
+    monkeypatch.setattr("mqjax.mapper.localsearch.ROUNDS_MOST", 5)
     options = ["map", "--arch", "simba", "--bits", "8/8/8", "--constraints", "arch", "--json", "--layer"]
     for layer, covered in (("C=16,M=4", True), ("C=32,M=16,P=14,Q=14", False)):
         assert main([*options, layer]) == 0

@@ -14,7 +14,7 @@ from mqjax.cost.packing import packing_boxes
 from mqjax.mapper import programs, sweep
 from mqjax.mapper.limits import Limiter
 from mqjax.mapper.optimum import solve
-from mqjax.mapper.sweep import SIZES, Sizes, Sweeper
+from mqjax.mapper.sweep import SIZES_BY_PLATFORM, Sizes, Sweeper
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, BitWidths, Layer, all_widths
 
@@ -57,7 +57,7 @@ def calls(sweeper: Sweeper) -> dict[str, tuple]:
 @pytest.mark.parametrize("name", ["eyeriss", "simba"])
 def test_programs_lower_for_cuda_and_fit_its_memory(name, archs):
     space = Mapspace(archs[name], LAYER)
-    sweeper = Sweeper(space, packing_boxes(space.arch, BITS), SIZES["gpu"])
+    sweeper = Sweeper(space, packing_boxes(space.arch, BITS), SIZES_BY_PLATFORM["gpu"])
     with jax.enable_x64(True):
         for what, (program, *arguments) in calls(sweeper).items():
             exported = export.export(program, platforms=["cuda"])(*arguments)
@@ -70,7 +70,7 @@ def test_programs_lower_for_cuda_and_fit_its_memory(name, archs):
 def test_answers_do_not_depend_on_sizes(archs, monkeypatch):
     space = Mapspace(archs["simba"], LAYER)
     here = solve(space, BITS)
-    monkeypatch.setitem(sweep.SIZES, "cpu", Sizes(2**9, 2**10, 2**8, 2**10, 3))
+    monkeypatch.setitem(sweep.SIZES_BY_PLATFORM, "cpu", Sizes(2**9, 2**10, 2**8, 2**10, 3))
     there = solve(Mapspace(archs["simba"], LAYER), BITS)
     for field in ("energy_pj", "cycles", "index", "valid"):
         np.testing.assert_array_equal(getattr(here, field), getattr(there, field))

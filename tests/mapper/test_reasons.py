@@ -207,7 +207,7 @@ def test_larger_spaces(archs, monkeypatch, looked_at):
     if looked_at != "sample":
         assert (found.size, found.fitting, found.sampled) == (space.pruned_size, space.fanout_valid, False)
     else:
-        assert found.sampled and found.size == rejections.SAMPLED
+        assert found.sampled and found.size == rejections.SAMPLE
     assert found.change == (Need("GlobalBuffer", "words", 20, 5),)
 
 

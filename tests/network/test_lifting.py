@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from mqjax.cli import main
-from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.mapper.best import best_mappings
-from mqjax.network.lifting import ALL, AS_BUILT, Lifting, _at_least_as_good, described, lift_constraints, without
+from mqjax.network.lifting import ALL, AS_BUILT, Lifting, _at_least_as_good, constraint_line, lift_constraints, without
 from mqjax.types import BitWidths, Layer
 
 LAYERS = [Layer(C=8, M=16, P=4, Q=4, name="a"), Layer(C=16, M=4, P=2, name="b"), Layer(C=8, M=16, P=4, Q=4, name="c")]
@@ -26,7 +25,7 @@ BITS = BitWidths(8, 4, 8)
 def test_lifted_alone_and_together(metric):
     arch = load_arch("simba")
     found = lift_constraints(arch, LAYERS, BITS, metric=metric)
-    assert [one.lifted for one in found] == [AS_BUILT, *map(described, arch.arch_constraints), ALL]
+    assert [one.lifted for one in found] == [AS_BUILT, *map(constraint_line, arch.arch_constraints), ALL]
     for ends, constraints in ((found[0], "arch"), (found[-1], "none")):
         for i, layer in enumerate(LAYERS):
             (best,) = best_mappings(arch, layer, BITS, metrics=[metric], constraints=constraints)
@@ -45,7 +44,7 @@ def test_each_way_lifts_one_constraint():
     assert len(ways) == len(arch.arch_constraints) + 2
     for place, (name, loose) in enumerate(ways[1:-1]):
         left = [rule for rule in arch.arch_constraints if rule not in loose.arch_constraints]
-        assert left == [arch.arch_constraints[place]] and name == described(left[0])
+        assert left == [arch.arch_constraints[place]] and name == constraint_line(left[0])
     assert ways[-1][1].arch_constraints == () and ways[0][1].arch_constraints == arch.arch_constraints
 
 
@@ -56,7 +55,7 @@ def test_what_was_only_searched_is_no_worse_than_with_less_lifted():
     assert (
         kept.energy_pj.tolist() == [5, 4] and kept.cycles.tolist() == [2, 1] and kept.proven.tolist() == [False, True]
     )
-    with pytest.raises(InputError, match="error of mqjax"):
+    with pytest.raises(RuntimeError, match="above those of"):
         _at_least_as_good(dataclasses.replace(searched, proven=np.array([True, True])), [built], "energy")
 
 

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from mqjax.objectives import OBJECTIVES
-from mqjax.show.figures import _front, _short, highlighted
+from mqjax.show.figures import _front_figure, _without_network, highlighted
 from mqjax.study.runs import read_evaluated
 from mqjax.study.stored import read_front
 from searching import finished_run
@@ -28,7 +28,7 @@ from searching import finished_run
     ],
 )
 def test_labels_leave_out_the_networks_name(names, shown):
-    assert _short(names) == shown
+    assert _without_network(names) == shown
 
 
 def test_less_usual_objectives_have_axes_and_columns(table, tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_less_usual_objectives_have_axes_and_columns(table, tmp_path, monkeypatc
         [values[name] / divisor for name, divisor in zip(names, divisors, strict=False)], rel=1e-4
     )
     evaluated = read_evaluated(tmp_path / "run")
-    labels = {name: _front(document, evaluated, name, "error", None).axes[0].get_xlabel() for name in names[1:]}
+    labels = {name: _front_figure(document, evaluated, name, "error", None).axes[0].get_xlabel() for name in names[1:]}
     assert (labels["activation_memory"], labels["area"]) == units[1:] and labels["edp"] == head[4]
     assert all((tmp_path / "run" / "figures" / f"front_{name}.png").exists() for name in labels)
     # Who is frugal is a matter of the first objective that widths change.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-AT_ONCE = 2**19
+CHILDREN_AT_ONCE = 2**19
 """Children that are looked at together."""
 
 _NOBODY = np.iinfo(np.int64).max
@@ -65,7 +65,7 @@ def fans(level: np.ndarray, keys: np.ndarray, dim: np.ndarray, bound: np.ndarray
     return Fans(level, bound, shift)
 
 
-def distinct(fans: Fans, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_fans(fans: Fans, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of fan-outs that differ in themselves or in `more`, each [N]; and for all [N] which of these equals it."""
     columns = np.column_stack([fans.level, fans.bound, fans.shift, *more])
     _, first, inverse = np.unique(columns, axis=0, return_index=True, return_inverse=True)
@@ -80,7 +80,7 @@ def slices(fans: Fans) -> Iterator[tuple[int, np.ndarray]]:
         left = left[np.argsort(sizes[left], kind="stable")]
         while len(left):
             # As many as fit, each padded to the largest among them.
-            fit = np.arange(1, len(left) + 1) * sizes[left] <= AT_ONCE
+            fit = np.arange(1, len(left) + 1) * sizes[left] <= CHILDREN_AT_ONCE
             count = max(1, int(np.argmin(fit)) if not fit.all() else len(left))
             yield int(level), left[:count]
             left = left[count:]
@@ -116,13 +116,13 @@ def grouped(key: np.ndarray, wanted: np.ndarray, grid: tuple[int, int] | None = 
     start = np.flatnonzero(begins)
     multicast = np.diff(start, append=size * elements)
     real = ordered.reshape(-1)[start] != _NOBODY
-    hops = np.zeros(len(start)) if order is None or grid is None else _hops(order, begins, start, multicast, grid)
+    hops = np.zeros(len(start)) if order is None or grid is None else _group_hops(order, begins, start, multicast, grid)
     case = (start // elements * (elements + 1) + multicast)[real]
     found, place, scatter = np.unique(case, return_inverse=True, return_counts=True)
     return Groups(found // (elements + 1), found % (elements + 1), scatter, np.bincount(place, hops[real], len(found)))
 
 
-def _hops(order: np.ndarray, begins: np.ndarray, start: np.ndarray, count: np.ndarray, grid: tuple[int, int]):
+def _group_hops(order: np.ndarray, begins: np.ndarray, start: np.ndarray, count: np.ndarray, grid: tuple[int, int]):
     """Hops of each group, float64: along the top to its last column, then up and down each column from the middle."""
     column, row = order % grid[0], order // grid[0]
     turns = begins.copy()

@@ -137,7 +137,7 @@ def analyse_mappings(
             at = np.flatnonzero(~apart)
             part = nest.Analysis(*(x[at] for x in analysis)) if apart.any() else analysis
             keep = some.keep[at]
-            traffic = _traffic(arch, part, multicast.uniform(part), np.zeros_like(part.delta), keep)
+            traffic = _traffic(arch, part, multicast.uniform_signatures(part), np.zeros_like(part.delta), keep)
             yield Analysed(rows[at], keep, part, traffic)
         for at in _pieces(np.flatnonzero(apart), analysis, overlapping, moved):
             part, keep = nest.Analysis(*(x[at] for x in analysis)), some.keep[at]

@@ -55,7 +55,7 @@ def forwarded(
     fans = children.fans(level, keys, mappings.spatial_dim[at], mappings.spatial_bound[at], analysis.inside[at])
     move = analysis.jump[row, loop] + analysis.base[at]
     amount = analysis.times[row, level, loop] * analysis.fresh[at]
-    first, which = children.distinct(fans, move)
+    first, which = children.distinct_fans(fans, move)
     cases, moves = fans.take(first), move[first]
     usual = number_of_groups(problem.coefficients[row[first]], analysis.spatial[at][first], analysis.inside[at][first])
     receivers, left = np.zeros(len(first), np.int64), np.zeros(len(first), np.int64)

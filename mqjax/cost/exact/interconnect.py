@@ -57,7 +57,7 @@ def networks(
     if arch.dialect == "2023":
         hops = _mean_field_hops(network.multicast, part.analysis.fan[:, :, None, None]) * accesses
     else:
-        hops = _hops(arch, part, layers, mappings, network)
+        hops = _hop_accesses(arch, part, layers, mappings, network)
     hops = np.where(used & (accesses > 0), hops, 0.0)
     ingresses = np.cumsum(accesses, axis=-1)[..., -1]
     reductions = np.zeros(ingresses.shape[:2])
@@ -113,7 +113,9 @@ def _mean_field_hops(multicast: np.ndarray, fan: np.ndarray) -> np.ndarray:
     return root_f * (root_m + 0.5 - 1 / root_m) - (root_m - 1) / 2
 
 
-def _hops(arch: Arch, part: Analysed, layers: Sequence[Layer], mappings: Mappings, network: Signatures) -> np.ndarray:
+def _hop_accesses(
+    arch: Arch, part: Analysed, layers: Sequence[Layer], mappings: Mappings, network: Signatures
+) -> np.ndarray:
     """Hop-weighted accesses of each signature, float64 [B, L, T, S]. A bypassed level rescales accesses, not these."""
     analysis, moved = part.analysis, part.forwarded
     hops = np.zeros(network.accesses.shape)
@@ -151,7 +153,7 @@ def _add_hops(
     """Add to `hops` those of `deliveries` [N] to the fan-outs of `cells` (row, level, tensor, each [N]); with a `move`
     [N] only to children that no neighbour serves."""
     moves = [] if move is None else [move]
-    first, which = children.distinct(fans, *moves)
+    first, which = children.distinct_fans(fans, *moves)
     cases = fans.take(first)
     for level, some in children.slices(cases):
         key, sizes = children.positions(cases.take(some)), cases.sizes[some]

@@ -37,7 +37,7 @@ class Entries(NamedTuple):
     accesses: np.ndarray  # int64 [N]
 
 
-def uniform(analysis: nest.Analysis) -> Signatures:
+def uniform_signatures(analysis: nest.Analysis) -> Signatures:
     """Signatures of mappings in which all groups of a tensor have one size."""
     multicast = analysis.fan[..., None] // analysis.scatter
     accesses = analysis.scatter * analysis.delta

@@ -25,12 +25,12 @@ import numpy as np
 from jax import Array, lax
 
 from mqjax.mapspace.mapping import Mappings
-from mqjax.projection import DIMS, SLIDING, TENSORS, alike
+from mqjax.projection import SLIDING, SLIDING_DIMS, TENSORS, alike
 from mqjax.types import Layer
 
 INPUTS = TENSORS.index("Inputs")
 
-PAIRS = tuple((number, *(DIMS.index(term.dim) for term in rank)) for number, rank in enumerate(SLIDING))
+PAIRS = tuple((rank, *dims) for rank, dims in enumerate(SLIDING_DIMS))
 """The ranks of Inputs along which two dimensions move: (rank, kernel dimension, output dimension). All others move
 along one dimension at most."""
 

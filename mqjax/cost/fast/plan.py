@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mqjax.arch import Arch
-from mqjax.cost.packing import INPUTS, by_width, largest_mac_pj, mac_cost
+from mqjax.cost.packing import INPUTS, largest_mac_pj, mac_cost, macs_vary
 from mqjax.mapspace.space import Mapspace
 from mqjax.projection import SLIDING, TENSORS, alike
 from mqjax.types import BitWidths, Layer
@@ -129,7 +129,7 @@ def numbers(arch: Arch, layer: Layer) -> Numbers:
         clusters=tech.clusters,
         bandwidth=tech.bandwidth,
         energy=tech.energy,
-        mac_energy=np.float64(0 if by_width(arch) else mac_cost(arch, BitWidths()).energy_pj),
+        mac_energy=np.float64(0 if macs_vary(arch) else mac_cost(arch, BitWidths()).energy_pj),
         macs=np.float64(layer.macs),
         tie=np.float64(2.0 ** -math.ceil(math.log2(4 * most + 1))),
     )

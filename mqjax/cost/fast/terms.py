@@ -65,7 +65,7 @@ class Nest(NamedTuple):
     reach: list[tuple[Any, Any]]  # per level: how far apart along width and height the Inputs of two children may lie
 
 
-def _product(factors: Any) -> Any:
+def _multiplied(factors: Any) -> Any:
     return math.prod(factors, start=1.0)
 
 
@@ -108,7 +108,7 @@ def unroll(plan: Plan, n: Numbers, bound: dict[tuple[int, int], Any], picks: tup
         suffix.append(suffix[-1] * loop.bound)
     inside: list[Any] = [1.0] * len(plan.keep)
     for level in range(len(plan.keep) - 2, -1, -1):
-        inside[level] = inside[level + 1] * _product(spatial[level + 1].values())
+        inside[level] = inside[level + 1] * _multiplied(spatial[level + 1].values())
     return Nest(plan.ranks, loops, suffix[::-1], extents, spatial, inside, reach)
 
 
@@ -170,9 +170,9 @@ def _input_lengths(level: int, nest: Nest, n: Numbers) -> list[Any]:
     return [1 + sum(n.step[d] * (e[d] - 1) for d in pair) for pair in nest.ranks.pairs]
 
 
-def _own(tensor: int, extents: dict[int, Any], nest: Nest, n: Numbers) -> Any:
+def _own_ranks(tensor: int, extents: dict[int, Any], nest: Nest, n: Numbers) -> Any:
     """Product of the extents along the ranks of a tensor that have one dimension."""
-    return _product(
+    return _multiplied(
         extents[d] if always else jnp.where(n.indexes[tensor, d], extents[d], 1.0)
         for d, always in nest.ranks.own[tensor]
         if d in extents
@@ -182,7 +182,7 @@ def _own(tensor: int, extents: dict[int, Any], nest: Nest, n: Numbers) -> Any:
 def _tile(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Elements of the tile that one instance of `level` holds (MODEL.md section 1)."""
     lengths = _input_lengths(level, nest, n) if tensor == INPUTS else []
-    return _product([_own(tensor, nest.extents[level], nest, n), *lengths])
+    return _multiplied([_own_ranks(tensor, nest.extents[level], nest, n), *lengths])
 
 
 def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
@@ -222,7 +222,7 @@ def _input_deliveries(level: int, nest: Nest, n: Numbers) -> Any:
             at_h = at_h + jnp.where(moves, jnp.where(starts, 2 * h, h), 0.0)
         started = moves if started is False else moves | started
     width, height = _input_lengths(level, nest, n)
-    own = _own(INPUTS, nest.extents[level], nest, n)
+    own = _own_ranks(INPUTS, nest.extents[level], nest, n)
     overlap = own * jnp.maximum(width - first_w, 0.0) * jnp.maximum(height - first_h, 0.0)
     first = next((j for j, loop in enumerate(nest.loops) if loop.level > level), len(nest.loops))
     return own * width * height * nest.suffix[first] - overlap * repeated
@@ -238,7 +238,7 @@ def doubtful(plan: Plan, nest: Nest, n: Numbers) -> Any:
             if first in spatial and second in spatial:
                 found |= (spatial[first] > 1) & (spatial[second] > 1)
         if spatial and level > 0:
-            found |= _forwards(level, nest, n) & (_product(spatial.values()) > 1)
+            found |= _forwards(level, nest, n) & (_multiplied(spatial.values()) > 1)
     return found
 
 
@@ -285,11 +285,11 @@ class _Traffic(NamedTuple):
     updates: Any
 
 
-def _groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
+def _multicast_groups(tensor: int, level: int, nest: Nest, n: Numbers) -> Any:
     """Number of multicast groups at a level: the product of its relevant spatial bounds."""
     spatial = nest.spatial[level]
     sliding = [d for pair in nest.ranks.pairs for d in pair] if tensor == INPUTS else []
-    return _product([_own(tensor, spatial, nest, n), *(spatial[d] for d in sliding if d in spatial)])
+    return _multiplied([_own_ranks(tensor, spatial, nest, n), *(spatial[d] for d in sliding if d in spatial)])
 
 
 def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dict[int, _Traffic]:
@@ -301,7 +301,7 @@ def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dic
     demand, passed = nest.suffix[0], -1
     least = demand
     for s in keepers:
-        content = demand * _product(_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
+        content = demand * _multiplied(_multicast_groups(tensor, u, nest, n) for u in range(passed + 1, s + 1))
         tile = _tile(tensor, s, nest, n)
         delivered = fills = None
         if s < outermost:
@@ -313,7 +313,7 @@ def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dic
             least = tile
         if tensor == OUTPUTS:
             outputs = _tile(OUTPUTS, outermost, nest, n)
-            part = outputs / _product(_groups(OUTPUTS, u, nest, n) for u in range(s + 1, outermost + 1))
+            part = outputs / _multiplied(_multicast_groups(OUTPUTS, u, nest, n) for u in range(s + 1, outermost + 1))
             if fills is not None and plan.dialect == "2024":
                 fills = fills - part
             result[s] = _Traffic(tile, content - part, fills, content)
@@ -323,10 +323,10 @@ def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dic
     return result
 
 
-def _ceil(count: Any, divisor: Any) -> Any:
+def _ceil(counts_of: Any, divisor: Any) -> Any:
     """ceil(count / divisor), exact: a quotient that is no integer lies at least 1 / divisor above one, and a count
     below 2^48 times a rounded reciprocal is off by far less than a quarter of that."""
-    return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
+    return jnp.ceil(counts_of * (1.0 / divisor) - 0.25 / divisor)
 
 
 class Counts(NamedTuple):
@@ -339,11 +339,11 @@ class Counts(NamedTuple):
     doubtful: Any  # bool: what is said of Inputs are lower bounds; `None` where that cannot be
 
 
-def count(plan: Plan, n: Numbers, nest: Nest) -> Counts:
+def counts_of(plan: Plan, n: Numbers, nest: Nest) -> Counts:
     """The counts of a chunk."""
     doubt = doubtful(plan, nest, n)
     traffic = [_traffic(plan, tensor, nest, n, doubt) for tensor in range(len(TENSORS))]
-    computes = nest.suffix[0] * nest.inside[0] * _product(nest.spatial[0].values())
+    computes = nest.suffix[0] * nest.inside[0] * _multiplied(nest.spatial[0].values())
     # Without the barrier XLA would recompute the counts for every packing.
     return Counts(*lax.optimization_barrier((traffic, nest.inside, nest.suffix[0], computes * n.mac_energy, doubt)))
 
@@ -442,7 +442,7 @@ class Fits(NamedTuple):
 
 def what_fits(plan: Plan, n: Numbers, counts: Counts, packings: Packed, size: int) -> Fits:
     """Which mappings of a chunk fit at which packings."""
-    fits = {tensors: _fits(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
+    fits = {tensors: _tiles_fit(plan, n, counts, _axes(packings, tensors), size) for tensors in _SHARERS}
     shared = fits[INPUTS,][:, None] & fits[OUTPUTS,] & fits[INPUTS, OUTPUTS]
     coupled = None
     if any(plan.keep[s][WEIGHTS] and sum(plan.keep[s]) > 1 for s in (*plan.limited, *plan.throttled)):
@@ -502,7 +502,7 @@ def _shared_by(plan: Plan, packings: dict[int, Array]) -> list[int]:
     return [s for s, keep in enumerate(plan.keep) if [t for t in range(len(TENSORS)) if keep[t]] == sorted(packings)]
 
 
-def _fits(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
+def _tiles_fit(plan: Plan, n: Numbers, counts: Counts, packings: dict[int, Array], size: int) -> Array:
     """Whether the tiles fit the levels that exactly these tensors share, bool [..., N]."""
     shape = (*np.broadcast_shapes(*(packing.shape[:-1] for packing in packings.values())), size)
     fits = jnp.ones(shape, bool)
@@ -536,7 +536,7 @@ def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, comput
     write: Any = 0.0
     for entry, operands in users:
         read = read + _ceil(entry.reads, operands) / computing
-        written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
+        written = sum(_ceil(counts_of, operands) for counts_of in (entry.fills, entry.updates) if counts_of is not None)
         write = write + written / computing
     limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
     slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)

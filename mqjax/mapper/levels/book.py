@@ -12,7 +12,7 @@ from mqjax.mapper.levels.bounds import idle_dims
 from mqjax.mapper.levels.charges import INPUTS, Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
 from mqjax.mapper.levels.runs import LoopRules, Order, WindowLoops, joined
-from mqjax.mapspace.doubt import PAIRS as DIM_PAIRS
+from mqjax.projection import SLIDING_DIMS
 
 NO_WINDOW = 0
 
@@ -23,7 +23,7 @@ class WindowBook:
     def __init__(self, charges: Charges) -> None:
         self._charges, space = charges, charges.space
         bounds, lattice = space.layer.bounds, charges.lattice
-        pairs = tuple((a, b) for a, b in DIM_PAIRS if bounds[a] > 1 and bounds[b] > 1)
+        pairs = tuple((a, b) for a, b in SLIDING_DIMS if bounds[a] > 1 and bounds[b] > 1)
         sliding = [d for pair in pairs for d in pair]
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mqjax.mapspace.factors import divisors
 
-Pair = tuple[int, int]
+SlidingPair = tuple[int, int]
 """Of a kernel dimension and the output dimension that slides along with it."""
 
 
@@ -23,9 +23,9 @@ class Inside(NamedTuple):
     temporal loops inside. spread: extents of the spatial loops inside boundary 0, 1, ... up to this one. reach: elements
     between the first and the last child that may hand data over, at most."""
 
-    units: Pair
-    extents: Pair
-    spread: tuple[Pair, ...]
+    units: SlidingPair
+    extents: SlidingPair
+    spread: tuple[SlidingPair, ...]
     reach: int
 
     @property
@@ -52,12 +52,12 @@ def needed(moves: Sequence[int], inside: Inside) -> int:
 
 
 @lru_cache(maxsize=2**16)
-def _sums(units: Pair, spread: tuple[Pair, ...], kernel: int, output: int) -> frozenset[Pair]:
+def _sums(units: SlidingPair, spread: tuple[SlidingPair, ...], kernel: int, output: int) -> frozenset[SlidingPair]:
     """Sums of the moves of some loops inside a boundary that leave nothing of a pair's extents between them and the
     boundary, with the first of these moves; 0 for one that saves nothing, since the boxes around it do not overlap."""
     if len(spread) == 1:
         return frozenset()
-    found: set[Pair] = set()
+    found: set[SlidingPair] = set()
     for k in divisors(kernel):
         for o in divisors(output):
             of_level = [
@@ -71,5 +71,5 @@ def _sums(units: Pair, spread: tuple[Pair, ...], kernel: int, output: int) -> fr
     return frozenset(found)
 
 
-def _length(units: Pair, extents: Pair, spread: Pair) -> int:
+def _length(units: SlidingPair, extents: SlidingPair, spread: SlidingPair) -> int:
     return 1 + sum(unit * (extent * width - 1) for unit, extent, width in zip(units, extents, spread, strict=True))

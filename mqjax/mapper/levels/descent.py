@@ -16,7 +16,7 @@ import numpy as np
 
 from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
 from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
-from mqjax.mapper.levels.runs import Order, orders
+from mqjax.mapper.levels.runs import Order, distinct_orders
 from mqjax.mapper.levels.states import (
     NO_TENSOR,
     Measure,
@@ -24,7 +24,7 @@ from mqjax.mapper.levels.states import (
     States,
     Targets,
     TooManyStates,
-    distinct,
+    unbeaten,
     undominated,
 )
 from mqjax.types import TENSORS
@@ -102,7 +102,7 @@ class Descent:
         self.complete = beam is None
         for b in range(self.charges.depth - 1, 0, -1):
             try:
-                states = distinct(self._place_level(b, history[-1], limits, search))
+                states = unbeaten(self._place_level(b, history[-1], limits, search))
             except TooManyStates:
                 if search.most == PAIRS_MOST:
                     raise
@@ -148,7 +148,7 @@ class Descent:
             self._go_on()
             parts += self._ordered(b, outer, at[some], place[some], limits)
             if sum(map(len, parts)) > 4 * STATES_MOST:
-                parts = [distinct(States.join(parts))]
+                parts = [unbeaten(States.join(parts))]
                 if len(parts[0]) > 2 * STATES_MOST:
                     raise TooManyStates
         return States.join(parts)
@@ -162,7 +162,7 @@ class Descent:
         for code in np.unique(mask):
             rows = np.flatnonzero(mask == code)
             dims = tuple(np.flatnonzero(moving[rows[0]]).tolist())
-            for order in orders(self._book.rules, self._prefix[b], dims) if dims else (None,):
+            for order in distinct_orders(self._book.rules, self._prefix[b], dims) if dims else (None,):
                 yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
 
     def _pairs(self, b: int, outer: States, limits: Targets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

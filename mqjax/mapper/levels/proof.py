@@ -25,10 +25,10 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
 from mqjax.types import METRICS, BitWidths
 
-NEAR = 1e-11
+ROUNDING = 1e-11
 """Relative difference below which two energies may be equal: bounds are summed in another order than exact costs."""
 
-STAGES = (Search(beam=16, gap=1.05), Search(most=2**12), Search(beam=256), Search())
+SEARCHES = (Search(beam=16, gap=1.05), Search(most=2**12), Search(beam=256), Search())
 """How the best mappings of a spread are found: most need a first mapping and a look at few states; where there are more, a
 better mapping is looked for first."""
 
@@ -101,7 +101,10 @@ class _Proof:
         """Which mappings may be better than the best known at a packing, by some metric."""
         costs, energies, _ = self._standing
         return Targets(
-            costs[ENERGY, u] * (1 - NEAR), costs[EDP, u] * (1 - NEAR), costs[DELAY, u], energies[DELAY, u] * (1 - NEAR)
+            costs[ENERGY, u] * (1 - ROUNDING),
+            costs[EDP, u] * (1 - ROUNDING),
+            costs[DELAY, u],
+            energies[DELAY, u] * (1 - ROUNDING),
         )
 
     def _may_win(self) -> np.ndarray:
@@ -148,7 +151,7 @@ class _Proof:
             for i in chosen.tolist():
                 of_packing = [measure.of(i) for measure in measures if measure.may_limit[i]]
                 descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book, self._check_time)
-        for stage in STAGES:
+        for stage in SEARCHES:
             self._standing = self._decision.standing()
             found: list[Placed] = []
             try:

@@ -61,7 +61,7 @@ def window_length(rules: LoopRules, dims: tuple[int, ...]) -> int:
 
 
 @cache
-def orders(rules: LoopRules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tuple[Order, ...]:
+def distinct_orders(rules: LoopRules, prefix: tuple[int, ...], moving: tuple[int, ...]) -> tuple[Order, ...]:
     """The orders of the `moving` loops of a level that may differ in cost, where those of `prefix` come first in this
     order and the others in any."""
     fixed = tuple(d for d in prefix if d in moving)

@@ -11,10 +11,10 @@ from functools import cache
 
 import numpy as np
 
-from mqjax.mapspace.doubt import PAIRS
 from mqjax.mapspace.fitting import Layout, count_choices, layouts
 from mqjax.mapspace.joint import fan_sizes, unique_rows
 from mqjax.mapspace.space import Mapspace
+from mqjax.projection import SLIDING_DIMS
 
 SPREADS_MOST = 2**15
 """Spreads of a layer that are tried at most."""
@@ -47,7 +47,7 @@ def spreads(space: Mapspace) -> np.ndarray | None:
 
 def _followed(space: Mapspace, bounds: np.ndarray) -> bool:
     """Whether no level has children along both dimensions of a sliding window, or along two windows."""
-    sliding = [pair for pair in PAIRS if all(space.layer.bounds[d] > 1 for d in pair)]
+    sliding = [pair for pair in SLIDING_DIMS if all(space.layer.bounds[d] > 1 for d in pair)]
     along = [(bounds[..., list(pair)] > 1).sum(axis=-1) for pair in sliding]
     return not sliding or bool((np.sum(along, axis=0) <= 1).all())
 

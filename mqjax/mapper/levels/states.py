@@ -96,7 +96,7 @@ class Measures(NamedTuple):
         return Measure(self.charges, self.bounds.of(u), float(self.start[u]), self.bandwidth)
 
 
-def distinct(states: States) -> States:
+def unbeaten(states: States) -> States:
     """The states without those that cost no less than an exact one that agrees in all that matters further in."""
     keys = (states.place, states.tensor, states.run, states.window)
     order = np.lexsort((~states.exact, states.cost[:, 0], *keys))

@@ -20,8 +20,8 @@ from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
 from mqjax.mapper.levels.lattice import Lattice
-from mqjax.mapper.levels.proof import NEAR, prove
-from mqjax.mapper.levels.runs import LoopRules, joined, orders
+from mqjax.mapper.levels.proof import ROUNDING, prove
+from mqjax.mapper.levels.runs import LoopRules, distinct_orders, joined
 from mqjax.mapper.levels.spreads import spreads
 from mqjax.mapper.localsearch import search_mappings
 from mqjax.mapper.optimum import solve
@@ -58,7 +58,7 @@ def test_the_proof_equals_the_sweep(archs, name, place):
     space = Mapspace(arch, layer)
     found, swept = proven(space), solve(space, BITS)
     assert found.covered and swept.covered and found.valid is None
-    np.testing.assert_allclose(found.values(), swept.values(), rtol=NEAR)
+    np.testing.assert_allclose(found.values(), swept.values(), rtol=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_the_proof_equals_the_sweep(archs, name, place):
 )
 def test_large_spaces_are_proven(monkeypatch, name, layer):
     """No mapping that a search finds is better than the optimum of a space that cannot be swept."""
-    monkeypatch.setattr("mqjax.mapper.localsearch.GENERATIONS", 20)
+    monkeypatch.setattr("mqjax.mapper.localsearch.ROUNDS_MOST", 20)
     space = Mapspace(load_arch(name), layer, constraints="arch")
     bits = [BitWidths(8, 4, 8), BitWidths(2, 2, 2)]
     found, searched = proven(space, bits), search_mappings(space, bits).solution()
     assert found.covered
-    assert (found.values() <= searched.values() * (1 + NEAR)).all()
+    assert (found.values() <= searched.values() * (1 + ROUNDING)).all()
 
 
 def test_solve_proves_what_it_cannot_sweep(archs):
@@ -115,7 +115,7 @@ def test_bounds_hold(archs):
     for spatial in spreads(space)[::7]:
         charges = Charges(space, spatial)
         bound = Bounds(charges, operands)
-        assert (cheapest(charges, operands) <= bound.root * (1 + NEAR)).all()
+        assert (cheapest(charges, operands) <= bound.root * (1 + ROUNDING)).all()
 
 
 def test_least_over_divisors():
@@ -132,11 +132,11 @@ def test_least_over_divisors():
 def test_orders_that_may_differ():
     """MODEL.md section 6: C, R and S leave Outputs as they are, M Inputs, and N, P and Q Weights; Inputs slide along R, P."""
     rules = LoopRules(((4, 5, 6), (1,), (0, 2, 3)), ((2, 5),), inputs=1, forwards=False)
-    found = orders(rules, (), (0, 1, 5))
+    found = distinct_orders(rules, (), (0, 1, 5))
     assert {(order.tensor, order.run, order.window) for order in found} == {
         (2, (0,), ()), (1, (1,), (1,)), (1, (1,), (1, 5)), (0, (5,), (5,)),
     }  # fmt: skip
-    assert [order.loops for order in orders(rules, (5, 0, 1), (0, 1, 5))] == [(5, 0, 1)]
+    assert [order.loops for order in distinct_orders(rules, (5, 0, 1), (0, 1, 5))] == [(5, 0, 1)]
     assert joined(rules, ((5, 2, 3),), ((1, 4, 0), (0, 3, 0))) == ((5, 2, 3), (1, 4, 0))
     assert joined(rules, ((1, 2, 0),), ((1, 4, 0), (2, 7, 4))) == ((1, 8, 0), (2, 7, 4))
 
