@@ -11,24 +11,17 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
 from typing import Any
 
-import jax
 import numpy as np
 
 import oracle
-from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
-from mqjax.cost.fast.terms import cost_terms
+from fast_terms import exact_terms, fast_terms
+from mqjax.cost.exact.evaluator import evaluate
 from mqjax.cost.packing import packing_boxes
-from mqjax.errors import InputError
 from mqjax.io.records import evaluate_records
-from mqjax.mapper.best import best_mappings
-from mqjax.mapper.levels.proof import ROUNDING as PROOF_NEAR
-from mqjax.mapper.levels.proof import prove
+from mqjax.mapper.levels.proof import ROUNDING, prove
 from mqjax.mapper.optima import Optimum
-from mqjax.mapper.optimum import solve
-from mqjax.mapper.programs import chunk_counts
 from mqjax.mapper.sweep import Sweeper
 from mqjax.mapper.table import cost_table, entry_of
 from mqjax.mapspace.mapping import decode
@@ -36,16 +29,17 @@ from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import Case
+from trial import Trial, by_tensor, nest_of
 
 SAMPLED, WILD, TERMS = 48, 48, 2**11
 """Mappings of the space and outside of its constraints that the exact evaluator is tried on; and rows of the distinct
 space whose terms are compared, at most."""
 
-NEAR = 1e-12
+PRECISION = 1e-12
 """Energies on the fast path may be off by some ulps (and by next to nothing where they are 0)."""
 
 
-Check = Callable[["Trial"], Iterator[str]]
+Check = Callable[[Trial], Iterator[str]]
 
 
 def judge(case: Case, checks: Sequence[Check] | None = None) -> None:
@@ -71,83 +65,6 @@ def disagreements(case: Case, layer: Layer, checks: Sequence[Check] | None = Non
 def _place(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f" ({frame.filename.rsplit('/', 1)[-1]}, line {frame.lineno})"
-
-
-class Trial:
-    """One layer of a case, and what enumeration says about its space."""
-
-    def __init__(self, case: Case, layer: Layer) -> None:
-        self.arch, self.layer, self.constraints = case.arch, layer, case.constraints
-        self.bits = [bits for bits in case.bits if oracle.holds(case.arch, by_tensor(bits))]
-        self.too_wide = [bits for bits in case.bits if bits not in self.bits]
-        self.rng = random.Random(str(case))
-        self.enumerated = oracle.Space(case.arch, layer, case.constraints)
-        self.space = Mapspace(case.arch, layer, constraints=case.constraints)
-        self._alone: dict[BitWidths, dict[str, Optimum] | None] = {}
-
-    def record(self, mapping: Any, bits: BitWidths) -> dict[str, Any]:
-        return {
-            "dims": self.layer.dims,
-            "shape": self.layer.shape,
-            "bitwidths": by_tensor(bits),
-            "mapping": mapping,
-        }
-
-    @cached_property
-    def mappings(self) -> list[Any]:
-        return list(self.enumerated.mappings())
-
-    @cached_property
-    def analyses(self) -> list[oracle.Analysis]:
-        return [oracle.Analysis(self.arch, self.record(mapping, BitWidths())) for mapping in self.mappings]
-
-    def costs(self, bits: BitWidths) -> list[tuple[float, int]]:
-        """(energy, cycles) of the mappings that fit."""
-        used = zip(self.analyses, self.mappings, strict=True)
-        found = (
-            analysis.price(by_tensor(bits)) for analysis, mapping in used if not self.enumerated.underused(mapping)
-        )
-        return [(cost["energy_pJ"], cost["cycles"]) for cost in found if cost["valid"]]
-
-    @cached_property
-    def nests(self) -> set[Any]:
-        """What the mappings of the space are once loops of bound 1 are dropped."""
-        return {_nest(mapping) for mapping in self.mappings}
-
-    @cached_property
-    def together(self) -> dict[BitWidths, dict[str, Optimum] | None]:
-        """The optima at all widths that fit the words, found at once; `None` where no mapping fits."""
-        widths = [bits for bits in (*all_widths(), BitWidths()) if oracle.holds(self.arch, by_tensor(bits))]
-        solution = solve(self.space, widths)
-
-        def optimum(i: int) -> dict[str, Optimum] | None:
-            try:
-                return {metric: solution.optimum(metric, i) for metric in METRICS}
-            except InputError:
-                return None
-
-        return {bits: optimum(i) for i, bits in enumerate(widths)}
-
-    def alone(self, bits: BitWidths) -> dict[str, Optimum] | None:
-        """The optima at these widths by themselves; `None` where they are refused or no mapping fits."""
-        if bits not in self._alone:
-            try:
-                found = best_mappings(self.arch, self.layer, bits, metrics=METRICS, constraints=self.constraints)[0]
-            except InputError:
-                found = None
-            self._alone[bits] = found
-        return self._alone[bits]
-
-
-def by_tensor(bits: BitWidths) -> dict[str, int | None]:
-    return dict(zip(TENSORS, bits.by_tensor(), strict=True))
-
-
-def _nest(mapping: Any) -> Any:
-    return tuple(
-        tuple(tuple(tuple(loop) for loop in level[kind] if loop[1] > 1) for kind in ("spatial", "temporal"))
-        for level in mapping
-    )
 
 
 # --- The checks ------------------------------------------------------------------------------------------------------
@@ -260,7 +177,7 @@ def terms(trial: Trial) -> Iterator[str]:
         rows = rows.take(np.sort(trial.rng.sample(range(len(rows)), TERMS)))
     counts, costs = fast_terms(sweeper, rows)
     nests = mappings(space, rows)
-    exact = _exact_terms(trial, nests)
+    exact = exact_terms(trial, nests)
     doubtful = counts.pop("doubtful") > 0
     for name, values in counts.items():
         # Of Inputs of doubtful mappings there are only lower bounds.
@@ -282,7 +199,7 @@ def terms(trial: Trial) -> Iterator[str]:
                 "energy",
                 energy,
                 wanted.energy_pj,
-                fits & wanted.valid & ~np.isclose(energy, wanted.energy_pj, rtol=NEAR, atol=1e-150),
+                fits & wanted.valid & ~np.isclose(energy, wanted.energy_pj, rtol=PRECISION, atol=1e-150),
             ),
         )
         for name, got, right, differ in wrong:
@@ -291,59 +208,7 @@ def terms(trial: Trial) -> Iterator[str]:
 
 
 def _shown(space: Mapspace, rows: Rows, i: int) -> str:
-    return str(_nest(decode(space.arch, space.layer, mappings(space, rows.take([i])), 0)))
-
-
-@partial(jax.jit, static_argnames=("plan", "size"))
-def _terms(plan: Any, tables: Any, boxes: Any, size: int):
-    counts, _, _ = chunk_counts(plan, tables, np.float64(0), size)
-    return counts, tuple(cost_terms(plan, tables.numbers, counts, box, size) for box in boxes)
-
-
-def fast_terms(sweeper: Sweeper, rows: Rows) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """The fast path's terms of some mappings, float64 [N] by name, and their energies and cycles in each box (of one
-    triple)."""
-    packed = tuple(box.packed for box in sweeper.boxes)
-    parts = []
-    for start in range(0, len(rows), sweeper.chosen_size):
-        some = rows.take(slice(start, start + sweeper.chosen_size))
-        with jax.enable_x64(True):
-            counts, costs = _terms(sweeper._flat, sweeper.chosen_tables(some), packed, sweeper.chosen_size)
-
-        def whole(values: Any, size: int = len(some)) -> np.ndarray:
-            return np.broadcast_to(np.asarray(values), (sweeper.chosen_size,))[:size]
-
-        found = {"steps": whole(counts.steps)}
-        found["doubtful"] = whole(0.0 if counts.doubtful is None else counts.doubtful)
-        found |= {f"instances of level {s}": whole(inside) for s, inside in enumerate(counts.inside)}
-        for tensor, of_tensor in zip(TENSORS, counts.traffic, strict=True):
-            for s, entry in of_tensor.items():
-                for kind, value in zip(("tile", "reads", "fills", "updates"), entry, strict=True):
-                    found[f"{tensor} {kind} of level {s}"] = whole(0.0 if value is None else value)
-        for k, cost in enumerate(costs):
-            of_pair = cost.pair(tuple(None if x is None else x[0] for x in cost.of_pairs))
-            found[f"energy {k}"], found[f"cycles {k}"] = map(whole, of_pair.triple(0))
-        parts.append(found)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    costs_of = [(joined.pop(f"energy {k}"), joined.pop(f"cycles {k}")) for k in range(len(packed))]
-    return joined, costs_of
-
-
-def _exact_terms(trial: Trial, nests: Any) -> dict[str, np.ndarray]:
-    """What the exact evaluator says of the terms of `fast_terms`."""
-    size, depth = len(nests), len(trial.arch.levels)
-    found: dict[str, np.ndarray] = {}
-    for part in analyse_mappings(trial.arch, [trial.layer] * size, nests):
-        terms = {"steps": part.analysis.steps}
-        for s in range(depth):
-            terms[f"instances of level {s}"] = np.prod(part.analysis.instances_xy[:, s + 1], axis=-1)
-            for t, tensor in enumerate(TENSORS):
-                terms[f"{tensor} tile of level {s}"] = part.analysis.tile[:, s, t]
-                for kind in ("reads", "fills", "updates"):
-                    terms[f"{tensor} {kind} of level {s}"] = getattr(part.traffic, kind)[:, s, t]
-        for name, values in terms.items():
-            found.setdefault(name, np.full(size, np.nan))[part.rows] = values
-    return found
+    return str(nest_of(decode(space.arch, space.layer, mappings(space, rows.take([i])), 0)))
 
 
 def optima(trial: Trial) -> Iterator[str]:
@@ -385,8 +250,8 @@ def _attained(trial: Trial, metric: str, optimum: Optimum) -> Iterator[str]:
     if not again["valid"] or got != (again["energy_pJ"], again["cycles"]):
         priced = (again["energy_pJ"], again["cycles"]) if again["valid"] else again
         yield f"the mapping of least {metric} at {bits} costs {priced}, not {got}"
-    if _nest(optimum.mapping) not in trial.nests:
-        yield f"the mapping of least {metric} at {bits} is outside the space: {_nest(optimum.mapping)}"
+    if nest_of(optimum.mapping) not in trial.nests:
+        yield f"the mapping of least {metric} at {bits} is outside the space: {nest_of(optimum.mapping)}"
 
 
 def by_levels(trial: Trial) -> Iterator[str]:
@@ -397,7 +262,7 @@ def by_levels(trial: Trial) -> Iterator[str]:
         for m, metric in enumerate(METRICS):
             least = min((ranking(metric)(cost)[0] for cost in costs), default=math.inf)
             found = float(solution.values()[m, i])
-            if found < least * (1 - NEAR) or (solution.covered and found > least * (1 + PROOF_NEAR)):
+            if found < least * (1 - PRECISION) or (solution.covered and found > least * (1 + ROUNDING)):
                 yield f"the least {metric} at {bits} is {found}, {'proven' * solution.covered}, not {least}"
             if np.isfinite(found):
                 yield from _attained(trial, metric, solution.optimum(metric, i))
@@ -421,7 +286,7 @@ def together(trial: Trial) -> Iterator[str]:
 
 
 def _facts(optimum: Optimum) -> tuple[Any, ...]:
-    return optimum.energy_pj, optimum.cycles, optimum.valid_mappings, optimum.covered, _nest(optimum.mapping)
+    return optimum.energy_pj, optimum.cycles, optimum.valid_mappings, optimum.covered, nest_of(optimum.mapping)
 
 
 def table(trial: Trial) -> Iterator[str]:

@@ -40,3 +40,14 @@ def tiny_graph() -> Graph:
     x = net.conv("pw", x, 16, activation=relu6)
     net.linear("fc", net.add("pool", GlobalAvgPool(), x), 10)
     return net.build()
+
+
+def shallow_graph() -> Graph:
+    """Every kind of layer, a stride, a residual sum and a pool of more than one pixel. Few layers, since in a deep network with
+    random weights one value that rounds the other way changes everything after it."""
+    relu6, net = Activation("relu", 6.0), Builder("mobilenetv2", resolution=9, channels=3)
+    entry = net.conv("project1", net.conv("conv1", "image", 8, 3, stride=2, activation=relu6), 6)
+    x = net.depthwise("dw2", net.conv("expand2", entry, 24, activation=relu6), 3, activation=relu6)
+    x = net.sum("add2", (net.conv("project2", x, 6), entry))
+    net.linear("fc", net.add("pool", GlobalAvgPool(), x), 5)
+    return net.build()

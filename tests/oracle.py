@@ -2,6 +2,8 @@
 
 Written from MODEL.md alone, without a look at the fast path, and compared with both the reference records and the fast
 path. Only what decides validity, traffic, energy and time is computed.
+It is one module, however long, so that it can be read beside MODEL.md from the first line to the last, and needs nothing of
+the package.
 """
 
 from __future__ import annotations

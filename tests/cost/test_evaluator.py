@@ -17,118 +17,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import oracle
-from mqjax.arch import Arch, Level, Mac
+from any_shape import check, level, random_arch, random_record
+from mqjax.arch import Arch, Mac
 from mqjax.cost.exact import nest
 from mqjax.cost.exact.children import Fans, grouped, positions
 from mqjax.cost.exact.evaluator import analyse_mappings, evaluate
 from mqjax.cost.exact.multicast import counted, number_of_groups
 from mqjax.cost.exact.nest import problem
 from mqjax.cost.packing import is_packed, operands_per_word, wasted_bits
-from mqjax.io.records import evaluate_records
 from mqjax.mapspace.mapping import encode
 from mqjax.types import DIMS, TENSORS, BitWidths, Layer
-
-SLOTS = len(DIMS)  # no more loops in a list, so that few shapes are compiled
-
-
-def level(name: str, mesh: tuple[int, int], **given: Any) -> Level:
-    usual = {
-        "capacity_words": None, "word_bits": 16, "block_words": 1, "cluster": 1, "read_bandwidth": None,
-        "write_bandwidth": None, "read_pj": 1.25, "fill_pj": 1.5, "update_pj": 1.75, "area_um2": 0.0,
-        "keep": (True, True, True),
-    }  # fmt: skip
-    return Level(name=name, mesh=mesh, **(usual | given))
-
-
-def random_arch(rng: random.Random, sizes: tuple[int, ...] = (1, 1, 2, 3, 4)) -> Arch:
-    """2 to 4 levels with arrays anywhere, below the innermost and the outermost level too."""
-    depth = rng.randint(2, 4)
-    meshes = [(1, 1)]
-    for _ in range(depth):  # from the outermost level to the MACs
-        x, y = meshes[-1]
-        meshes.append((x * rng.choice(sizes), y * rng.choice(sizes)))
-    *levels, mac = meshes
-    return Arch(
-        name="random",
-        mac=Mac("mac", mac, 0.5, 0.0),
-        levels=tuple(
-            level(
-                f"L{s}",
-                mesh,
-                capacity_words=rng.choice([None] * 7 + [40]),
-                word_bits=rng.choice([8, 16, 24]),
-                block_words=rng.choice([1, 1, 4]),
-                read_bandwidth=rng.choice([None, None, 0.7]),
-                write_bandwidth=rng.choice([None, None, 0.4]),
-                read_pj=rng.choice([0.1, 0.75891, 167.0908]),
-                keep=tuple(s == depth - 1 or rng.random() < 0.7 for _ in TENSORS),
-            )
-            for s, mesh in enumerate(reversed(levels))
-        ),
-        dialect=rng.choice(["2024", "2024", "2023"]),
-    )
-
-
-def random_record(rng: random.Random, arch: Arch, bounds: tuple[int, ...] = (1, 2, 3, 4, 6)) -> dict[str, Any]:
-    """A layer and a mapping of it: factors of each dimension anywhere, in any order, several of one dimension at a level
-    too; now and then more children than there are."""
-    dims = {d: rng.choice(bounds) for d in DIMS}
-    dims |= {key: rng.choice([1, 1, 2, 3]) for key in ("Wstride", "Hstride", "Wdilation", "Hdilation")}
-    shape = rng.choice(["cnn", "cnn", "depthwise"])
-    if shape == "depthwise":
-        dims["M"] = 1
-    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": []} for s in arch.levels]
-    for s, entry in zip(arch.levels, entries, strict=True):
-        flips = [kept != (rng.random() < 0.15) for kept in s.keep]
-        entry["keep"] = [t for t, kept in zip(TENSORS, flips, strict=True) if kept or s is arch.levels[-1]]
-    room = [list(fanout) for fanout in arch.fanout]
-    for d in rng.sample(DIMS, len(DIMS)):
-        for factor in prime_factors(dims[d]):
-            places = [(s, axis) for s, left in enumerate(room) for axis in (0, 1) if left[axis] >= factor]
-            places = [(s, axis) for s, axis in places if len(entries[s]["spatial"]) < SLOTS]
-            if places and rng.random() < 0.6:
-                s, axis = rng.choice(places)
-                room[s][axis] //= 1 if rng.random() < 0.02 else factor
-                entries[s]["spatial"].append([d, factor, "XY"[axis]])
-            else:
-                free = [entry for entry in entries if len(entry["temporal"]) < SLOTS]
-                rng.choice(free)["temporal"].append([d, factor])
-    for entry in entries:
-        rng.shuffle(entry["temporal"])
-        rng.shuffle(entry["spatial"])
-    words = [s.word_bits for s in arch.levels]
-    bits = {t: rng.randint(1, min(words)) for t in TENSORS} if rng.random() < 0.6 else None
-    return {"dims": dims, "shape": shape, "bitwidths": bits, "mapping": entries}
-
-
-def prime_factors(n: int) -> list[int]:
-    found = []
-    for p in range(2, n + 1):
-        while n % p == 0:
-            found.append(p)
-            n //= p
-    return found
-
-
-def check(arch: Arch, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluate and compare with the oracle; the results."""
-    results = evaluate_records(arch, records)
-    for record, result in zip(records, results, strict=True):
-        wanted = oracle.evaluate(arch, record)
-        assert result["valid"] == wanted["valid"]
-        if not wanted["valid"]:
-            failed = [entry["level"] for entry in result["fail"]["levels"]]
-            assert (result["fail"]["stage"], failed) == (wanted["stage"], wanted["levels"])
-            continue
-        totals = result["stats"]["totals"]
-        assert (totals["energy_pJ"], totals["cycles"]) == (wanted["energy_pJ"], wanted["cycles"])
-        for name, of_level in wanted["levels"].items():
-            for tensor, values in of_level["tensors"].items():
-                found = result["stats"]["levels"][name]["tensors"][tensor]
-                for quantity in ("reads", "fills", "updates", "energy_pJ", "tile_size"):
-                    assert found[quantity] == values[quantity], (name, tensor, quantity)
-    return results
 
 
 @settings(max_examples=60)
@@ -233,84 +131,6 @@ def test_counted_groups_are_those_of_the_children(data):
         found[g] += sc
     assert found == dict(zip(wanted.multicast.tolist(), wanted.scatter.tolist(), strict=True))
     assert number_of_groups(p.coefficients[None], spatial, below)[0] == wanted.scatter.sum()
-
-
-def plain_hops(offsets: list[Any], width: int, height: int) -> dict[int, float]:
-    """Hops of one delivery to all groups of each size, from MODEL.md section 6."""
-    members: dict[Any, list[int]] = {}
-    for element, offset in enumerate(offsets):
-        members.setdefault(offset, []).append(element)
-    total: dict[int, float] = collections.defaultdict(float)
-    middle = (height - 1) / 2
-    for elements in members.values():
-        hops = float(max(e % width for e in elements))
-        for column in {e % width for e in elements}:
-            rows = [e // width for e in elements if e % width == column]
-            hops += max(0, max(rows) - middle) + max(0, middle - min(rows))
-        total[len(elements)] += hops
-    return total
-
-
-def test_hops_agree_with_plain_python():
-    rng, compared = random.Random(11), 0
-    for _ in range(12):
-        arch = random_arch(rng)
-        if arch.dialect != "2024":
-            continue
-        records = [random_record(rng, arch) for _ in range(8)]
-        for record, result in zip(records, evaluate_records(arch, records), strict=True):
-            if not result["valid"]:
-                continue
-            nest = oracle.Nest(record)
-            for s, network in enumerate(result["stats"]["networks"].values()):
-                for tensor, found in network["tensors"].items():
-                    box = oracle.ranks(record["shape"], record["dims"], tensor)
-                    moved = oracle.Movement(nest, s, box, arch.fanout[s])
-                    if found["fanout"] == 1 or moved.link:
-                        assert found["fanout"] > 1 or found["num_hops"] == 0
-                        continue
-                    hops = plain_hops(list(moved.offsets.values()), *arch.fanout[s])
-                    for signature in found["ingress_by_multicast"]:
-                        assert signature["hops_weighted"] == hops[signature["multicast"]] * moved.delta
-                        compared += 1
-    assert compared > 100
-
-
-def two_levels(capacity: int | None, dialect: str, keep=(True, True, True)) -> Arch:
-    mesh = (4, 4)
-    outer = level("L1", (1, 1), capacity_words=capacity)
-    return Arch("small", Mac("mac", mesh, 0.5, 0.0), (level("L0", mesh, keep=keep), outer), dialect=dialect)
-
-
-def small_record(arch: Arch) -> dict[str, Any]:
-    entries = [{"level": s.name, "temporal": [], "spatial": [], "keep": list(TENSORS)} for s in arch.levels]
-    entries[1] |= {"spatial": [["C", 4, "X"], ["M", 4, "Y"]], "temporal": [["C", 3], ["P", 5]]}
-    return {"dims": {"C": 12, "M": 4, "P": 5}, "shape": "cnn", "bitwidths": None, "mapping": entries}
-
-
-@pytest.mark.parametrize("dialect", ["2024", "2023"])
-def test_only_a_dram_sends_partial_sums_out_to_be_added_to(dialect):
-    ingresses = []
-    for capacity in (None, 10_000):
-        arch = two_levels(capacity, dialect)
-        network = evaluate_records(arch, [small_record(arch)])[0]["stats"]["networks"]["L1 <==> L0"]
-        ingresses.append(network["tensors"]["Outputs"]["ingresses"])
-    # 20 partial sums arrive 3 times each; a DRAM also sends all but the first of each.
-    assert ingresses == [2 * 60 - 20, 60]
-
-
-def test_hops_of_the_2023_dialect():
-    arch = two_levels(None, "2023")
-    network = evaluate_records(arch, [small_record(arch)])[0]["stats"]["networks"]["L1 <==> L0"]
-    for tensor, multicast in (("Weights", 1), ("Inputs", 4), ("Outputs", 4)):
-        found = network["tensors"][tensor]
-        assert found["multicast_factor"] == multicast and found["fanout"] == 16
-        root_f, root_m = 4.0, math.sqrt(multicast)
-        wanted = root_f * (root_m + 0.5 - 1 / root_m) - (root_m - 1) / 2
-        assert found["num_hops"] == pytest.approx(wanted, rel=1e-12)
-        assert sum(s["hops_weighted"] for s in found["ingress_by_multicast"]) == pytest.approx(
-            wanted * found["ingresses"]
-        )
 
 
 def test_quotients_are_rounded_before_they_are_added():

@@ -15,6 +15,7 @@ import yaml
 
 import judge
 import oracle
+from accelerator_files import to_yaml
 from mqjax.arch import Arch, Level, Mac, WidthFormula, WidthTable
 from mqjax.cost.exact.evaluator import evaluate
 from mqjax.cost.packing import compute_cycles, mac_cost, packing_boxes, slowest_pace, widths_of
@@ -25,7 +26,7 @@ from mqjax.mapper.limits import MODES_MOST, Limiter
 from mqjax.mapper.optimum import solve
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import BitWidths, Layer, all_widths
-from random_accelerators import Case, to_yaml
+from random_accelerators import Case
 
 MODES = WidthTable((4, 8, 16), (2, 16), ((0.1, 0.5), (0.2, 0.6), (0.4, 0.7)))
 FORMULA = WidthFormula(constant=0.5, inputs=0.25, weights=0.125, product=0.0625)

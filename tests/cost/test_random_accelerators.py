@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 import judge
 import oracle
+from accelerator_files import to_yaml
 from mqjax.arch import Arch, Level, Mac
 from mqjax.cost.packing import mac_cost
 from mqjax.io.accelerator import read_accelerator
 from mqjax.types import BitWidths, Layer
-from random_accelerators import Case, draw, simpler, to_yaml
+from random_accelerators import Case, draw, simpler
 
 FEATURES = {
     "one level": lambda case: len(case.arch.levels) == 1,

@@ -71,8 +71,8 @@ def test_sizes_by_hand():
 def test_the_search_of_large_spaces_obeys_them():
     space = Mapspace(ARCH, LAYER)
     solution = search_mappings(space, [BitWidths()]).solution()
-    allowed = {repr(mapping) for mapping in map(judge._nest, oracle.Space(ARCH, LAYER, "paper").mappings())}
-    assert repr(judge._nest(solution.mappings[0])) in allowed
+    allowed = {repr(mapping) for mapping in map(judge.nest_of, oracle.Space(ARCH, LAYER, "paper").mappings())}
+    assert repr(judge.nest_of(solution.mappings[0])) in allowed
 
 
 def test_samples_obey_them():
