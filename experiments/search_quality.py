@@ -7,7 +7,7 @@ Error on 2,000 validation images (post-training quantization) against energy. Ev
 hypervolume up to the energy of 8 bits everywhere and an error of one half, relative to that box, and the least energy at
 errors between those of uniform 8 and uniform 4 bits.
 
-    surrogate   sensitivities, then at most 367 assignments (`mqjax search`)
+    surrogate   sensitivities, rehearsal, then at most 391 assignments (`mqjax search`)
     paper       NSGA-II from the uniform assignments, 1,600 assignments (`mqjax search --no-surrogate`)
     paper_400   the same, stopped after 384
     pymoo       pymoo's NSGA-II, 384 assignments from random ones
@@ -36,10 +36,11 @@ from pymoo.optimize import minimize
 
 from mqjax import cost_table, hypervolume, load_arch, network_cost, search
 from mqjax.accuracy.judge import QuantizedAccuracy, default_accuracy
-from mqjax.accuracy.sensitivity import sensitivities
+from mqjax.accuracy.sensitivity import Divergence, sensitivities
 from mqjax.io.files import cache_folder, write_atomically
 from mqjax.mapper.table import CostTable
-from mqjax.study.config import GENERATIONS
+from mqjax.study.config import GENERATIONS, REHEARSED
+from mqjax.study.rehearsal import rehearse
 from mqjax.study.surrogate import Surrogate, summed_costs
 from mqjax.types import WIDTHS
 
@@ -58,15 +59,23 @@ class Pair:
         self.wiring = self.judge.architecture.wiring()
         self.table: CostTable = cost_table(load_arch(arch), self.judge.layers, cache=cache_folder())
         losses = sensitivities(self.judge, cache=cache_folder())
+        self.divergence = Divergence(self.judge, cache=cache_folder())
         self.surrogate = Surrogate(self.wiring, losses.kernels, losses.tensors, summed_costs(self.table, OBJECTIVES))
         self.uniform = self.objectives(self.wiring.uniform)
 
     def objectives(self, genomes: np.ndarray) -> np.ndarray:
         """float64 [N, 2] of genomes int [N, G]."""
-        costs = network_cost(self.table, genomes, ["energy"], wiring=self.wiring)
-        return np.column_stack([1 - self.judge(genomes), costs])
+        return np.column_stack([1 - self.judge(genomes), self.costs(genomes)])
 
-    def searched(self, seed: int, generations: int, surrogate: Surrogate | None, population: int) -> np.ndarray:
+    def costs(self, genomes: np.ndarray) -> np.ndarray:
+        """Energy (pJ) float64 [N, 1] of genomes int [N, G]."""
+        return network_cost(self.table, genomes, ["energy"], wiring=self.wiring)
+
+    def searched(self, seed: int, generations: int, population: int, *, surrogate: bool) -> np.ndarray:
+        rehearsed = None
+        if surrogate:
+            effort = {"population": population, "generations": REHEARSED * generations}
+            rehearsed = rehearse(self.surrogate, self.divergence, self.costs, seed=seed, **effort)
         found = search(
             self.table,
             self.judge,
@@ -76,7 +85,8 @@ class Pair:
             seed=seed,
             wiring=self.wiring,
             cache=cache_folder(),
-            surrogate=surrogate,
+            surrogate=self.surrogate if surrogate else None,
+            rehearsed=rehearsed,
         )
         return found.objectives
 
@@ -106,11 +116,11 @@ class Pair:
         population = 8 if quick else POPULATION
         few = 1 if quick else BUDGET // POPULATION - 1
         if method == "surrogate":
-            return self.searched(seed, 1 if quick else GENERATIONS[True], self.surrogate, population)
+            return self.searched(seed, 1 if quick else GENERATIONS[True], population, surrogate=True)
         if method == "paper":
-            return self.searched(seed, 2 if quick else GENERATIONS[False], None, population)
+            return self.searched(seed, 2 if quick else GENERATIONS[False], population, surrogate=False)
         if method == "paper_400":
-            return self.searched(seed, few, None, population)
+            return self.searched(seed, few, population, surrogate=False)
         if method == "pymoo":
             return self.by_pymoo(seed, population, few)
         shape = (population * (few + 1), self.wiring.genes)

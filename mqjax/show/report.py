@@ -204,15 +204,24 @@ def _surrogate_section(worth: dict[str, Any], drawn: dict[str, bytes]) -> list[s
             "summed loss costs: that front is exact, the sum is the approximation."
         )
     )
-    ranks = ""
+    ranks = rehearsal = ""
     if worth["rank_correlation"] is not None:
         ranks = f" as their errors do with a rank correlation of {worth['rank_correlation']:.3f}"
+    if worth["rehearsed"]:
+        rehearsal = (
+            f" Then the divergence of {worth['rehearsed']:,} whole assignments was measured, along exact fronts of sums fitted to "
+            "what was known so far and by NSGA-II from there"
+        )
+        if worth["fitted_correlation"] is not None:
+            rehearsal += (
+                f"; the sums fitted to all of them have a rank correlation of {worth['fitted_correlation']:.3f}"
+            )
+        rehearsal += "."
     return [
         "<h2>What the search began from</h2>",
         f"<p>Each kernel and each stored tensor was narrowed alone, and its loss measured. The sum of these losses ranks "
-        f"assignments{ranks}. The first "
-        f"{worth['first_population']} assignments lie along the exact front of summed loss and cost, corrected by the errors "
-        f"found on the way.{gap}</p>",
+        f"assignments{ranks}.{rehearsal} The first {worth['first_population']} assignments that were judged by accuracy lie along "
+        f"the front of expected loss and cost, corrected by the errors found on the way.{gap}</p>",
         _figure(
             "sensitivities",
             drawn,

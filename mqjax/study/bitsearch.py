@@ -27,6 +27,7 @@ from mqjax.objectives import mapping_metric, objective_of
 from mqjax.progress import SILENT, Progress
 from mqjax.study.nsga2 import NSGA2, State, uniform_population
 from mqjax.study.pareto import pareto_front
+from mqjax.study.rehearsal import Rehearsed
 from mqjax.study.seeding import ROUNDS, first_population
 from mqjax.study.surrogate import Surrogate
 from mqjax.types import WIDTHS
@@ -82,7 +83,7 @@ def search(
     cache: Path | None = None,
     progress: Progress = SILENT,
     surrogate: Surrogate | None = None,
-    rounds: Sequence[int] = ROUNDS,
+    rehearsed: Rehearsed | None = None,
 ) -> SearchResult:
     """Search bit-widths in 2..8 for every kernel and every stored tensor of the network whose layers `table` prices.
 
@@ -92,7 +93,7 @@ def search(
     cache: folder of accuracies known from other runs. progress: advanced by assignments, `evaluations` in all.
     surrogate: measured losses and costs, along whose front the first population lies, which may be larger than
     `population`; without it the first population are mutations of the uniform assignments. Needs the objective "error".
-    rounds: see `mqjax.study.seeding.first_population`.
+    rehearsed: see `mqjax.study.seeding.first_population`.
     """
     check_options(objectives, population, generations, map_by)
     if "error" in objectives and accuracy is None:
@@ -108,7 +109,7 @@ def search(
     root = jax.random.key(seed)
     with run:
         state, start = run.restore(evaluator.seconds)
-        begin = evaluations(population, 0, surrogate, rounds)
+        begin = evaluations(population, 0, surrogate)
         if start:
             evaluator.count(begin + population * (start - 1))
         for generation in range(start, generations + 1):
@@ -116,7 +117,9 @@ def search(
             if state is None:
                 children = uniform_population(key_ask, population, genes, low=WIDTHS[0], high=WIDTHS[-1])
                 if surrogate is not None:
-                    seeds, _ = first_population(surrogate, evaluator.errors, evaluator.hardware, rounds=rounds)
+                    seeds, _ = first_population(
+                        surrogate, evaluator.errors, evaluator.hardware, rehearsed=rehearsed, count=population
+                    )
                     children = np.concatenate([seeds, children[len(WIDTHS) :][: max(0, population - len(seeds))]])
                 fitness = evaluator(children)
                 state = algorithm.init(key_tell, children, fitness, params)
@@ -132,11 +135,9 @@ def search(
     return run.result(tuple(objectives), wiring, evaluator.seconds)
 
 
-def evaluations(
-    population: int, generations: int, surrogate: Surrogate | None = None, rounds: Sequence[int] = ROUNDS
-) -> int:
+def evaluations(population: int, generations: int, surrogate: Surrogate | None = None) -> int:
     """How many assignments `search` evaluates at most."""
-    begin = population if surrogate is None else max(population, len(WIDTHS) + sum(rounds))
+    begin = population if surrogate is None else len(WIDTHS) + ROUNDS * population
     return begin + population * generations
 
 

@@ -105,5 +105,8 @@ def _is_of_type(kind: str, value: Any) -> bool:
 GENERATIONS = {True: 4, False: 24}
 """Default number of generations with and without a surrogate."""
 
+REHEARSED = 4
+"""Generations of the rehearsal for each one of the search."""
+
 NEWER = {"constraints": "paper", "pad": 0, "seconds": SECONDS, "map_by": None, "judge": None, "surrogate": False}
 """What runs were made with whose config.json lacks these settings."""

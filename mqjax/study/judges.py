@@ -18,7 +18,9 @@ class Judge(Protocol):
     For a network that is no chain of its layers, an attribute `wiring` (`mqjax.network.wiring.Wiring`) says which layer reads
     and writes which tensor; where layers do not have one input gene each, genomes are then int [N, T + L] in its order.
     A method `sensitivities()` may give the loss of every kernel, [L, 7], and of every stored tensor, [T, 7], at widths 2 to 8;
-    the search then begins along the exact front of their sums (`mqjax.study.surrogate`).
+    the search then begins along the exact front of their sums (`mqjax.study.surrogate`). With it, a method `divergence(genomes)`
+    may give a loss float64 [N] of whole assignments that is cheaper than their accuracy, on which the search is rehearsed
+    (`mqjax.study.rehearsal`).
     """
 
     layers: Sequence[Layer]

@@ -145,3 +145,20 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     points = points[np.argsort(points[:, -1], kind="stable")]
     depths = np.diff(np.r_[points[:, -1], reference[-1]])
     return float(sum(d * hypervolume(points[: i + 1, :-1], reference[:-1]) for i, d in enumerate(depths) if d > 0))
+
+
+def spread(points: np.ndarray, among: np.ndarray, count: int, taken: np.ndarray | None = None) -> np.ndarray:
+    """At most `count` of the positions `among` that lie far from each other in points [N, K]: the least in each axis, then
+    always the one that is farthest from all chosen and all `taken` ones (positions). Axes are scaled to the range among these."""
+    if not len(among):
+        return among
+    points = points - points[among].min(axis=0)
+    points = points / np.maximum(points[among].max(axis=0), 1e-300)
+    here = points[among]
+    chosen = [] if taken is not None and len(taken) else list(dict.fromkeys(here.argmin(axis=0).tolist()))[:count]
+    others = points[taken] if taken is not None and len(taken) else here[chosen]
+    distance = np.abs(here[:, None] - others).sum(axis=2).min(axis=1)
+    while len(chosen) < count and distance.max() > 0:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.abs(here - here[chosen[-1]]).sum(axis=1))
+    return among[np.sort(chosen)]

@@ -31,6 +31,7 @@ from mqjax.network.wiring import Wiring
 from mqjax.objectives import OBJECTIVES, mapping_metric
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.pareto import hypervolume
+from mqjax.study.rehearsal import Rehearsed
 from mqjax.study.stored import read_config
 from mqjax.study.surrogate import Surrogate
 from mqjax.study.worth import worth
@@ -81,11 +82,12 @@ def describe(
     test_accuracy: Callable[[np.ndarray], np.ndarray] | None = None,
     map_by: str | None = None,
     surrogate: Surrogate | None = None,
+    rehearsed: Rehearsed | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of front.json: front members, uniform assignments and the unpacked network, with costs by layer and
     level, each layer on the mapping that the search priced (`map_by`). test_accuracy maps genomes, as
-    those of `result`, to [N]. wiring, surrogate: as for `search`.
+    those of `result`, to [N]. wiring, surrogate, rehearsed: as for `search`.
     """
     wiring = Wiring.chain(table.layers) if wiring is None else wiring
     positions = {w: at for w, at in result.uniform().items() if np.isfinite(result.objectives[at]).all()}
@@ -126,7 +128,7 @@ def describe(
         ],
         "native": breakdown.of([BitWidths()] * len(table.layers)) if breakdown.fits(BitWidths()) else None,
         "history": _history(result),
-        **({} if surrogate is None else {"surrogate": worth(surrogate, result)}),
+        **({} if surrogate is None else {"surrogate": worth(surrogate, result, rehearsed)}),
         "evaluations": len(result.genomes),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "mapspace": _mapspace(table),

@@ -1,116 +1,166 @@
-"""A first population along the front of the surrogate, with true errors, for NSGA-II to go on from.
+"""A first population with true errors, for NSGA-II to go on from.
 
-In rounds: assignments along the front of the summed losses are judged; from the errors found so far every gene's losses are
-corrected by a factor, and the next round goes along the front of the corrected losses.
+In rounds: assignments near the front of (expected loss, cost) are judged; by the errors found so far the expected losses are
+corrected, and the next round goes along the new front. Candidates are what a rehearsal has measured
+(`mqjax.study.rehearsal`) or, without one, the exact front of the surrogate's sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
 from mqjax.network.wiring import Wiring
-from mqjax.study.pareto import pareto_front
+from mqjax.study.fitting import losses_by_gene
+from mqjax.study.pareto import non_dominated_ranks, spread
+from mqjax.study.rehearsal import Rehearsed, Values, logarithms, pointless
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS
 
-ROUNDS = (48, 56)
-"""Assignments that are judged in each round."""
+ROUNDS = 2
 
-_RIDGE = 0.3
-"""How strongly corrections are drawn to 1: weight of a correction of one against the squared relative misfit."""
+_RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
+"""Weights of a correction's squared logarithm against the squared misfit of an error's; the last is as good as no correction."""
 
-Values = Callable[[np.ndarray], np.ndarray]
-"""Numbers of flat genomes int [N, G]."""
+_NOISE = 0.03
+"""Differences of errors below this share of the least error are not told apart."""
 
 
 def first_population(
-    surrogate: Surrogate, errors: Values, hardware: Values, *, rounds: Sequence[int] = ROUNDS, most: int = 20_000
+    surrogate: Surrogate,
+    errors: Values,
+    hardware: Values,
+    *,
+    rehearsed: Rehearsed | None = None,
+    count: int = 64,
+    most: int = 20_000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Genomes int32 [N, G], the uniform assignments first, and their errors float64 [N].
 
-    errors: error float64 [N] (1 - accuracy); hardware: the other objectives of the search, float64 [N, K]. rounds:
-    assignments to judge along the front, for each round. most: see `surrogate_front`.
+    errors: error float64 [N] (1 - accuracy); hardware: the other objectives of the search, float64 [N, K]. count:
+    assignments to judge in each of the `ROUNDS`. most: see `surrogate_front`.
     Nothing is random: equal losses, costs and errors give equal genomes.
     """
     genomes = surrogate.wiring.uniform
     found = errors(genomes)
-    # Whoever accepts half of the error that 2 bits everywhere cause needs no search.
-    hopeless = (found[0] + found[-1]) / 2
-    current = surrogate
-    for count in rounds:
-        front = surrogate_front(current, most=most)
-        lost = current.loss(genomes)[found >= hopeless]
-        sensible = front.loss <= max(lost.min(initial=np.inf), float(front.loss.min()))
-        candidates, loss = front.genomes[sensible].astype(np.int32), front.loss[sensible]
-        asked = _not_known(candidates[_spread(loss, hardware(candidates), count)], genomes)
+    surrogate = surrogate if rehearsed is None else rehearsed.surrogate
+    factors = np.zeros(surrogate.wiring.genes)
+    for number in range(ROUNDS):
+        if rehearsed is None:
+            candidates = surrogate_front(scaled(surrogate, factors), most=most).genomes.astype(np.int32)
+            measured, losses = surrogate.loss(genomes), surrogate.loss(candidates)
+        else:
+            candidates, losses = rehearsed.genomes, rehearsed.losses
+            measured = _looked_up(genomes, candidates, losses)
+        known = measured * np.exp(_shares(surrogate, genomes) @ factors)
+        expected = losses * np.exp(_shares(surrogate, candidates) @ factors)
+        asked = _asked(candidates, expected, hardware, genomes, known, found, count, accurate=number > 0)
         if len(asked):
             genomes, found = np.concatenate([genomes, asked]), np.concatenate([found, errors(asked)])
-        current = refitted(surrogate, genomes, found)
+            if rehearsed is None:
+                measured = surrogate.loss(genomes)
+            else:
+                measured = _looked_up(genomes, rehearsed.genomes, rehearsed.losses)
+        factors = corrections(surrogate, genomes, measured, found)
     return genomes, found
 
 
-def _not_known(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Genomes that are not known yet, each once, in order."""
-    seen = {row.tobytes() for row in known.astype(np.int8)}
-    rows = [
-        n for n, row in enumerate(genomes.astype(np.int8)) if not (row.tobytes() in seen or seen.add(row.tobytes()))
-    ]
-    return genomes[rows]
+def _asked(
+    candidates: np.ndarray,
+    expected: np.ndarray,
+    hardware: Values,
+    genomes: np.ndarray,
+    known: np.ndarray,
+    found: np.ndarray,
+    count: int,
+    *,
+    accurate: bool,
+) -> np.ndarray:
+    """At most `count` of the candidates to judge next. accurate: half of them among those that may be as accurate as the best
+    uniform assignment: there errors differ by less than what images happen to show, and more than one look is needed.
 
-
-def _spread(loss: np.ndarray, costs: np.ndarray, count: int) -> np.ndarray:
-    """Positions of at most `count` of those that no other beats in loss [N] and costs [N, K], spread over both: the best in
-    each, then always the one that is farthest from all chosen ones. Losses are spread evenly in their logarithm."""
-    kept = np.flatnonzero(pareto_front(np.column_stack([loss, costs])))
-    loss, costs = loss[kept], costs[kept]
-    logs = np.log(loss - loss.min() + 1e-3 * max(float(np.ptp(loss)), 1e-300))
-    points = np.column_stack([logs, costs])
-    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-300)
-    chosen = list(dict.fromkeys(points.argmin(axis=0).tolist()))[:count]
-    distance = np.abs(points[:, None] - points[chosen]).sum(axis=2).min(axis=1)
-    while len(chosen) < count and distance.max() > 0:
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.abs(points - points[chosen[-1]]).sum(axis=1))
-    return np.sort(kept[chosen])
-
-
-def refitted(surrogate: Surrogate, genomes: np.ndarray, errors: np.ndarray) -> Surrogate:
-    """The surrogate with every gene's losses multiplied by a factor, so that their sums fit the errors of `genomes`.
-
-    Errors beyond the least one are first taken for a power of the loss (they saturate where losses do not), so that both
-    have one scale; then the factors come from a regression of relative errors, drawn to 1 by a ridge.
+    expected: losses float64 [C] of the candidates; known, found: losses and errors float64 [N] of the judged genomes.
     """
-    parts = _losses_by_gene(surrogate, genomes)
-    summed = parts.sum(axis=1)
-    excess = errors - errors.min()
-    useful = (summed > 0) & (excess > 0)
-    if useful.sum() < 3:
-        return surrogate
-    logs = np.log(summed[useful])
-    slope, offset = np.polyfit(logs, np.log(excess[useful]), 1)
-    if not slope > 0:
-        return surrogate
-    wanted = np.exp((np.log(excess[useful]) - offset) / slope)
-    # Small losses matter as much as large ones; those too small to be seen in an error are left out.
-    rows = parts[useful] / wanted[:, None]
-    factors = 1 + np.linalg.solve(rows.T @ rows + _RIDGE * np.eye(rows.shape[1]), rows.T @ (1 - rows.sum(axis=1)))
-    factors = np.clip(factors, 0.2, 5.0)[:, None]
+    best = float(found[: len(WIDTHS)].min())
+    # Whoever accepts half of the error that 2 bits everywhere cause needs no search.
+    limit = known[found >= (found[0] + best) / 2].min(initial=np.inf)
+    costs = hardware(candidates)
+    useful = (expected <= max(float(limit), float(expected.min()))) & ~pointless(
+        costs, hardware(genomes)[found <= best]
+    )
+    points = np.column_stack([logarithms(expected), costs])
+    new = np.isin(_keys(candidates), _keys(genomes), invert=True)
+    taken = np.flatnonzero(~new)
+    chosen = np.zeros(0, np.int64)
+    if accurate:
+        zone = useful & (expected <= known[found <= best * (1 + _NOISE)].max())
+        chosen = spread(points, _nearest(points, np.flatnonzero(zone), new, count // 2), count // 2)
+        new[chosen] = False
+    rest = _nearest(points, np.flatnonzero(useful), new, count - len(chosen))
+    more = spread(points, rest, count - len(chosen), np.concatenate([taken, chosen]) if accurate else None)
+    return candidates[np.sort(np.concatenate([chosen, more]))]
+
+
+def _nearest(points: np.ndarray, among: np.ndarray, new: np.ndarray, count: int) -> np.ndarray:
+    """Of the positions `among` those that are new, on the first fronts that have `count` of them."""
+    ranks = non_dominated_ranks(points[among])
+    among, ranks = among[new[among]], ranks[new[among]]
+    enough = np.sort(ranks)[min(count, len(ranks)) - 1] if len(ranks) and count else -1
+    return among[ranks <= enough]
+
+
+def _keys(genomes: np.ndarray) -> np.ndarray:
+    """Genomes int [N, G] as one value each, to be compared."""
+    return np.ascontiguousarray(genomes, dtype=np.int8).view(f"V{genomes.shape[1]}").ravel()
+
+
+def _looked_up(genomes: np.ndarray, known: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Losses float64 [N] of genomes that are all known."""
+    table = dict(zip((row.tobytes() for row in known.astype(np.int8)), losses.tolist(), strict=True))
+    return np.array([table[row.tobytes()] for row in genomes.astype(np.int8)])
+
+
+def _shares(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
+    """Share float64 [N, G] that every gene has in the summed loss of genomes int [N, G]."""
+    alone = losses_by_gene(surrogate)
+    parts = alone[np.arange(len(alone)), np.asarray(genomes, np.int64) - WIDTHS[0]]
+    return parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
+
+
+def scaled(surrogate: Surrogate, factors: np.ndarray) -> Surrogate:
+    """The surrogate with every gene's losses multiplied by the exponential of its factor, float64 [G]."""
     wiring: Wiring = surrogate.wiring
+    times = np.exp(factors)[:, None]
     return Surrogate(
         wiring,
-        surrogate.kernels * factors[wiring.kernel_genes],
-        surrogate.tensors * factors[wiring.tensor_genes],
+        surrogate.kernels * times[wiring.kernel_genes],
+        surrogate.tensors * times[wiring.tensor_genes],
         surrogate.costs,
     )
 
 
-def _losses_by_gene(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
-    """Loss float64 [N, G] of every gene, beyond that at its best width."""
-    digits, wiring = np.asarray(genomes, np.int64) - WIDTHS[0], surrogate.wiring
-    result = np.zeros(digits.shape)
-    for losses, genes in ((surrogate.kernels, wiring.kernel_genes), (surrogate.tensors, wiring.tensor_genes)):
-        for row, gene in zip(losses, genes, strict=True):
-            result[:, gene] = row[digits[:, gene]] - row.min()
-    return result
+def corrections(surrogate: Surrogate, genomes: np.ndarray, losses: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Logarithms float64 [G] of the factors by which every gene's part of the expected losses is to be multiplied, so that these
+    follow the errors.
+
+    Errors beyond the least one are taken for a power of the loss (they saturate where losses do not). What remains is put
+    down to genes by their shares, in a ridge regression; how much of it is worth believing is what predicts each
+    error best from all others (leave-one-out).
+    """
+    least = float(errors.min())
+    noise = max(_NOISE * least, 1e-6)
+    useful = (errors - least > noise) & (losses > 0)
+    if useful.sum() < 3 or np.ptp(losses[useful]) == 0:
+        return np.zeros(surrogate.wiring.genes)
+    logs, target = np.log(losses[useful]), np.log(errors[useful] - least)
+    slope, offset = np.polyfit(logs, target, 1)
+    if not slope > 0:
+        return np.zeros(surrogate.wiring.genes)
+    rest = (target - offset) / slope - logs
+    rows = _shares(surrogate, genomes)[useful]
+    results = []
+    for ridge in _RIDGES:
+        solve = np.linalg.solve(rows.T @ rows + ridge * np.eye(rows.shape[1]), rows.T)
+        hat = rows @ solve
+        left_out = (rest - hat @ rest) / (1 - np.diag(hat))
+        results.append((float(left_out @ left_out), solve @ rest))
+    return min(results, key=lambda result: result[0])[1]

@@ -96,6 +96,8 @@ class _Losses(_Strict):
 
 class _Surrogate(_Strict):
     rank_correlation: Number | None
+    fitted_correlation: Number | None = None
+    rehearsed: NotNegative = 0
     gap: Number | None
     slack: Number
     first_population: NotNegative

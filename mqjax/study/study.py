@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mqjax.accuracy.judge import default_accuracy
-from mqjax.accuracy.sensitivity import Sensitivities, sensitivities, write_sensitivities
+from mqjax.accuracy.sensitivity import Divergence, Sensitivities, sensitivities, write_sensitivities
 from mqjax.errors import InputError, unknown
 from mqjax.hw import load_arch
 from mqjax.io.files import cache_folder
@@ -24,11 +24,13 @@ from mqjax.mapspace.padding import padded_or_itself, padding_of
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import NETWORKS
 from mqjax.models.files import is_own
+from mqjax.network.cost import network_cost
 from mqjax.network.wiring import Wiring
 from mqjax.progress import Bars, Progress, no_bars
 from mqjax.study.bitsearch import SearchResult, check_options, evaluations, search
-from mqjax.study.config import GENERATIONS, StudyConfig
+from mqjax.study.config import GENERATIONS, REHEARSED, StudyConfig
 from mqjax.study.judges import Judge, load_judge
+from mqjax.study.rehearsal import Rehearsed, measurements, rehearse, write_rehearsal
 from mqjax.study.retraining import retrain
 from mqjax.study.runs import check_free, claim, describe, read_settings, write_run
 from mqjax.study.surrogate import Surrogate, summed_costs, summed_parts
@@ -160,6 +162,8 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
     print(f"run folder: {folder}", file=sys.stderr)
     with timed("sensitivities"):
         surrogate = _measured_surrogate(prepared, table, folder, bars)
+    with timed("rehearsal"):
+        rehearsed = _rehearsed(prepared, table, surrogate, folder, bars)
     with bars("searching", evaluations(config.population, prepared.generations, surrogate), "assignments") as progress:
         result = search(
             table,
@@ -174,6 +178,7 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
             cache=cache_folder(),
             progress=progress,
             surrogate=surrogate,
+            rehearsed=rehearsed,
         )
     with timed("test"):
         images, test, about = _test(prepared)
@@ -186,6 +191,7 @@ def _study(prepared: _Prepared, folder: Path, started: float, resume: bool, bars
                 test_accuracy=lambda genomes: test(genomes, progress),
                 map_by=config.map_by,
                 surrogate=surrogate,
+                rehearsed=rehearsed,
                 about=about,
             )
     if config.retrain:
@@ -246,6 +252,31 @@ def _measured_surrogate(prepared: _Prepared, table: CostTable, folder: Path, bar
     write_sensitivities(folder / "sensitivities.json", losses)
     costs = summed_costs(table, config.objectives, config.map_by)
     return Surrogate(wiring, losses.kernels, losses.tensors, costs)
+
+
+def _rehearsed(
+    prepared: _Prepared, table: CostTable, surrogate: Surrogate | None, folder: Path, bars: Bars
+) -> Rehearsed | None:
+    """What a search on divergences alone found, if the judge can measure them; kept in the run folder."""
+    config = prepared.config
+    if surrogate is None or (prepared.own and not hasattr(prepared.accuracy, "divergence")):
+        return None
+    measure = prepared.accuracy.divergence if prepared.own else Divergence(prepared.accuracy, cache=cache_folder())
+    names = [name for name in config.objectives if name != "error"]
+    population, generations = config.population, REHEARSED * prepared.generations
+    with bars("rehearsing", measurements(population, generations), "assignments") as progress:
+
+        def loss(genomes: np.ndarray) -> np.ndarray:
+            values = np.asarray(measure(prepared.wiring.shaped(genomes)), np.float64)
+            progress.advance(len(genomes))
+            return values
+
+        def hardware(genomes: np.ndarray) -> np.ndarray:
+            return network_cost(table, genomes, names, wiring=prepared.wiring, map_by=config.map_by)
+
+        found = rehearse(surrogate, loss, hardware, seed=config.seed, population=population, generations=generations)
+    write_rehearsal(folder / "rehearsal.csv", found)
+    return found
 
 
 def _test(prepared: _Prepared) -> tuple[Any, Callable[..., np.ndarray], dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from recorder import Recorder
 
 from mqjax.accuracy.judge import default_accuracy
-from mqjax.accuracy.sensitivity import read_sensitivities, sensitivities
+from mqjax.accuracy.sensitivity import Divergence, read_sensitivities, sensitivities
 from mqjax.data import Images
 from mqjax.errors import InputError
 from mqjax.types import WIDTHS
@@ -54,3 +54,18 @@ def test_bad_options_and_files_are_named(judge, tmp_path):
     (tmp_path / "torn.json").write_text('{"kernels": [[1')
     with pytest.raises(InputError, match="torn.json"):
         read_sensitivities(tmp_path / "torn.json")
+
+
+def test_divergence_of_one_narrow_gene_is_its_sensitivity(judge, tmp_path, monkeypatch):
+    found, wiring = sensitivities(judge, images=IMAGES), judge.architecture.wiring()
+    measure = Divergence(judge, images=IMAGES, cache=tmp_path)
+    genomes = np.full((3, wiring.genes), WIDTHS[-1], np.int32)
+    genomes[1, wiring.kernel_genes[3]] = genomes[2, wiring.tensor_genes[5]] = 3
+    values = measure(genomes)
+    assert values[0] > 0
+    wanted = [found.kernels[3, 1], found.tensors[5, 1]]
+    np.testing.assert_array_equal(np.maximum(values[1:] - values[0], 0), wanted)
+    # Known values are read, not measured again; genomes by layer mean the same.
+    monkeypatch.setattr("mqjax.accuracy.sensitivity._Losses", None)
+    again = Divergence(judge, images=IMAGES, cache=tmp_path)
+    np.testing.assert_array_equal(again(wiring.shaped(genomes)), values)

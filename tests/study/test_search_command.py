@@ -86,16 +86,18 @@ def test_search_by_short_training_retrains_its_front(tiny, tmp_path, monkeypatch
 
 
 def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path, monkeypatch, capsys):
-    """SIGKILL among the first population, then after it, with --resume each time; another run is left alone."""
+    """SIGKILL in the rehearsal, among the first population, then after it, with --resume each time; another run is left alone."""
     monkeypatch.setenv("MQJAX_CACHE", str(tmp_path / "cache"))
     command, python = ["search", *SMALL, "--network", tiny], [sys.executable, "-m", "mqjax.cli"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*command, "--out", str(whole)]) == 0
-    # The second run must compute its accuracies itself, or it would be over before it is killed.
-    shutil.rmtree(tmp_path / "cache" / "accuracy")
+    # The second run must measure all by itself, or it would be over before it is killed.
+    for known in ("accuracy", "divergence"):
+        shutil.rmtree(tmp_path / "cache" / known)
     resume = ["search", "--resume", str(killed)]
-    begun = ((tmp_path / "cache", "accuracy/*.csv"), (killed, "population/0*"))
-    for run, (folder, pattern) in zip(([*command, "--out", str(killed)], resume), begun, strict=True):
+    cache = tmp_path / "cache"
+    begun = ((cache, "divergence/*.csv"), (cache, "accuracy/*.csv"), (killed, "population/0*"))
+    for run, (folder, pattern) in zip(([*command, "--out", str(killed)], resume, resume), begun, strict=True):
         process = subprocess.Popen([*python, *run], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
@@ -103,7 +105,7 @@ def test_killed_command_resumes_to_the_identical_front(tiny, tmp_path, monkeypat
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL and not (killed / "front.json").exists()
     assert main(resume) == 0
-    for name in ("front.csv", "evaluated.csv"):
+    for name in ("front.csv", "evaluated.csv", "rehearsal.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 

@@ -12,7 +12,8 @@ from mqjax.errors import InputError
 from mqjax.mapper.table import cost_table
 from mqjax.network.wiring import Wiring
 from mqjax.study.bitsearch import search
-from mqjax.study.seeding import first_population, refitted
+from mqjax.study.rehearsal import rehearse
+from mqjax.study.seeding import _asked, corrections, first_population, scaled
 from mqjax.study.surrogate import Surrogate
 from mqjax.types import WIDTHS, Layer
 
@@ -35,32 +36,53 @@ def true_errors(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
     return 0.05 + 0.01 * (losses * SCALES).sum(axis=1)
 
 
-def test_population_holds_uniform_assignments_and_no_repetitions(surrogate):
+@pytest.mark.parametrize("rehearses", [False, True])
+def test_population_holds_uniform_assignments_and_no_repetitions(surrogate, rehearses):
     judged = []
+    rehearsed = None
+    if rehearses:
+        rehearsed = rehearse(surrogate, surrogate.loss, surrogate.cost, population=16, generations=2)
 
     def judge(genomes):
         judged.extend(map(tuple, genomes.tolist()))
         return true_errors(surrogate, genomes)
 
-    genomes, errors = first_population(surrogate, judge, surrogate.cost, rounds=(10, 12))
+    genomes, errors = first_population(surrogate, judge, surrogate.cost, rehearsed=rehearsed, count=10)
     np.testing.assert_array_equal(genomes[: len(WIDTHS)], np.repeat(np.array(WIDTHS)[:, None], 6, axis=1))
     np.testing.assert_array_equal(errors, true_errors(surrogate, genomes))
-    assert len(judged) == len(set(judged)) == len(genomes) and 7 < len(genomes) <= 7 + 10 + 12
-    again, _ = first_population(surrogate, judge, surrogate.cost, rounds=(10, 12))
+    assert len(judged) == len(set(judged)) == len(genomes) and 7 + 15 < len(genomes) <= 7 + 10 + 10
+    again, _ = first_population(surrogate, judge, surrogate.cost, rehearsed=rehearsed, count=10)
     np.testing.assert_array_equal(genomes, again)
 
 
-def test_refit_moves_losses_towards_the_true_ones(surrogate):
+def test_corrections_move_losses_towards_the_true_ones(surrogate):
     genomes = np.random.default_rng(0).integers(2, 9, (200, 6))
-    errors = true_errors(surrogate, genomes)
-    fitted = refitted(surrogate, genomes, errors)
+    errors, losses = true_errors(surrogate, genomes), surrogate.loss(genomes)
+    corrected = scaled(surrogate, corrections(surrogate, genomes, losses, errors))
     fresh = np.random.default_rng(1).integers(2, 9, (200, 6))
 
     def correlation(of: Surrogate) -> float:
         return float(np.corrcoef(np.log(of.loss(fresh)), np.log(true_errors(surrogate, fresh) - 0.05))[0, 1])
 
-    assert correlation(fitted) > correlation(surrogate) + 0.05
-    np.testing.assert_array_equal(refitted(surrogate, genomes[:2], errors[:2]).kernels, surrogate.kernels)
+    assert correlation(corrected) > correlation(surrogate) + 0.05
+    assert not corrections(surrogate, genomes[:2], losses[:2], errors[:2]).any()
+    # Errors that have nothing to do with genes are not believed to.
+    noise = 0.05 + 0.01 * losses * np.exp(np.random.default_rng(2).normal(0, 1, 200))
+    assert np.abs(corrections(surrogate, genomes, losses, noise)).max() < 0.5
+
+
+def test_half_of_a_round_may_be_as_accurate_as_the_best_uniform_assignment(surrogate):
+    """There errors differ by less than images happen to show, so more than one look is needed."""
+    uniform = surrogate.wiring.uniform
+    errors = np.array([0.9, 0.5, 0.2, 0.1, 0.0505, 0.0502, 0.05])
+    candidates = np.unique(np.random.default_rng(0).integers(2, 9, (4000, 6)), axis=0)
+    expected, known = surrogate.loss(candidates), surrogate.loss(uniform)
+    for accurate, least, most in ((True, 10, 20), (False, 0, 7)):
+        asked = _asked(candidates, expected, surrogate.cost, uniform, known, errors, 20, accurate=accurate)
+        assert len(asked) == 20 == len(np.unique(asked, axis=0))
+        assert (surrogate.cost(asked) < surrogate.cost(uniform[-1:])).all()
+        # Six bits are as good as eight to within the noise, so what loses no more may be, too.
+        assert least <= (surrogate.loss(asked) <= known[4]).sum() <= most
 
 
 def test_search_begins_from_the_surrogate(archs, surrogate):
