@@ -45,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
+    from mqjax.mapper.nextbest import runner_up
     from mqjax.show.draw import draw_explanation
-    from mqjax.show.explain import explain, runner_up
+    from mqjax.show.explain import explain
+    from mqjax.show.progress import bar
 
     pad = padding(args)
     arch = load_arch(args.arch, dialect=args.dialect)
@@ -62,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
         best = solution.optimum(args.metric, 0)
         found = explain(arch, best.mapped, bits, best.mapping)
         if not pad:
-            second = runner_up(arch, best.mapped, bits, metric=args.metric, constraints=args.constraints)
+            options = {"metric": args.metric, "constraints": args.constraints, "seconds": args.seconds}
+            with bar("comparing", 1, "layers") as progress:
+                second = runner_up(arch, best.mapped, bits, progress=progress, **options)
             if second is None:
                 print("mqjax explain: too many mappings to say what the next-best one loses", file=sys.stderr)
         if not best.covered:

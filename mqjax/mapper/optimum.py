@@ -61,6 +61,11 @@ class Share:
 WHOLE = Share()
 
 
+def is_swept(space: Mapspace) -> bool:
+    """Whether all mappings of a space are looked at; optima of others are proven level by level, or searched."""
+    return not space.too_large and (space.constraints == "paper" or space.pruned_size <= SWEPT_MOST)
+
+
 def solve(
     space: Mapspace,
     bits: Sequence[BitWidths],
@@ -90,8 +95,7 @@ def decide(
     """Cover a share of `space` for all `bits` and all metrics. The whole is proven level by level where that is quicker, and
     searched where it is too large for either."""
     check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
-    relaxed = space.constraints != "paper" and space.pruned_size > SWEPT_MOST
-    if relaxed or space.too_large:
+    if not is_swept(space):
         deadline = time.monotonic() + seconds
         decision = prove(space, bits, deadline=deadline, progress=progress)
         if not decision.proven and space.too_large:

@@ -12,7 +12,9 @@ from matplotlib.patches import FancyBboxPatch
 
 from mqjax.arch import FULL, Arch, Constraint
 from mqjax.cost.packing import mac_cost
-from mqjax.show.explain import Explanation, LevelUse, RunnerUp
+from mqjax.mapper.nextbest import RunnerUp
+from mqjax.objectives import OBJECTIVES
+from mqjax.show.explain import Explanation, LevelUse
 from mqjax.types import TENSORS, BitWidths
 
 TENSOR_COLORS: dict[str, str] = dict(zip(TENSORS, ("#0b5fa5", "#4c9f70", "#d9730d"), strict=True))
@@ -51,8 +53,10 @@ def verdict_text(found: Explanation) -> str:
 
 def runner_up_text(second: RunnerUp) -> str:
     """What the next-best mapping loses."""
-    unit = {"energy": "pJ", "edp": "pJ*cycles", "delay": "cycles"}[second.metric]
-    ties = f"{second.ties} distinct mappings share the least {second.metric}; " if second.ties > 1 else ""
+    unit = OBJECTIVES[second.metric].unit
+    if second.value is None:
+        return f"all {second.ties:,} distinct mappings that fit have the same {second.metric}"
+    ties = f"{second.ties:,} distinct mappings share the least {second.metric}; " if second.ties > 1 else ""
     return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {second.loss:+.2%}"
 
 

@@ -11,18 +11,11 @@ from typing import Any
 import numpy as np
 
 from mqjax.arch import Arch, Level
-from mqjax.cost.exact.evaluator import Analysed, analyse_mappings, evaluate
+from mqjax.cost.exact.evaluator import Analysed, analyse_mappings
 from mqjax.cost.exact.price import Priced, Validity
 from mqjax.cost.packing import widths_of
-from mqjax.errors import InputError
-from mqjax.mapspace.mapping import Record, decode, encode
-from mqjax.mapspace.padding import padded
-from mqjax.mapspace.rows import Numbering, mappings
-from mqjax.mapspace.space import Mapspace
+from mqjax.mapspace.mapping import Record, encode
 from mqjax.types import TENSORS, BitWidths, Layer
-
-LISTED_MOST = 2**16
-"""Distinct mappings of a space that are all priced for the next-best one: some seconds of work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,21 +104,6 @@ class Explanation:
         """ "energy" (pJ), "edp" (pJ * cycles) or "delay" (cycles); inf where the mapping does not fit."""
         delay = float(self.cycles) if self.valid else float("inf")
         return {"energy": self.energy_pj, "edp": self.edp, "delay": delay}[name]
-
-
-@dataclasses.dataclass(frozen=True)
-class RunnerUp:
-    """The next-best cost in a space: `ties` distinct mappings cost what the best costs, then comes `value`.
-
-    loss: value / best - 1. mapping: one that costs `value`.
-    """
-
-    metric: str
-    best: float
-    value: float
-    loss: float
-    ties: int
-    mapping: list[dict[str, Any]]
 
 
 def explain(arch: Arch, layer: Layer, bits: BitWidths, mapping: Record) -> Explanation:
@@ -227,27 +205,3 @@ def _bound(levels: tuple[LevelUse, ...], steps: int, cycles: int) -> str:
     sides = (slowest.read_rate, slowest.read_limit), (slowest.write_rate, slowest.write_limit)
     shares = [0.0 if limit is None else (rate or 0.0) / limit for rate, limit in sides]
     return f"{slowest.name} {'reads' if shares[0] >= shares[1] else 'writes'}"
-
-
-def runner_up(
-    arch: Arch, layer: Layer, bits: BitWidths, *, metric: str = "energy", constraints: str = "paper"
-) -> RunnerUp | None:
-    """The next-best cost of `layer` by `metric`, on bounds padded where `constraints` need it; `None` where the space has
-    more than `LISTED_MOST` distinct mappings, mappings that need a look one by one, or a single cost.
-    """
-    try:
-        space = Mapspace(arch, padded(arch, layer, constraints=constraints), constraints=constraints)
-    except InputError:
-        return None
-    if space.too_large or space.may_forward or not 0 < space.distinct <= LISTED_MOST:
-        return None
-    numbering = Numbering(space)
-    nests = mappings(space, numbering.at(np.arange(len(numbering))))
-    values = evaluate(arch, space.layer, bits, nests).metric(metric)
-    costs, counts = np.unique(values[np.isfinite(values)], return_counts=True)
-    if len(costs) < 2:
-        return None
-    best, value = float(costs[0]), float(costs[1])
-    loss = value / best - 1 if best else float("inf")
-    record = decode(arch, space.layer, nests, int(np.flatnonzero(values == costs[1])[0]))
-    return RunnerUp(metric, best, value, loss, int(counts[0]), record)

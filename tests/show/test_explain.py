@@ -19,9 +19,10 @@ from mqjax.hw import load_arch
 from mqjax.io.records import parse
 from mqjax.io.timeloop import write_mapping
 from mqjax.mapper.best import solve_layer
+from mqjax.mapper.nextbest import runner_up
 from mqjax.mapspace.padding import with_bounds_of
 from mqjax.show.draw import draw_explanation, nest_text
-from mqjax.show.explain import explain, runner_up
+from mqjax.show.explain import explain
 from mqjax.types import TENSORS, BitWidths, Layer
 
 LAYER = Layer(C=8, M=16, R=3, S=3, P=6, Q=6)
