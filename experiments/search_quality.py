@@ -39,12 +39,12 @@ from mqjax.accuracy.judge import QuantizedAccuracy, default_accuracy
 from mqjax.accuracy.sensitivity import Divergence, sensitivities
 from mqjax.io.files import cache_folder, write_atomically
 from mqjax.mapper.table import CostTable
+from mqjax.study.bitsearch import SearchResult
 from mqjax.study.config import GENERATIONS, REHEARSED
 from mqjax.study.rehearsal import rehearse
 from mqjax.study.surrogate import Surrogate, summed_costs
 from mqjax.types import WIDTHS
 
-OBJECTIVES = ("error", "energy")
 POPULATION, BUDGET = 64, 384
 METHODS = ("surrogate", "paper", "paper_400", "pymoo", "random")
 THRESHOLDS = 21
@@ -52,15 +52,17 @@ WORST_ERROR = 0.5
 
 
 class Pair:
-    """A network on an accelerator, with what all methods need."""
+    """A network on an accelerator, with what all methods need. metric: what is weighed against the error."""
 
-    def __init__(self, network: str, arch: str, images: int) -> None:
+    def __init__(self, network: str, arch: str, images: int, metric: str = "energy") -> None:
+        self.metric = metric
         self.judge: QuantizedAccuracy = default_accuracy(network, num_images=images)
         self.wiring = self.judge.architecture.wiring()
         self.table: CostTable = cost_table(load_arch(arch), self.judge.layers, cache=cache_folder())
         losses = sensitivities(self.judge, cache=cache_folder())
         self.divergence = Divergence(self.judge, cache=cache_folder())
-        self.surrogate = Surrogate(self.wiring, losses.kernels, losses.tensors, summed_costs(self.table, OBJECTIVES))
+        costs = summed_costs(self.table, ("error", metric))
+        self.surrogate = Surrogate(self.wiring, losses.kernels, losses.tensors, costs)
         self.uniform = self.objectives(self.wiring.uniform)
 
     def objectives(self, genomes: np.ndarray) -> np.ndarray:
@@ -68,18 +70,18 @@ class Pair:
         return np.column_stack([1 - self.judge(genomes), self.costs(genomes)])
 
     def costs(self, genomes: np.ndarray) -> np.ndarray:
-        """Energy (pJ) float64 [N, 1] of genomes int [N, G]."""
-        return network_cost(self.table, genomes, ["energy"], wiring=self.wiring)
+        """The metric, float64 [N, 1], of genomes int [N, G]."""
+        return network_cost(self.table, genomes, [self.metric], wiring=self.wiring)
 
-    def searched(self, seed: int, generations: int, population: int, *, surrogate: bool) -> np.ndarray:
+    def searched(self, seed: int, generations: int, population: int, *, surrogate: bool) -> SearchResult:
         rehearsed = None
         if surrogate:
             effort = {"population": population, "generations": REHEARSED * generations}
             rehearsed = rehearse(self.surrogate, self.divergence, self.costs, seed=seed, **effort)
-        found = search(
+        return search(
             self.table,
             self.judge,
-            objectives=OBJECTIVES,
+            objectives=("error", self.metric),
             population=population,
             generations=generations,
             seed=seed,
@@ -88,7 +90,6 @@ class Pair:
             surrogate=self.surrogate if surrogate else None,
             rehearsed=rehearsed,
         )
-        return found.objectives
 
     def by_pymoo(self, seed: int, population: int, generations: int) -> np.ndarray:
         pair, found = self, []
@@ -116,18 +117,18 @@ class Pair:
         population = 8 if quick else POPULATION
         few = 1 if quick else BUDGET // POPULATION - 1
         if method == "surrogate":
-            return self.searched(seed, 1 if quick else GENERATIONS[True], population, surrogate=True)
+            return self.searched(seed, 1 if quick else GENERATIONS[True], population, surrogate=True).objectives
         if method == "paper":
-            return self.searched(seed, 2 if quick else GENERATIONS[False], population, surrogate=False)
+            return self.searched(seed, 2 if quick else GENERATIONS[False], population, surrogate=False).objectives
         if method == "paper_400":
-            return self.searched(seed, few, population, surrogate=False)
+            return self.searched(seed, few, population, surrogate=False).objectives
         if method == "pymoo":
             return self.by_pymoo(seed, population, few)
         shape = (population * (few + 1), self.wiring.genes)
         return self.objectives(np.random.default_rng(seed).integers(WIDTHS[0], WIDTHS[-1] + 1, shape))
 
     def judged(self, objectives: np.ndarray) -> dict[str, Any]:
-        """Hypervolume, and the least energy (pJ) at errors between those of uniform 8 and uniform 4 bits."""
+        """Hypervolume, and the least of the metric at errors between those of uniform 8 and uniform 4 bits."""
         box = np.array([WORST_ERROR, self.uniform[-1, 1]])
         errors = np.linspace(self.uniform[-1, 0], self.uniform[2, 0], THRESHOLDS)
         least = [objectives[objectives[:, 0] <= error, 1].min(initial=np.inf) for error in errors]

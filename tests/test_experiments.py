@@ -321,3 +321,26 @@ def test_the_page_is_what_its_tables_say(monkeypatch, tmp_path):
         assert path.exists()
         if path.suffix == ".md":
             assert path.read_text() == content
+
+
+def test_guides_of_the_search_are_compared_after_training(tiny, capsys, monkeypatch, tmp_path):
+    options = ["--network", tiny, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "found.json")]
+    quick("guides", monkeypatch, *options)
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"ptq", "finetune:0"}
+    for guide in found.values():
+        (front,) = guide["fronts"]
+        assert guide["seconds_each"] > 0 and front["assignments"] >= max(7, guide["population"])
+        assert 0 < front["hypervolume"] < 1 and 0 < len(front["trained"]) <= 2
+    assert json.loads((tmp_path / "found.json").read_text())["guides"] == found
+
+
+def test_search_by_the_metric_is_set_against_search_by_size(monkeypatch, tmp_path):
+    tables = paper_tables("searches", monkeypatch, tmp_path)
+    assert [(row["guide"], row["seed"]) for row in tables["runs"]] == [("metric", 0), ("size", 0)]
+    assert all(0 < row["hypervolume"] < 1 for row in tables["runs"])
+    eight = common.only(tables["uniform"], width=8)
+    for guide in ("metric", "size"):
+        front = common.where(tables["fronts"], guide=guide)
+        costs = [row["cost"] for row in front]
+        assert costs == sorted(costs, reverse=True) and min(costs) < eight["cost"]
