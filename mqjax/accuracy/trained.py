@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def trained_network(
     with jax.enable_x64(False):
         quantizer = calibrate(model, jnp.asarray(normalize(calibration_images(images))))
     return Trained(str(checkpoint), model, quantizer, images, about, data)
+
+
+def check_sizes(trained: Trained, given: Mapping[str, float]) -> None:
+    """Raise `InputError` where one of the sizes that are given is not that of a trained network."""
+    for name, value in given.items():
+        found = trained.about.get(name, value)
+        if value != found:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} does not fit: the trained network {trained.name} has {found}"
+            )
 
 
 def _check_own(network: str, found: Graph, data: Dataset, about: dict[str, Any]) -> None:

@@ -51,18 +51,22 @@ def add_arch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sizes(parser: argparse.ArgumentParser, network: str) -> None:
-    """--width-multiplier, --resolution, --classes, --channels of what the help calls `network`; the library's defaults."""
-    from mqjax.models.networks import architecture
-
-    usual = architecture.__kwdefaults__ or {}
-    for name, kind, means in (
+def sizes_of(network: str) -> tuple[tuple[str, type, str], ...]:
+    """Options of a network's sizes: name, type and help, where `network` is what the help calls it."""
+    return (
         ("width_multiplier", float, f"of {network}"),
         ("resolution", int, f"height and width of {network}'s images"),
         ("classes", int, f"outputs of {network}"),
         ("channels", int, f"channels of {network}'s images"),
-    ):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=usual[name], help=means)
+    )
+
+
+def add_sizes(parser: argparse.ArgumentParser, network: str) -> None:
+    """--width-multiplier, --resolution, --classes, --channels of what the help calls `network`; the library's defaults."""
+    from mqjax.models.files import SIZES
+
+    for name, kind, means in sizes_of(network):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=SIZES[name], help=means)
 
 
 def add_layer_arguments(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mqjax.commands._layers import CONSTRAINTS, DEPTHWISE_OPTION
+from mqjax.commands._layers import CONSTRAINTS, DEPTHWISE_OPTION, sizes_of
 from mqjax.objectives import METRICS, OBJECTIVES
 from mqjax.study.config import GENERATIONS, StudyConfig
 
@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network",
         "a network with a shipped checkpoint or one of --checkpoint, or one with weights: an ONNX file or a Flax module, MODULE:OBJECT@HxWxC",
     )
+    for name, kind, means in sizes_of("the network"):
+        option(name, f"{means} (default, and the only value that fits: that of its checkpoint)", type=kind)
     option("depthwise", "how the mapper sees depthwise layers", **DEPTHWISE_OPTION)
     option("constraints", CONSTRAINTS, choices=("paper", "arch", "none"))
     option("pad", "also try up to so many larger bounds of every dimension of a layer", type=int, metavar="K")

@@ -157,16 +157,14 @@ def _quantized(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str,
     """A trained network at --bits, its sizes, and the start that the checkpoint will tell of."""
     import jax.numpy as jnp
 
-    from mqjax.accuracy.trained import trained_network
-    from mqjax.errors import InputError
+    from mqjax.accuracy.trained import check_sizes, trained_network
     from mqjax.models.qat import QuantizedNetwork
     from mqjax.study.assignments import parse_assignment
 
     trained = trained_network(args.network, args.dataset, checkpoint=args.init, data_dir=args.data_dir)
     sizes = {name: trained.about[name] for name in TRAINED_SIZES}
-    for name, value in sizes.items():
-        if getattr(args, name) not in (None, value):
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: the trained network has {value}")
+    given = {name: getattr(args, name) for name in TRAINED_SIZES}
+    check_sizes(trained, {name: value for name, value in given.items() if value is not None})
     widths = parse_assignment(args.bits, trained.model.architecture.wiring())
     model = QuantizedNetwork(trained.model, trained.quantizer, jnp.asarray(widths))
     about = trained.about

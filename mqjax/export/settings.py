@@ -7,6 +7,7 @@ a file that PyTorch wrote; rename them where yours differ.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from mqjax.export.member import LayerWidths, Member
@@ -83,24 +84,26 @@ def _keras_kernel(member: Member, layer: LayerWidths) -> str:
 
 
 def nncf(member: Member) -> dict[str, Any]:
-    """A configuration of NNCF 2 (NNCFConfig.from_dict), with the widths of weights and of the image set by hand. NNCF looks for
-    each scope among those of its model; where layers lie deeper than the model's own attributes, MODULE stands for the classes
-    on the way, which no file tells. Scopes of activations follow the model's code (relu_0, ReLU[act]/relu_0), so these stay at
-    NNCF's own 8 bits. TRIAL is its name for devices of any width."""
-    graph, scopes = member.graph, []
+    """A configuration of NNCF 2 (NNCFConfig.from_dict) with the widths of weights and of the image. Layers are found by
+    regular expressions, since the classes on the way to one are known to the model's code alone.
+
+    Activations stay at NNCF's own 8 bits. By scope, what NNCF calls them follows the model's code (relu_0, ReLU[act]/relu_0).
+    By the layers that read them there are scope_overrides too, but NNCF 2.19 writes these into one configuration that all
+    layers of a kind share, so that each gets the widths of another. TRIAL is its name for devices of any width."""
+    graph, weights = member.graph, {}
     linear = set() if graph is None else {node.name for node in graph.kernels if not isinstance(node.op, Conv)}
-    for number, layer in enumerate(member.layers):
-        *way, last = layer.module.split(".")
+    for layer in member.layers:
+        *way, last = map(re.escape, layer.module.split("."))
         kind, call = ("NNCFLinear", "linear_0") if layer.name in linear else ("NNCFConv2d", "conv2d_0")
-        path = "".join(f"/MODULE[{part}]" for part in way)
-        scopes.append([layer.weight, f"{path}/{kind}[{last}]/{call}|WEIGHT"])
-        if number == 0:
-            scopes.append([layer.input, "/nncf_model_input_0|OUTPUT"])
+        path = "".join(rf"/[^/\[]+\[{part}\]" for part in way)
+        weights[rf"{{re}}^[^/]+{path}/{kind}\[{last}\]/{call}$"] = {"bits": layer.weight}
+    image = [member.layers[0].input, "/nncf_model_input_0|OUTPUT"]
     settings: dict[str, Any] = {
         "target_device": "TRIAL",
         "compression": {
             "algorithm": "quantization",
-            "initializer": {"precision": {"type": "manual", "bitwidth_per_scope": scopes}},
+            "scope_overrides": {"weights": weights},
+            "initializer": {"precision": {"type": "manual", "bitwidth_per_scope": [image]}},
         },
     }
     if graph is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mqjax.errors import InputError
+from mqjax.models.files import SIZES
 from mqjax.types import DEPTHWISE, SECONDS, check_effort, depthwise_view
 
 
@@ -18,6 +19,10 @@ class StudyConfig:
     arch: str = "eyeriss"
     dialect: str = "2024"
     network: str = "mobilenetv1"
+    width_multiplier: float | None = None
+    resolution: int | None = None
+    classes: int | None = None
+    channels: int | None = None
     depthwise: str = DEPTHWISE[0]
     constraints: str = "paper"
     pad: int | None = 0
@@ -47,6 +52,11 @@ class StudyConfig:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
         if self.retrain < 0:
             raise InputError(f"--retrain must be a number of epochs, 0 for none, not {self.retrain}")
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The sizes that are given, which must be those of the trained network."""
+        return {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
 
     def settings(self) -> dict[str, Any]:
         """As config.json holds them."""
@@ -83,6 +93,7 @@ TYPE_NAMES = {
     "int": "a whole number",
     "int | None": "a whole number or null",
     "float": "a number",
+    "float | None": "a number or null",
     "bool": "true or false",
     "tuple[str, ...]": "names with commas between them",
 }
@@ -97,7 +108,7 @@ def _is_of_type(kind: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind.startswith("int"):
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    if kind == "float":
+    if kind.startswith("float"):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, str)
 
@@ -108,5 +119,13 @@ GENERATIONS = {True: 4, False: 24}
 REHEARSED = 4
 """Generations of the rehearsal for each one of the search."""
 
-NEWER = {"constraints": "paper", "pad": 0, "seconds": SECONDS, "map_by": None, "judge": None, "surrogate": False}
+NEWER = {
+    **dict.fromkeys(SIZES),
+    "constraints": "paper",
+    "pad": 0,
+    "seconds": SECONDS,
+    "map_by": None,
+    "judge": None,
+    "surrogate": False,
+}
 """What runs were made with whose config.json lacks these settings."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from mqjax.accuracy.judge import default_accuracy
 from mqjax.accuracy.sensitivity import Divergence, Sensitivities, sensitivities, write_sensitivities
+from mqjax.accuracy.trained import check_sizes
 from mqjax.errors import InputError, unknown
 from mqjax.hw import load_arch
 from mqjax.io.files import cache_folder
@@ -102,6 +103,9 @@ class _Prepared:
             judge = load_judge(config.judge)
         if judge is None and config.network not in NETWORKS and not is_own(config.network):
             raise InputError(unknown("network", config.network, NETWORKS))
+        if judge is not None and config.sizes:
+            option = f"--{next(iter(config.sizes)).replace('_', '-')}"
+            raise InputError(f"{option} cannot be given with a judge of your own, whose layers have their sizes")
         if judge is not None and config.retrain:
             raise InputError("--retrain trains the package's own networks; leave it at 0 with a judge of your own")
         self.arch = load_arch(config.arch, dialect=config.dialect)
@@ -118,6 +122,7 @@ class _Prepared:
             self.layers = list(self.accuracy.layers)
             self.wiring = getattr(self.accuracy, "wiring", None) or Wiring.chain(self.layers)
         else:
+            check_sizes(self.accuracy.trained, config.sizes)
             self.layers = self.accuracy.architecture.layers(depthwise=config.depthwise)
             self.wiring = self.accuracy.architecture.wiring()
         measures = judge is None or hasattr(judge, "sensitivities")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -177,14 +178,19 @@ def test_settings_of_other_tools(run, tmp_path):
             assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == function
             assert ast.literal_eval(call.args[0]) == bits
     nncf = json.loads(exported(run, "nncf", tmp_path))
-    scopes = dict(map(reversed, nncf["compression"]["initializer"]["precision"]["bitwidth_per_scope"]))
+    scopes = nncf["compression"]["scope_overrides"]["weights"]
     assert scopes == {
-        "/NNCFConv2d[a]/conv2d_0|WEIGHT": 4,
-        "/nncf_model_input_0|OUTPUT": 8,
-        "/NNCFConv2d[dw]/conv2d_0|WEIGHT": 3,
-        "/NNCFConv2d[b]/conv2d_0|WEIGHT": 2,
-        "/NNCFLinear[fc]/linear_0|WEIGHT": 7,
+        "{re}^[^/]+/NNCFConv2d\\[a\\]/conv2d_0$": {"bits": 4},
+        "{re}^[^/]+/NNCFConv2d\\[dw\\]/conv2d_0$": {"bits": 3},
+        "{re}^[^/]+/NNCFConv2d\\[b\\]/conv2d_0$": {"bits": 2},
+        "{re}^[^/]+/NNCFLinear\\[fc\\]/linear_0$": {"bits": 7},
     }
+    first = next(iter(scopes)).removeprefix("{re}")
+    assert re.search(first, "Network/NNCFConv2d[a]/conv2d_0") and not re.search(
+        first, "Net/Block[b]/NNCFConv2d[a]/conv2d_0"
+    )
+    manual = nncf["compression"]["initializer"]["precision"]
+    assert manual == {"type": "manual", "bitwidth_per_scope": [[8, "/nncf_model_input_0|OUTPUT"]]}
     assert nncf["target_device"] == "TRIAL"  # others take 8 bits alone
     assert nncf["input_info"] == {"sample_size": [1, 1, 32, 32]}
 

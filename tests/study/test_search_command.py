@@ -5,22 +5,27 @@ Guards: README.md, "From the command line".
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from networks import drawn, tiny_graph
 
+from mqjax.accuracy.trained import check_sizes, trained_network
 from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.mapper.table import cost_table
 from mqjax.models import architecture
 from mqjax.network.cost import layer_widths
 from mqjax.study.assignments import parse_assignment
+from mqjax.study.config import StudyConfig
 from searching import SMALL
 
 
@@ -131,3 +136,47 @@ def test_a_network_that_is_no_chain_is_searched_and_priced_by_its_wiring(tmp_pat
         genome = parse_assignment(f"{tmp_path / 'run'}:{member['id']}", wiring)
         assert [(b.inputs, b.weights, b.outputs) for b in layer_widths(genome, wiring)] == widths
     assert len(wiring.reads) > len(set(wiring.reads)), "some tensor is read twice"
+
+
+def test_search_has_the_options_of_map_and_table():
+    """All that say what the accelerator, the network and the spaces are; a single layer has no accuracy to search by."""
+    options = {}
+    for name in ("map", "table", "search"):
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"mqjax.commands.{name}").add_arguments(parser)
+        options[name] = {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+    shared = options["map"] & options["table"] - {"--help"}
+    assert len(shared) >= 12 and shared - {"--out"} <= options["search"]
+    assert options["map"] - shared - options["search"] == {
+        "--layer", "--shape", "--bits", "--metric", "--pareto", "--figure", "--json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--width-multiplier", "0.5"], "--width-multiplier 0.5 does not fit: the trained network"),
+        (["--resolution", "224"], "--resolution 224"),
+        (["--classes", "1000"], "--classes 1000"),
+        (["--channels", "3"], "--channels 3"),
+    ],
+)
+def test_sizes_that_contradict_the_trained_network_are_refused(tmp_path, capsys, options, word):
+    assert main(["search", *options, "--images", "16", "--out", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert word in message and message.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_sizes_of_the_trained_network_may_be_given(tiny):
+    sizes = {"width_multiplier": 0.25, "resolution": 32, "classes": 10, "channels": 1}
+    check_sizes(trained := trained_network("mobilenetv1", "fashion_mnist"), sizes)
+    assert StudyConfig(**sizes).sizes == sizes and StudyConfig().sizes == {}
+    check_sizes(trained_network(tiny, "fashion_mnist"), {"resolution": 32})
+    with pytest.raises(InputError, match=f"{trained.name} has 32"):
+        check_sizes(trained, {"resolution": 64})
+
+
+def test_a_judge_of_ones_own_has_its_sizes(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments")
+    options = ["--judge", "custom_judge:make", "--resolution", "32", "--out", str(tmp_path / "run")]
+    assert main(["search", *options]) == 2 and "--resolution cannot be given with a judge" in capsys.readouterr().err
