@@ -113,10 +113,10 @@ def _is_of_type(kind: str, value: Any) -> bool:
     return isinstance(value, str)
 
 
-GENERATIONS = {True: 4, False: 24}
+GENERATIONS = {True: 3, False: 24}
 """Default number of generations with and without a surrogate."""
 
-REHEARSED = 4
+REHEARSED = 5
 """Generations of the rehearsal for each one of the search."""
 
 NEWER = {

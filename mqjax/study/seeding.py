@@ -16,7 +16,7 @@ from mqjax.study.rehearsal import Rehearsed, Values, logarithms, pointless
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS
 
-ROUNDS = 2
+ROUNDS = 3
 
 _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
 """Weights of a correction's squared logarithm against the squared misfit of an error's; the last is as good as no correction."""
