@@ -22,6 +22,8 @@ SECTIONS = (
     "bits",
     "published",
     "depthwise",
+    "searches",
+    "search_methods",
     "macs",
     "constraint_cost",
     "energy_delay",

@@ -41,7 +41,7 @@ from mqjax.io.files import cache_folder, write_atomically
 from mqjax.mapper.table import CostTable
 from mqjax.study.bitsearch import SearchResult
 from mqjax.study.config import GENERATIONS, REHEARSED
-from mqjax.study.rehearsal import rehearse
+from mqjax.study.rehearsal import Rehearsed, rehearse
 from mqjax.study.surrogate import Surrogate, summed_costs
 from mqjax.types import WIDTHS
 
@@ -73,11 +73,14 @@ class Pair:
         """The metric, float64 [N, 1], of genomes int [N, G]."""
         return network_cost(self.table, genomes, [self.metric], wiring=self.wiring)
 
-    def searched(self, seed: int, generations: int, population: int, *, surrogate: bool) -> SearchResult:
-        rehearsed = None
-        if surrogate:
-            effort = {"population": population, "generations": REHEARSED * generations}
-            rehearsed = rehearse(self.surrogate, self.divergence, self.costs, seed=seed, **effort)
+    def rehearsed(self, seed: int, generations: int, population: int) -> Rehearsed:
+        effort = {"population": population, "generations": REHEARSED * generations}
+        return rehearse(self.surrogate, self.divergence, self.costs, seed=seed, **effort)
+
+    def searched(
+        self, seed: int, generations: int, population: int, rehearsed: Rehearsed | None = None
+    ) -> SearchResult:
+        """By the paper's method, or from what was rehearsed."""
         return search(
             self.table,
             self.judge,
@@ -87,7 +90,7 @@ class Pair:
             seed=seed,
             wiring=self.wiring,
             cache=cache_folder(),
-            surrogate=self.surrogate if surrogate else None,
+            surrogate=None if rehearsed is None else self.surrogate,
             rehearsed=rehearsed,
         )
 
@@ -117,11 +120,12 @@ class Pair:
         population = 8 if quick else POPULATION
         few = 1 if quick else BUDGET // POPULATION - 1
         if method == "surrogate":
-            return self.searched(seed, 1 if quick else GENERATIONS[True], population, surrogate=True).objectives
+            effort = (seed, 1 if quick else GENERATIONS[True], population)
+            return self.searched(*effort, self.rehearsed(*effort)).objectives
         if method == "paper":
-            return self.searched(seed, 2 if quick else GENERATIONS[False], population, surrogate=False).objectives
+            return self.searched(seed, 2 if quick else GENERATIONS[False], population).objectives
         if method == "paper_400":
-            return self.searched(seed, few, population, surrogate=False).objectives
+            return self.searched(seed, few, population).objectives
         if method == "pymoo":
             return self.by_pymoo(seed, population, few)
         shape = (population * (few + 1), self.wiring.genes)

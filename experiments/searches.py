@@ -70,8 +70,7 @@ def measure(args: argparse.Namespace) -> Tables:
     tables: Tables = {"uniform": [], "runs": [], "fronts": []}
     for network in networks:
         by_size = Pair(network, archs[0], images, "weight_memory")
-        sized = [by_size.searched(seed, generations, population, surrogate=True) for seed in range(seeds)]
-        of_size = [by_size.wiring.flat(found.genomes) for found in sized]
+        of_size = [_searched(by_size, seed, generations, population) for seed in range(seeds)]
         for arch in archs:
             for metric in metrics:
                 pair = Pair(network, arch, images, metric)
@@ -79,8 +78,9 @@ def measure(args: argparse.Namespace) -> Tables:
                 for width, (error, cost) in zip(WIDTHS, pair.uniform.tolist(), strict=True):
                     tables["uniform"].append({**keys, "width": width, "error": error, "cost": cost})
                 for seed in range(seeds):
-                    mine = pair.searched(seed, generations, population, surrogate=True).objectives
-                    for guide, points in zip(GUIDES, (mine, pair.objectives(of_size[seed])), strict=True):
+                    mine = _searched(pair, seed, generations, population)
+                    for guide, genomes in zip(GUIDES, (mine, of_size[seed]), strict=True):
+                        points = pair.objectives(genomes)
                         row, front = _found({**keys, "guide": guide, "seed": seed}, points, pair.uniform[-1, 1])
                         tables["runs"].append(row)
                         tables["fronts"] += front
@@ -94,6 +94,12 @@ def measure(args: argparse.Namespace) -> Tables:
             for name, front in json.loads(HEADLINE.read_text())["fronts"].items()
         ]
     return tables
+
+
+def _searched(pair: Pair, seed: int, generations: int, population: int) -> np.ndarray:
+    """Genomes int [E, G] that a search judges."""
+    rehearsed = pair.rehearsed(seed, generations, population)
+    return pair.wiring.flat(pair.searched(seed, generations, population, rehearsed).genomes)
 
 
 def _found(keys: Row, points: np.ndarray, eight: float) -> tuple[Row, list[Row]]:

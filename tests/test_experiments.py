@@ -346,3 +346,17 @@ def test_search_by_the_metric_is_set_against_search_by_size(monkeypatch, tmp_pat
         front = common.where(tables["fronts"], guide=guide)
         costs = [row["cost"] for row in front]
         assert costs == sorted(costs, reverse=True) and min(costs) < eight["cost"]
+
+
+def test_methods_of_search_are_compared_from_what_was_kept(monkeypatch, tmp_path):
+    tables = paper_tables("search_methods", monkeypatch, tmp_path)
+    for network, arch in common.pairs_of(tables["methods"]):
+        volumes = {
+            method: [
+                row["hypervolume"] for row in common.where(tables["methods"], network=network, arch=arch, method=method)
+            ]
+            for method in ("surrogate", "paper")
+        }
+        assert min(volumes["surrogate"]) > max(volumes["paper"])
+    assert -1 <= tables["worth"][0]["rank_correlation"] <= 1 and tables["worth"][0]["rehearsed"] > 50
+    assert all(row["median_gap"] is None or row["median_gap"] >= -1e-9 for row in tables["populations"])
