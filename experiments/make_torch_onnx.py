@@ -120,7 +120,7 @@ class Resnet(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """Batch norms before their layers, which are refused: a sum lies between the norm and the layer before it."""
+    """Batch norms before their layers, which serve the mapper alone: a sum lies between the norm and the layer before it."""
 
     def __init__(self) -> None:
         super().__init__()

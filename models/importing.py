@@ -12,6 +12,7 @@ import numpy as np
 from mqjax.errors import InputError
 from mqjax.models.graph import Graph, Node
 from mqjax.models.ops import Activation, Flatten, MaxPool, Op, Shape, output_shape
+from mqjax.models.storage import unfused
 from mqjax.types import BitWidths
 
 
@@ -82,7 +83,7 @@ class Assembly:
 
     def finished(self, name: str, last: str) -> tuple[Graph, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """The graph, called `name`, whose logits are those of the node `last`, and its float32 weights."""
-        nodes = activations_first(self._used(last))
+        nodes = self._without_unfused(activations_first(self._used(last)))
         try:
             graph = Graph(name, tuple(nodes))
         except InputError as error:
@@ -94,6 +95,20 @@ class Assembly:
                 self.inexact = self.inexact or f"the weights of node {node.name!r} are not all finite numbers"
             weights[node.name] = kernel, bias
         return graph, weights
+
+    def _without_unfused(self, nodes: list[Node]) -> list[Node]:
+        """The same without activations of what others read as it is: they would be done by the layers that read it. That
+        changes no shape, so it serves the mapper alone."""
+        while left := [node for node in unfused(nodes) if isinstance(node.op, Activation)]:
+            name, (before,) = left[0].name, left[0].inputs
+            self.skipped.append(Skipped(name, "activation", "others read what it reads; the mapper does not need it"))
+            self.inexact = self.inexact or f"node {name!r} is an activation of a tensor that others read as it is"
+            nodes = [
+                dataclasses.replace(node, inputs=tuple(before if other == name else other for other in node.inputs))
+                for node in nodes
+                if node.name != name
+            ]
+        return nodes
 
     def _used(self, last: str) -> list[Node]:
         """The nodes that the output depends on, and the image."""

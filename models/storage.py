@@ -60,6 +60,11 @@ class Storage:
         """Raises `InputError` naming the node where an activation or a sum has no layer to be fused with, or where what is
         stored at the output's width is read, too."""
         stages = list(_stages(nodes))
+        for node in unfused(nodes):
+            kind = "an activation" if isinstance(node.op, Activation) else "a sum"
+            raise InputError(
+                f"node {node.name!r}: {kind} must follow a layer whose output it alone reads, for it happens before storing"
+            )
         fused = {name for stage in stages for name in (stage.layer, *stage.fused)}
         groups = _stored_after(nodes, fused - {stage.result for stage in stages})
         output = groups[nodes[-1].name]
@@ -137,13 +142,7 @@ def _stages(nodes: Sequence[Node]) -> Iterator[Stage]:
     for node in nodes:
         for other in node.inputs:
             readers[other].append(node)
-    fused: set[str] = set()
     for node in nodes:
-        if isinstance(node.op, Activation | Add) and node.name not in fused:
-            kind = "an activation" if isinstance(node.op, Activation) else "a sum"
-            raise InputError(
-                f"node {node.name!r}: {kind} must follow a layer whose output it alone reads, for it happens before storing"
-            )
         if not isinstance(node.op, Kernel):
             continue
         chain: list[str] = []
@@ -156,9 +155,14 @@ def _stages(nodes: Sequence[Node]) -> Iterator[Stage]:
                 break
             chain.append(after.name)
             adds.append(others)
-            fused.add(after.name)
             end = after.name
         yield Stage(node.name, tuple(chain), tuple(adds))
+
+
+def unfused(nodes: Sequence[Node]) -> list[Node]:
+    """Activations and sums that no layer's wide sums go through: others read what they read, too, or a pool is between."""
+    fused = {name for stage in _stages(nodes) for name in stage.fused}
+    return [node for node in nodes if isinstance(node.op, Activation | Add) and node.name not in fused]
 
 
 def _stored_after(nodes: Sequence[Node], wide: set[str]) -> dict[str, str]:

@@ -101,7 +101,4 @@ def keep_shape(r: Reader, node: Any) -> Value:
     if len(inputs) != 1 or before is None or before != after or len([name for name in node.output if name]) > 1:
         r.refuse(node, "this op is not supported")
     x = r.settled(node, list(node.input).index(inputs[0]), layouts=ANY)
-    reason = "not supported; it changes no shape, so the mapper does not need it"
-    r.skip(node, reason)
-    r.inexact = r.inexact or f"node {(node.name or node.output[0])[:80]!r} ({node.op_type}) is not supported"
-    return x
+    return r.not_kept(node, x, "not supported")

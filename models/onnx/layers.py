@@ -142,11 +142,11 @@ def _affine(r: Reader, node: Any, x: Value, gain: np.ndarray, shift: np.ndarray)
     if (gain == 1).all() and (shift == 0).all():
         r.skip(node, "it changes nothing")
         return x
-    if x.node not in r.weights or x.shared or x.mixed is not None or x.padding is not None:
+    if x.padding is not None:
+        r.refuse(node, "a Pad must be followed by a convolution or an average pool")
+    if x.node not in r.weights or x.shared or x.mixed is not None:
         reason = "constants can be added or multiplied only to what a layer gives to this node alone"
-        if node.op_type == "BatchNormalization":
-            reason += "; batch norms before a layer (residual blocks with pre-activation) are not supported"
-        r.refuse(node, reason)
+        return r.not_kept(node, x, reason)
     r.scale(x.node, gain, shift)
     r.skip(node, f"folded into {x.node}")
     return x

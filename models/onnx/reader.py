@@ -112,6 +112,12 @@ class Reader(Assembly):
         name, op = label(node)[len("node ") :].rsplit(" ", 1)
         self.skipped.append(Skipped(name.strip("'"), op.strip("()"), reason))
 
+    def not_kept(self, node: Any, x: Value, reason: str) -> Value:
+        """A node that changes no shape, left out, which serves the mapper alone."""
+        self.skip(node, f"{reason}; it changes no shape, so the mapper does not need it")
+        self.inexact = self.inexact or f"{label(node)} is not supported"
+        return x
+
     # The walk.
 
     def read(self) -> Imported:

@@ -134,7 +134,10 @@ def _fresh(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, dict
     from mqjax.models.network import Network
 
     if is_own(args.network):
-        graph = load_network(args.network).graph
+        source = load_network(args.network)
+        graph = source.graph
+        if source.imported is not None and source.imported.inexact is not None:
+            raise InputError(f"{args.network} cannot be trained, for {source.imported.inexact}")
         if graph is None or (graph.classes, graph.channels) != (dataset.classes, dataset.channels):
             fits = f"take images of {dataset.channels} channels to {dataset.classes} classes"
             raise InputError(

@@ -6,6 +6,7 @@ Guards: docs/ARCHITECTURE_FORMAT.md, "Accelerator files"; docs/MODEL.md, "2. Arc
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -296,3 +297,11 @@ def test_no_rule_is_given_twice_in_an_accelerator_made_in_python():
 def test_widths_beyond_the_word_are_refused():
     with pytest.raises(InputError, match="8-bit words of"):
         load_arch("eyeriss_8bit_same").check_widths(BitWidths(9, 8, 8), Layer(name="conv1"))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_say_where_their_numbers_are_from(path):
+    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert path.read_text().startswith("# ") and len(head) > 300
+    # Of energies and areas, which no description of an architecture tells.
+    assert re.search("ERT.yaml|Horowitz|eyeriss.yaml", head) and re.search("[Aa]reas?", head)

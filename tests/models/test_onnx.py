@@ -105,11 +105,17 @@ def test_files_of_the_newer_exporter(name, depthwise, modules):
     assert [node.name for node in found.graph.kernels] == [module.replace(".", "_") for module in modules]
 
 
-def test_norms_before_their_layers_are_refused():
+def test_norms_before_their_layers_serve_the_mapper_alone():
+    """A residual block with pre-activation: the convolution reads the sum's other operand as it is stored."""
+    found = read_network(GOLDEN / "torch_preactivation.onnx")
+    assert [(layer.C, layer.M, layer.P) for layer in found.graph.layers()] == [(3, 4, 4), (4, 4, 4), (4, 5, 1)]
+    wiring = found.graph.wiring()
+    assert wiring.reads == (0, 1, 2) and wiring.writes == (1, 2, 3)
+    assert {"BatchNormalization", "activation"} <= {entry.op for entry in found.skipped}
     with pytest.raises(
-        InputError, match=r"\(BatchNormalization\): .* \(residual blocks with pre-activation\) are not supp"
+        InputError, match=r"its accuracy cannot be measured, for node .* \(BatchNormalization\) is not supp"
     ):
-        read_network(GOLDEN / "torch_preactivation.onnx")
+        with_weights(found)
 
 
 def test_names_of_modules():
@@ -188,10 +194,6 @@ REFUSED = {
         between(("MaxPool", "c", "r", {"kernel_shape": [2, 2], "dilations": [1, 2]})),
         "pools with dilation are not",
     ),
-    "norm without a layer": (
-        between(("Relu", "c", "a"), ("BatchNormalization", "a s s s s", "r"), s=np.ones(5, np.float32)),
-        "'n_r' .BatchNormalization.: constants can be added",
-    ),
     "negative clip": (between(("Clip", "c a b", "r"), a=np.float32(-1), b=np.float32(1)), "Clip from 0"),
     "reshape": (
         between(("Reshape", "c s", "t"), ("Reshape", "t s2", "r"), s=np.array([0, 5, 64]), s2=np.array([0, 5, 8, 8])),
@@ -225,6 +227,19 @@ def test_ops_that_change_no_shape_serve_the_mapper_alone(tmp_path):
     found = read_network(saved(tmp_path / "net.onnx", model(*between(("LeakyRelu", "c", "r")))))
     assert len(found.graph.layers()) == 2 and "LeakyRelu" in {entry.op for entry in found.skipped}
     with pytest.raises(InputError, match="n_r.*LeakyRelu"):
+        with_weights(found)
+
+
+def test_norms_behind_activations_and_activations_of_shared_values_serve_the_mapper_alone(tmp_path):
+    norm = between(("Relu", "c", "a"), ("BatchNormalization", "a s s s s", "r"), s=np.ones(5, np.float32))
+    found = read_network(saved(tmp_path / "net.onnx", model(*norm)))
+    assert "constants can be added" in found.skipped[0].reason
+    with pytest.raises(InputError, match="n_r.*BatchNormalization"):
+        with_weights(found)
+    shared = between(("Relu", "c", "a"), ("Conv", "a k", "d"), ("Add", "d c", "r"), k=some(5, 5, 1, 1))
+    found = read_network(saved(tmp_path / "net.onnx", model(*shared)))
+    assert len(found.graph.layers()) == 3 and found.graph.wiring().reads[1] == 1
+    with pytest.raises(InputError, match="an activation of a tensor that others read as it is"):
         with_weights(found)
 
 
