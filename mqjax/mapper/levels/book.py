@@ -28,10 +28,8 @@ class WindowBook:
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())
         self.rules = LoopRules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
-        self._sliding = sliding
-        # What windows depend on: the extents of the pairs inside, and those of all loops of a window outside.
-        self._inner = lattice.places[:, sliding].sum(axis=1)
-        self._outer = lattice.places[:, [*sliding, *idle[INPUTS]]].sum(axis=1)
+        # What windows depend on, inside a level and with it: the extents of all loops that a window may have.
+        self._extents = lattice.places[:, [*sliding, *idle[INPUTS]]].sum(axis=1)
         self._windows: list[WindowLoops] = [()]
         self._numbers: dict[WindowLoops, int] = {(): NO_WINDOW}
         self._known: dict[tuple[int, Order], dict[int, int]] = {}
@@ -44,7 +42,7 @@ class WindowBook:
         if not order.window:
             return np.full(len(place), NO_WINDOW)
         size, going_on = self._charges.lattice.size, order.whole_window
-        key = ((outer if going_on else 0) * size + self._outer[whole]) * size + self._inner[place]
+        key = ((outer if going_on else 0) * size + self._extents[whole]) * size + self._extents[place]
         unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         known = self._known.setdefault((b, order), {})
         found = []

@@ -21,6 +21,7 @@ from mqjax.cost.exact.nest import INPUTS, problem
 from mqjax.cost.exact.price import OUTPUTS
 from mqjax.cost.packing import words
 from mqjax.mapper.levels.lattice import Lattice, lattice
+from mqjax.mapper.levels.packings import Packings
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import TENSORS
 
@@ -126,20 +127,21 @@ class Charges:
             total += charge.weight * np.ceil(count / (operands[charge.level] * self._block[charge.level]))
         return total
 
-    def of_macs(self, operands: np.ndarray) -> np.ndarray:
-        """What the operands of the MACs cost, float64 [U]: the same in all mappings. operands: int64 [U, L, T]."""
-        crossing = np.full(len(operands), self.steps)
-        costs = [self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS))]
-        return np.sum(costs, axis=0)
+    def of_macs(self, packings: Packings) -> np.ndarray:
+        """What the operands of the MACs cost, float64 [U]: the same in all mappings."""
+        crossing = np.array([[self.steps]])
+        costs = [(t, self.cost(self.of(0, t), crossing, packings.ways[t][:, None])) for t in range(len(TENSORS))]
+        return packings.total(costs)[0]
 
-    def most(self, operands: np.ndarray) -> np.ndarray:
-        """What no mapping costs more than, float64 [U]; operands: int64 [U, L, T]."""
-        total = np.zeros(len(operands))
+    def most(self, packings: Packings) -> np.ndarray:
+        """What no mapping costs more than, float64 [U]."""
+        total = np.zeros(len(packings))
         for b in range(self.depth):
             for t in range(len(TENSORS)):
-                # More elements never take fewer words.
-                crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
-                total += self.cost(self.of(b, t), np.array(crossing), operands[:, :, t].T)
+                if found := self.of(b, t):
+                    # More elements never take fewer words.
+                    crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
+                    total += packings.total([(t, self.cost(found, np.array([[crossing]]), packings.ways[t][:, None]))])[0]
         return total
 
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:

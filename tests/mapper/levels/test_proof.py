@@ -20,6 +20,7 @@ from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
 from mqjax.mapper.levels.lattice import Lattice
+from mqjax.mapper.levels.packings import Packings
 from mqjax.mapper.levels.proof import NEAR, prove
 from mqjax.mapper.levels.runs import LoopRules, joined, orders
 from mqjax.mapper.levels.spreads import spreads
@@ -111,11 +112,11 @@ def test_bounds_hold(archs):
     """The cheapest bound is below that by extents, which is below the least cost of a spread."""
     space = Mapspace(archs["simba"], Layer(C=16, M=8, R=3, S=3, P=8, Q=8), constraints="arch")
     decision = prove(space, BITS, deadline=math.inf)
-    operands = decision.widths.operands
+    packings = Packings(decision.widths.operands)
     for spatial in spreads(space)[::7]:
         charges = Charges(space, spatial)
-        bound = Bounds(charges, operands)
-        assert (cheapest(charges, operands) <= bound.root * (1 + NEAR)).all()
+        bound = Bounds(charges, packings)
+        assert (cheapest(charges, packings) <= bound.root * (1 + NEAR)).all()
 
 
 def test_least_over_divisors():
