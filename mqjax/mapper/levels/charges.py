@@ -141,7 +141,9 @@ class Charges:
                 if found := self.of(b, t):
                     # More elements never take fewer words.
                     crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
-                    total += packings.total([(t, self.cost(found, np.array([[crossing]]), packings.ways[t][:, None]))])[0]
+                    total += packings.total([(t, self.cost(found, np.array([[crossing]]), packings.ways[t][:, None]))])[
+                        0
+                    ]
         return total
 
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:

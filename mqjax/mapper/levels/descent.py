@@ -25,6 +25,7 @@ from mqjax.mapper.levels.states import (
     Targets,
     TooManyStates,
     distinct,
+    least_rows,
     undominated,
 )
 from mqjax.types import TENSORS
@@ -109,7 +110,7 @@ class Descent:
             self.looked_at += len(states)
             if search.beam is not None and len(states) > search.beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
-                states = states.take(_least_rows(promise, search.beam))
+                states = states.take(least_rows(promise, search.beam))
             if len(states) > STATES_MOST or states.cost.size > COSTS_MOST:
                 raise TooManyStates
             history.append(states)
@@ -118,8 +119,8 @@ class Descent:
         wanted: dict[int, np.ndarray] = {}
         for u in range(len(self._cycles)):
             for i in undominated(last.cost[:, 0, u], slowed[:, u], last.exact):
-                wanted.setdefault(i, np.zeros(len(self._cycles), bool))[u] = True
-        return [Placed(self._loops(history, i), at) for i, at in wanted.items()]
+                wanted.setdefault(i, np.full(len(self._cycles), np.inf))[u] = last.cost[i, 0, u]
+        return [Placed(self._loops(history, i), energy, bool(last.exact[i])) for i, energy in wanted.items()]
 
     def _inside(self, b: int, states: States) -> np.ndarray:
         """What the boundaries inside b cost, at least, float64 [S, K, U]."""
@@ -231,7 +232,7 @@ class Descent:
                 least.append(np.where(within[rows], promise[rows], np.inf))
         rows = np.concatenate(kept)
         if search.beam is not None:
-            rows = rows[_least_rows(np.concatenate(least), PRICED_PER_STATE * search.beam)]
+            rows = rows[least_rows(np.concatenate(least), PRICED_PER_STATE * search.beam)]
         elif (counts > search.most).any():
             # Packings with too many pairs are left out.
             many = counts > search.most
@@ -321,7 +322,7 @@ class Descent:
             for t, direction, amount in amounts:
                 found = [x for x in measure.charges.of(b, t) if direction in (None, x.direction)]
                 if found:
-                    costs.append((t, charges.cost(found, amount[:, None], ways[t][:, None])))
+                    costs.append((t, measure.charges.cost(found, amount[:, None], ways[t][:, None])))
             if costs:
                 total[:, k] = self._packings.total(costs)
         return total, exact
@@ -339,16 +340,3 @@ class Descent:
             levels.append(tuple((d, int(factors[d])) for d in (self._orders[number].loops if number >= 0 else ())))
             state = int(states.parent[state])
         return tuple(levels)
-
-
-def _least_rows(values: np.ndarray, most: int) -> np.ndarray:
-    """Some of the rows of `values` [N, U] that come nearest to the least of a column, at least those: `most` for one column,
-    not so many for each of several, which tend to want the same."""
-    most += most * (values.shape[1] - 1) // 8
-    if len(values) <= most:
-        return np.flatnonzero(np.isfinite(values).any(axis=1))
-    least = values.min(axis=0)
-    possible = np.flatnonzero(np.isfinite(least))
-    apart = (values[:, possible] / least[possible]).min(axis=1)
-    chosen = np.argpartition(apart, most)[:most]
-    return np.unique(np.concatenate([chosen[np.isfinite(apart[chosen])], values[:, possible].argmin(axis=0)]))

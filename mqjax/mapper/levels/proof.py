@@ -20,7 +20,7 @@ from mqjax.mapper.levels.descent import PAIRS_MOST, Descent, Search
 from mqjax.mapper.levels.packings import Packings
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
-from mqjax.mapper.levels.states import Measure, Targets, TooManyStates
+from mqjax.mapper.levels.states import Measure, Mispriced, Placed, Targets, TooManyStates
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
@@ -35,6 +35,9 @@ better mapping is looked for first."""
 
 KEPT = 64
 """Spreads whose tables by extents are kept; others are made anew."""
+
+AGREES = 1e-9
+"""Relative difference between what the boundaries of a mapping cost and its exact price, at most."""
 
 CELLS = 2**17
 """Extents times packings that are bounded together."""
@@ -83,7 +86,7 @@ class _Proof:
                 self._progress.say(f"{settled:,} of {len(self._done):,} choices of spatial loops settled")
                 for s, wanted in promising.items():
                     self._look(s, wanted)
-        except (TimeoutError, TooManyStates):
+        except (TimeoutError, TooManyStates, Mispriced):
             return
         self._decision.proven = True
 
@@ -170,9 +173,20 @@ class _Proof:
             return np.concatenate([self._search(s, packings, descent, half, stage) for half in halves])
         self._decision.searched = (self._decision.searched or 0) + part.looked_at
         if found:
-            self._decision.consider(codes(self._codec, self._spreads[s], found))
-            self._standing = self._decision.standing()
+            self._price(s, packings[some], found)
         return some[part.complete]
+
+    def _price(self, s: int, packings: np.ndarray, found: list[Placed]) -> None:
+        """Let mappings of a spread, found at some packings, compete at all."""
+        energy, _ = self._decision.consider(codes(self._codec, self._spreads[s], found))  # [U, N]
+        self._standing = self._decision.standing()
+        energy = energy[packings].reshape(len(packings), len(found), -1).transpose(1, 0, 2)
+        wanted = np.stack([one.energy for one in found])[:, :, None]
+        exact = np.isfinite(wanted) & np.array([one.exact for one in found])[:, None, None]
+        # Only a mistake in what boundaries cost can make this differ; then nothing they say can be relied on.
+        with np.errstate(invalid="ignore"):
+            if (exact & ~(np.abs(energy - wanted) <= AGREES * wanted)).any():
+                raise Mispriced
 
     def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measure]:
         """pJ, and the words that may slow the MACs down, at some packings."""

@@ -19,6 +19,10 @@ class TooManyStates(Exception):
     """More states might be optimal than can be looked at."""
 
 
+class Mispriced(Exception):
+    """A mapping does not cost what its boundaries add up to, so that nothing is proven by them."""
+
+
 class States(NamedTuple):
     """Partial mappings down to a boundary; axis S. exact: whether `cost` is what the boundaries cost, not a bound."""
 
@@ -43,11 +47,12 @@ class States(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Temporal loops of all levels, inner to outer: per level (dimension, bound), innermost first. at: bool [U], the packings
-    at which no other is known to be better."""
+    """Temporal loops of all levels, inner to outer: per level (dimension, bound), innermost first. energy: float64 [U] pJ, at
+    least, and exactly where `exact`; at packings where others are better it is infinite."""
 
     loops: tuple[tuple[tuple[int, int], ...], ...]
-    at: np.ndarray
+    energy: np.ndarray
+    exact: bool
 
 
 class Targets(NamedTuple):
@@ -142,3 +147,16 @@ def undominated(energy: np.ndarray, cycles: np.ndarray, exact: np.ndarray) -> li
             kept.append(i)
             fastest = cycles[i] if exact[i] else fastest
     return kept
+
+
+def least_rows(values: np.ndarray, most: int) -> np.ndarray:
+    """Some of the rows of `values` [N, U] that come nearest to the least of a column, at least those: `most` for one column,
+    not so many for each of several, which tend to want the same."""
+    most += most * (values.shape[1] - 1) // 8
+    if len(values) <= most:
+        return np.flatnonzero(np.isfinite(values).any(axis=1))
+    least = values.min(axis=0)
+    possible = np.flatnonzero(np.isfinite(least))
+    apart = (values[:, possible] / least[possible]).min(axis=1)
+    chosen = np.argpartition(apart, most)[:most]
+    return np.unique(np.concatenate([chosen[np.isfinite(apart[chosen])], values[:, possible].argmin(axis=0)]))

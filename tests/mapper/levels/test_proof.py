@@ -16,6 +16,7 @@ import pytest
 import judge
 from mqjax.hw import load_arch
 from mqjax.mapper.best import best_mappings
+from mqjax.mapper.levels.book import WindowBook
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.coincidences import Inside, needed
@@ -93,6 +94,29 @@ def test_solve_proves_what_it_cannot_sweep(archs):
 def test_a_proof_that_is_not_done_is_no_proof(archs):
     space = Mapspace(archs["simba"], Layer(C=32, M=16, P=14, Q=14), constraints="arch")
     assert not prove(space, BITS, deadline=-math.inf).solution().covered
+
+
+def test_boundaries_that_do_not_add_up_prove_nothing(archs, monkeypatch):
+    """What the boundaries say is compared with the exact price of every mapping that is reported."""
+    space = Mapspace(archs["simba"], Layer(C=16, M=8, P=8, Q=8), constraints="arch")
+    assert proven(space).covered
+    cost = Charges.cost
+    monkeypatch.setattr(Charges, "cost", lambda *given: cost(*given) * 0.999)
+    assert not proven(space).covered
+
+
+def test_windows_tell_idle_loops_apart(archs):
+    """Of two loops of M with the same extents outside, the window of the longer one must not stand for the shorter."""
+    space = Mapspace(archs["simba"], Layer(C=3, M=8, R=3, S=3, P=8, Q=8, Wstride=2, Hstride=2))
+    charges = Charges(space, np.ones((len(space.arch.levels), len(space.dims)), np.int64))
+    book, lattice = WindowBook(charges), charges.lattice
+    order = next(order for order in orders(book.rules, (), (1, 5)) if order.window == (1, 5))
+    whole = lattice.size - 1
+    inside = [np.flatnonzero((lattice.extents == (3, m, 3, 3, 1, 4, 8)).all(axis=1))[0] for m in (1, 4)]
+    for place, loop in zip(inside, (8, 2), strict=True):
+        (number,) = book.numbers(5, np.array([0]), np.array([whole]), np.array([place]), order)
+        crossing, _ = book.crossing(5, np.array([place]), np.array([number]))
+        assert crossing[0] == charges.boxes[5, 1, place] * charges.trips[place] // loop
 
 
 def test_children_along_both_dimensions_of_a_window_are_refused(archs):
