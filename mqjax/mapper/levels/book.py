@@ -28,8 +28,10 @@ class WindowBook:
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())
         self.rules = LoopRules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
-        # What windows depend on, inside a level and with it: the extents of all loops that a window may have.
-        self._extents = lattice.places[:, [*sliding, *idle[INPUTS]]].sum(axis=1)
+        # What windows depend on, inside a level and with it: the extents of all loops that a window may have. It has those of
+        # one pair; which that is does not follow from loops that leave Inputs unchanged.
+        choices = {pair: pair for pair in pairs} | {None: tuple(sliding)}
+        self._extents = {pair: lattice.places[:, [*dims, *idle[INPUTS]]].sum(axis=1) for pair, dims in choices.items()}
         self._windows: list[WindowLoops] = [()]
         self._numbers: dict[WindowLoops, int] = {(): NO_WINDOW}
         self._known: dict[tuple[int, Order], dict[int, int]] = {}
@@ -42,7 +44,8 @@ class WindowBook:
         if not order.window:
             return np.full(len(place), NO_WINDOW)
         size, going_on = self._charges.lattice.size, order.whole_window
-        key = ((outer if going_on else 0) * size + self._extents[whole]) * size + self._extents[place]
+        extents = self._extents[next((pair for d in order.window if (pair := self.rules.pair(d))), None)]
+        key = ((outer if going_on else 0) * size + extents[whole]) * size + extents[place]
         unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         known = self._known.setdefault((b, order), {})
         found = []
