@@ -181,11 +181,12 @@ class _Proof:
         energy, _ = self._decision.consider(codes(self._codec, self._spreads[s], found))  # [U, N]
         self._standing = self._decision.standing()
         energy = energy[packings].reshape(len(packings), len(found), -1).transpose(1, 0, 2)
-        wanted = np.stack([one.energy for one in found])[:, :, None]
-        exact = np.isfinite(wanted) & np.array([one.exact for one in found])[:, None, None]
+        least = np.stack([one.energy for one in found])[:, :, None]
+        exact = np.array([one.exact for one in found])[:, None, None]
         # Only a mistake in what boundaries cost can make this differ; then nothing they say can be relied on.
         with np.errstate(invalid="ignore"):
-            if (exact & ~(np.abs(energy - wanted) <= AGREES * wanted)).any():
+            agrees = (energy >= least * (1 - AGREES)) & (~exact | (energy <= least * (1 + AGREES)))
+            if (np.isfinite(least) & ~agrees).any():
                 raise Mispriced
 
     def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measure]:

@@ -46,10 +46,9 @@ def spreads(space: Mapspace) -> np.ndarray | None:
 
 
 def _followed(space: Mapspace, bounds: np.ndarray) -> bool:
-    """Whether no level has children along both dimensions of a sliding window, or along two windows."""
+    """Whether no level has children along both dimensions of a sliding window."""
     sliding = [pair for pair in PAIRS if all(space.layer.bounds[d] > 1 for d in pair)]
-    along = [(bounds[..., list(pair)] > 1).sum(axis=-1) for pair in sliding]
-    return not sliding or bool((np.sum(along, axis=0) <= 1).all())
+    return not any((bounds[..., list(pair)] > 1).all(axis=-1).any() for pair in sliding)
 
 
 def spread_layouts(space: Mapspace, bounds: np.ndarray) -> Iterator[tuple[Layout, ...]]:
