@@ -131,7 +131,7 @@ class WindowBook:
         if not window:
             return box * trips, box * trips
         extents, spatial, inside = charges.lattice.extents, charges.spatial[b], charges.inside
-        siblings = spatial.prod() > charges.scatter(b, INPUTS)
+        siblings = spatial.prod() > charges.overlapping.get(b, charges.scatter(b, INPUTS))
         none = np.zeros(len(trips), np.int64)
         pairs = self.rules.pairs
         # Axis of pairs: elements along the rank of each.

@@ -30,6 +30,9 @@ class States(NamedTuple):
     tensor: np.ndarray  # int64 which the run leaves unchanged, NO_TENSOR for none
     run: np.ndarray  # int64 product of the run's bounds
     window: np.ndarray  # int64 number of the window
+    groups: (
+        np.ndarray
+    )  # int64 of children that take the same Inputs, from where these are kept outside (`Charges.overlapping`)
     cost: np.ndarray  # float64 [S, K, U] so far, at least; pJ are infinite at packings where the state is of no use
     exact: np.ndarray  # bool
     parent: np.ndarray  # int64 state at the boundary outside
@@ -101,7 +104,8 @@ def distinct(states: States) -> States:
     """The states without those that cost no less than an exact one that agrees in all that matters further in, at each
     packing."""
     _, code = np.unique(states.run, return_inverse=True)
-    for key in (states.window, states.tensor + 1, states.place):
+    _, groups = np.unique(states.groups, return_inverse=True)
+    for key in (groups.reshape(-1), states.window, states.tensor + 1, states.place):
         code = code.reshape(-1) * (int(key.max(initial=0)) + 1) + key
     order = np.argsort(code, kind="stable")
     new = np.diff(code[order], prepend=-1) != 0

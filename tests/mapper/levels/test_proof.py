@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import judge
+from mqjax.arch import Arch, Constraint, Level, Mac
 from mqjax.hw import load_arch
 from mqjax.mapper.best import best_mappings
 from mqjax.mapper.levels.book import WindowBook
@@ -31,7 +32,7 @@ from mqjax.mapspace.padding import padded_or_itself
 from mqjax.mapspace.space import Mapspace
 from mqjax.models import network_layers
 from mqjax.types import BitWidths, Layer
-from random_accelerators import draw
+from random_accelerators import Case, draw
 
 BITS = [BitWidths(8, 8, 8), BitWidths(4, 2, 8), BitWidths()]
 
@@ -101,7 +102,7 @@ def test_boundaries_that_do_not_add_up_prove_nothing(archs, monkeypatch):
     space = Mapspace(archs["simba"], Layer(C=16, M=8, P=8, Q=8), constraints="arch")
     assert proven(space).covered
     cost = Charges.cost
-    monkeypatch.setattr(Charges, "cost", lambda *given: cost(*given) * 0.999)
+    monkeypatch.setattr(Charges, "cost", lambda *given, **how: cost(*given, **how) * 0.999)
     assert not proven(space).covered
 
 
@@ -119,10 +120,45 @@ def test_windows_tell_idle_loops_apart(archs):
         assert crossing[0] == charges.boxes[5, 1, place] * charges.trips[place] // loop
 
 
-def test_children_along_both_dimensions_of_a_window_are_refused(archs):
-    """Their groups do not follow from the bounds (MODEL.md section 6)."""
-    space = Mapspace(archs["simba"], Layer(C=4, M=4, R=3, P=4), constraints="none")
-    assert spreads(space) is None and not proven(space).covered
+def two_levels(fan: tuple[int, int], spatial: str, order: str = "", *, kept: str = "") -> Arch:
+    """Registers at each of some MACs and a memory, whose reads are dear. spatial: the dimensions that children may lie along.
+    order: of the memory's loops. kept: dimensions without loops at the registers."""
+    shared = {"word_bits": 16, "block_words": 1, "cluster": 1, "keep": (True, True, True), "area_um2": 0.0}
+    shared |= {"read_bandwidth": None, "write_bandwidth": None}
+    registers = Level("registers", fan, capacity_words=64, read_pj=0.0, fill_pj=1.0, update_pj=1.0, **shared)
+    memory = Level("memory", (1, 1), capacity_words=None, read_pj=100.0, fill_pj=1.0, update_pj=1.0, **shared)
+    rules = (
+        Constraint("memory", True, tuple((d, 1) for d in "CMRSNPQ" if d not in spatial)),
+        Constraint("memory", False, (), order),
+        Constraint("registers", False, tuple((d, 1) for d in kept)),
+    )
+    return Arch("two", Mac("mac", fan, 0.0, 1.0), (registers, memory), arch_constraints=rules)
+
+
+@pytest.mark.parametrize(
+    ("spatial", "order"), [("R", "SPQR"), ("P", "SRQP"), ("S", "RQPS"), ("Q", "PSRQ"), ("R", "QPSR"), ("Q", "RSPQ")]
+)
+def test_neighbours_forward_where_a_move_comes_back(spatial, order):
+    """MODEL.md section 6: a step along one rank of Inputs undoes a move, so that what is left of it lies along the other."""
+    arch = two_levels((2, 1), spatial, order, kept="CMRSPQ")
+    judge.judge(Case(arch, "arch", (Layer(R=2, S=2, P=2, Q=2),), (BitWidths(),)), (judge.by_levels,))
+
+
+@pytest.mark.parametrize(
+    ("fan", "spatial", "layer"),
+    [
+        ((2, 2), "RP", Layer(R=2, P=4)),
+        ((4, 1), "SQ", Layer(S=3, Q=4, Hstride=2)),
+        ((3, 2), "RP", Layer(R=3, P=4, C=2)),
+        ((5, 3), "RP", Layer(R=3, P=5, Wdilation=2)),
+        ((2, 2), "RSPQ", Layer(R=2, S=2, P=2, Q=2)),
+    ],
+    ids=["width", "strided", "channels", "dilated", "plane"],
+)
+def test_children_along_both_dimensions_of_a_window(fan, spatial, layer):
+    """MODEL.md section 6: how many children share data follows from the extents inside."""
+    case = Case(two_levels(fan, spatial, kept="CMS"), "arch", (layer,), (BitWidths(), BitWidths(8, 8, 8)))
+    judge.judge(case, (judge.by_levels,))
 
 
 def test_where_nothing_fits_that_is_proven(archs):
