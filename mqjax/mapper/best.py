@@ -14,7 +14,7 @@ from mqjax.arch import Arch
 from mqjax.errors import InputError, unknown
 from mqjax.mapper.optima import Optimum, Solution, best_of
 from mqjax.mapper.optimum import solve
-from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as
+from mqjax.mapspace.padding import bounds_to_try, describe_padding, mapped_as, padded
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
 from mqjax.types import METRICS, SECONDS, BitWidths, Layer, all_widths
@@ -73,7 +73,8 @@ def solve_layer(
     """Best mappings of `layer` for all `bits` and all metrics (see `mqjax.mapper.optimum.solve`), on padded bounds where needed.
 
     pad: 0 pads the dimensions that the fixed factors do not divide, and only these; K > 0 also tries up to K larger
-    bounds of every dimension whose bound exceeds 1, and keeps the best; None pads nothing: `InputError` where needed.
+    bounds of every dimension whose bound exceeds 1, and keeps the best; None pads nothing: `InputError` where needed. Under
+    fewer constraints than the paper's the bounds that those need are tried, too, so that fewer constraints never cost more.
     Of more than `TRIED_MOST` combinations of bounds those of one dimension at a time are tried, then all combinations
     of the ones that were best for some triple and metric. seconds: for each padded layer. progress: told what is being done.
     """
@@ -88,8 +89,23 @@ def solve_layer(
         return best_of(layer, [solved(layer)])
     choices = [bounds_to_try(arch, layer, constraints, d, pad) for d in layer.loops]
     if math.prod(map(len, choices)) <= TRIED_MOST:
-        return best_of(layer, [solved(candidate) for candidate in _larger_layers(layer, choices)])
-    return best_of(layer, _one_by_one(layer, choices, solved))
+        candidates = _larger_layers(layer, choices)
+        return best_of(layer, list(map(solved, dict.fromkeys([*candidates, *paper_bounds(arch, layer, constraints)]))))
+    solutions = _one_by_one(layer, choices, solved)
+    tried = {solution.layer for solution in solutions}
+    others = [candidate for candidate in paper_bounds(arch, layer, constraints) if candidate not in tried]
+    return best_of(layer, [*solutions, *map(solved, others)])
+
+
+def paper_bounds(arch: Arch, layer: Layer, constraints: str) -> list[Layer]:
+    """The layer on the bounds that the paper's constraints need, where these are others than those that `constraints` need."""
+    if constraints == "paper":
+        return []
+    try:
+        larger = padded(arch, layer)
+    except InputError:
+        return []
+    return [] if larger == padded(arch, layer, constraints=constraints) else [larger]
 
 
 def _larger_layers(layer: Layer, choices: Sequence[Sequence[int]]) -> list[Layer]:

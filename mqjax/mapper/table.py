@@ -21,7 +21,7 @@ import numpy as np
 from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
-from mqjax.mapper.best import solve_layer
+from mqjax.mapper.best import paper_bounds, solve_layer
 from mqjax.mapper.decision import Decision
 from mqjax.mapper.hosts import gather
 from mqjax.mapper.optima import Optima, Solution, metric_number
@@ -32,7 +32,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Part, Progress
 from mqjax.types import METRICS, SECONDS, UNPACKED, WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 4
+MODEL_VERSION = 5
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3
@@ -183,7 +183,14 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], progress: Progres
         space = Mapspace(options.arch, mapped, constraints=options.constraints)
         return decide(space, _BITS, share=share, seconds=options.seconds, progress=Part(progress, layer.name))
 
-    missing = [layer for layer, known in zip(layers, everywhere, strict=True) if not known]
+    # Layers that are tried on several bounds are not shared: every process solves them whole.
+    several = {
+        layer for layer in layers if options.pad is not None and paper_bounds(options.arch, layer, options.constraints)
+    }
+    stored = [
+        _one_table(options, x, progress) if x in several else table for x, table in zip(layers, stored, strict=True)
+    ]
+    missing = [x for x, known in zip(layers, everywhere, strict=True) if not known and x not in several]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         decisions = dict(zip(missing, pool.map(decided, missing), strict=True))
     if not decisions:

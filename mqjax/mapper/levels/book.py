@@ -28,10 +28,10 @@ class WindowBook:
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())
         self.rules = LoopRules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
-        self._sliding = sliding
-        # What windows depend on: the extents of the pairs inside, and those of all loops of a window outside.
-        self._inner = lattice.places[:, sliding].sum(axis=1)
-        self._outer = lattice.places[:, [*sliding, *idle[INPUTS]]].sum(axis=1)
+        # What windows depend on, inside a level and with it: the extents of all loops that a window may have. It has those of
+        # one pair, unless neighbours may forward; which that is does not follow from loops that leave Inputs unchanged.
+        choices = {pair: pair for pair in pairs} | {None: tuple(sliding)}
+        self._extents = {pair: lattice.places[:, [*dims, *idle[INPUTS]]].sum(axis=1) for pair, dims in choices.items()}
         self._windows: list[WindowLoops] = [()]
         self._numbers: dict[WindowLoops, int] = {(): NO_WINDOW}
         self._known: dict[tuple[int, Order], dict[int, int]] = {}
@@ -44,7 +44,9 @@ class WindowBook:
         if not order.window:
             return np.full(len(place), NO_WINDOW)
         size, going_on = self._charges.lattice.size, order.whole_window
-        key = ((outer if going_on else 0) * size + self._outer[whole]) * size + self._inner[place]
+        own = next((pair for d in order.window if (pair := self.rules.pair(d))), None)
+        extents = self._extents[None if self.rules.forwards else own]
+        key = ((outer if going_on else 0) * size + extents[whole]) * size + extents[place]
         unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         known = self._known.setdefault((b, order), {})
         found = []
@@ -75,29 +77,39 @@ class WindowBook:
 
     def _trimmed(self, b: int, window: WindowLoops, extents: list[int]) -> WindowLoops:
         """A window without the outermost loops that never matter; extents: of the temporal loops inside boundary b."""
-        pair = self._pair(window)
-        if pair is None:
+        pairs = self._pairs(window)
+        if not pairs:
             return window
-        charges, rank = self._charges, next(rank for rank, *dims in PAIRS if pair[0] in dims)
-        kernel, output = pair
-        units = int(charges.coefficients[INPUTS, rank, kernel]), int(charges.coefficients[INPUTS, rank, output])
-        key = b, *pair, *(extents[d] for d in pair)
-        if key not in self._insides:
-            widths = charges.inside[: b + 1, pair]
-            own = extents[kernel], extents[output]
-            reach = np.array(units) * own * widths * (charges.spatial[: b + 1, pair] - 1)
-            spread = tuple((k, o) for k, o in widths.tolist())
-            self._insides[key] = Inside(units, own, spread, int(np.max(reach)))
-        moves, grown = [], {d: unit * extents[d] for d, unit in zip(pair, units, strict=True)}
+        insides, grown = [], {}
+        for pair in pairs:
+            units = self._units(pair)
+            own = extents[pair[0]], extents[pair[1]]
+            grown |= {d: unit * extent for d, unit, extent in zip(pair, units, own, strict=True)}
+            key = b, *pair, *own
+            if key not in self._insides:
+                charges = self._charges
+                widths = charges.inside[: b + 1, pair]
+                reach = np.array(units) * own * widths * (charges.spatial[: b + 1, pair] - 1)
+                spread = tuple((k, o) for k, o in widths.tolist())
+                self._insides[key] = Inside(units, own, spread, int(reach.sum(axis=1).max()))
+            insides.append(self._insides[key])
+        moves = []
         for d, bound, level in window:
-            moves.append(grown[d] * int(charges.inside[level + 1, d]) if d in grown else 0)
+            move = grown[d] * int(self._charges.inside[level + 1, d]) if d in grown else 0
+            moves.append(tuple(move if d in pair else 0 for pair in pairs))
             if d in grown:
                 grown[d] *= bound
-        return window[: needed(moves, self._insides[key])]
+        return window[: needed(moves, insides)]
 
-    def _pair(self, window: WindowLoops) -> tuple[int, int] | None:
-        """The pair of dimensions along which a window slides."""
-        return next((pair for d, _, _ in window if (pair := self.rules.pair(d))), None)
+    def _units(self, pair: tuple[int, int]) -> tuple[int, int]:
+        """Elements that a step along each of a pair of dimensions moves by."""
+        rank = next(rank for rank, *dims in PAIRS if pair[0] in dims)
+        kernel, output = self._charges.coefficients[INPUTS, rank, list(pair)].tolist()
+        return kernel, output
+
+    def _pairs(self, window: WindowLoops) -> list[tuple[int, int]]:
+        """The pairs of dimensions along which a window slides: one, unless neighbours may forward."""
+        return [pair for pair in self.rules.pairs if any(d in pair for d, _, _ in window)]
 
     def crossing(self, b: int, place: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Elements of Inputs that cross boundary b, and what is left of them where neighbours hand over all that they
@@ -118,42 +130,50 @@ class WindowBook:
         box, trips = charges.boxes[b, INPUTS], charges.trips
         if not window:
             return box * trips, box * trips
-        extents = charges.lattice.extents
-        coefficients = charges.coefficients[INPUTS]
-        ranks = {d: rank for rank, *dims in PAIRS for d in dims}
-        spatial, inside = charges.spatial[b], charges.inside
-        siblings = spatial.prod() > charges.scatter(b, INPUTS)
-        pair = self._pair(window)
-        along = [
-            (coefficients[ranks[d], d] * extents[:, d] * inside[b, d], spatial[d]) for d in pair or () if spatial[d] > 1
-        ]
+        extents, spatial, inside = charges.lattice.extents, charges.spatial[b], charges.inside
+        siblings = spatial.prod() > charges.overlapping.get(b, charges.scatter(b, INPUTS))
+        none = np.zeros(len(trips), np.int64)
+        pairs = self.rules.pairs
+        # Axis of pairs: elements along the rank of each.
+        moved, first = [none] * len(pairs), [none] * len(pairs)
         same: dict[int, int] = {}
-        moved, repeated, handed = (
-            np.zeros(len(trips), np.int64),
-            np.zeros(len(trips), np.int64),
-            np.zeros(len(trips), np.int64),
-        )
-        first = fresh = moved
+        repeated = handed = fresh = none
         weight = trips
         for number, (d, bound, level) in enumerate(window):
-            move = moved * 0
-            if self.rules.pair(d):
-                move = coefficients[ranks[d], d] * extents[:, d] * inside[level + 1, d] * same.get(d, 1)
+            move = [none] * len(pairs)
+            if (pair := self.rules.pair(d)) is not None:
+                unit = self._units(pair)[pair.index(d)]
+                step = unit * extents[:, d] * inside[level + 1, d] * same.get(d, 1)
+                move[pairs.index(pair)] = step
                 same[d] = same.get(d, 1) * bound
-            if number == 0:
-                first = move
-                if self.rules.pair(d):
-                    length = charges.lengths(b, INPUTS, extents)[:, ranks[d]]
-                    fresh = box // length * np.minimum(length, move)
-            apart = move - moved
+                if number == 0:
+                    rank = next(rank for rank, *dims in PAIRS if d in dims)
+                    length = charges.lengths(b, INPUTS, extents)[:, rank]
+                    fresh = box // length * np.minimum(length, step)
+            first = first if number else move
+            apart = [own - before for own, before in zip(move, moved, strict=True)]
             weight = weight // bound
             times = (bound - 1) * weight
-            alike = (apart == first) if number else np.ones(len(trips), bool)
-            repeated = repeated + np.where(alike, times, 0)
-            reached = (apart == 0) & siblings
-            for unit, children in along:
-                reached |= (apart != 0) & (np.abs(apart) <= unit * (children - 1)) & (apart % unit == 0)
-            handed = handed + np.where(reached & (fresh > 0), np.where(alike, fresh, box) * times, 0)
-            moved = moved + move
+            alike = np.all([own == at for own, at in zip(apart, first, strict=True)], axis=0)
+            repeated = repeated + (np.where(alike, times, 0) if number else times)
+            reached = np.all([self._between(b, pair, own) for pair, own in zip(pairs, apart, strict=True)], axis=0)
+            reached &= (np.any(apart, axis=0) | siblings) & (fresh > 0)
+            # Whole boxes are handed over only where those of the first loop's steps are apart.
+            handed = handed + np.where(reached & (alike | (fresh == box)), np.where(alike, fresh, box) * times, 0)
+            moved = [before + own for before, own in zip(moved, move, strict=True)]
         crossing = box * trips - (box - fresh) * repeated
         return crossing, crossing - handed
+
+    def _between(self, b: int, pair: tuple[int, int], apart: np.ndarray) -> np.ndarray:
+        """Whether the data of two children at level b may be so many elements `apart` [X] along a pair of dimensions, or not
+        at all."""
+        charges, dims = self._charges, [d for d in pair if self._charges.spatial[b, d] > 1]
+        if not dims:
+            return apart == 0
+        units = [
+            unit * charges.lattice.extents[:, d] * charges.inside[b, d]
+            for d, unit in zip(pair, self._units(pair), strict=True)
+            if d in dims
+        ]
+        reach = np.sum([unit * (charges.spatial[b, d] - 1) for d, unit in zip(dims, units, strict=True)], axis=0)
+        return (np.abs(apart) <= reach) & (apart % np.gcd.reduce(units) == 0)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from mqjax.mapper.levels.charges import INPUTS, WRITE, Charges
+from mqjax.mapper.levels.packings import Packings
 from mqjax.mapper.levels.windows import Crossing, Windows, sliding_inputs
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import TENSORS
@@ -57,80 +59,123 @@ class BoundaryTerms(NamedTuple):
     open_inputs: np.ndarray  # Inputs whose window goes on further out
 
 
-class Bounds:
-    """What the boundaries 1 to b - 1 cost at least at some packings, int64 [U, L, T], by the extents inside boundary b and
-    by which tensor the run of innermost loops outside it leaves unchanged.
+class Ended(NamedTuple):
+    """What is inside a boundary and the boundary itself cost where the run of innermost loops ends in the level outside, but
+    for the tensor that it leaves unchanged, which crosses as if the run were inside."""
 
-    least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. parts: per
-    boundary b = 1 to L - 1 and tensor. windows: per boundary. fixed, most: what constraints say of each level's loops.
+    others: np.ndarray  # float64 [X, U] by the extents inside, or with the loop along `placed`
+    own: np.ndarray  # float64 [X, U] by the extents with all loops of the run
+    dims: list[int]  # of the other loops of the run
+    placed: int | None
+
+
+class Bounds:
+    """What the boundaries 1 to b - 1 cost at least at some packings, by the extents inside boundary b and by which tensor the
+    run of innermost loops outside it leaves unchanged.
+
+    least: per boundary b = 1 to L - 1 and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. inside:
+    per boundary the least of these. parts: per boundary b = 1 to L - 1 and tensor. windows: per boundary. root: what all
+    boundaries but that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
     """
 
-    def __init__(self, charges: Charges, operands: np.ndarray) -> None:
-        self.charges, space = charges, charges.space
+    def __init__(self, charges: Charges, packings: Packings) -> None:
+        self.charges, self.packings, space = charges, packings, charges.space
         self.fixed, self.most = fixed_factors(space), largest_factors(space)
-        idle, lattice = idle_dims(space), charges.lattice
-        start = np.zeros((lattice.size, len(operands)))
-        start[~charges.fits(1, operands)] = np.inf
+        lattice = charges.lattice
+        start = np.zeros((lattice.size, len(packings)))
+        start[~charges.fits(1, packings.operands)] = np.inf
         for d, factor in self.fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
         start[(lattice.extents > self.most[0]).any(axis=1)] = np.inf
         self.parts: list[list[BoundaryTerms]] = [[]]
         self.windows: list[Windows | None] = [None]
         self.least: list[dict[int | None, np.ndarray]] = [{}, dict.fromkeys((0, 1, 2, None), start)]
+        self.inside: list[np.ndarray] = [start, start]
+        self._idle = idle_dims(space)
         for b in range(1, charges.depth):
-            self._place_level(b, self.fixed[b], idle, operands)
+            self._price_boundary(b)
+            if b < charges.depth - 1:
+                self._place_level(b)
+        self.root = self._place_all(charges.depth - 1) if charges.depth > 1 else start[-1]
 
-    @property
-    def root(self) -> np.ndarray:
-        """What all boundaries but that to the MACs take at least, float64 [U]."""
-        return self.least[-1][None][-1]
+    def take(self, some: np.ndarray) -> Bounds:
+        """Those of some packings."""
+        taken, known = copy.copy(self), {}
 
-    def of(self, u: int) -> Bounds:
-        """Those of one packing."""
-        one = copy.copy(self)
-        one.least = [{t: values[:, u : u + 1] for t, values in at.items()} for at in self.least]
-        one.parts = [[BoundaryTerms(*(values[:, u : u + 1] for values in part)) for part in at] for at in self.parts]
-        return one
+        def of(values: np.ndarray) -> np.ndarray:
+            if id(values) not in known:
+                known[id(values)] = values[:, some]
+            return known[id(values)]
 
-    def _place_level(self, b: int, fixed: dict[int, int], idle: list[list[int]], operands: np.ndarray) -> None:
-        """From what is inside boundary b to what is inside boundary b + 1."""
-        charges, lattice = self.charges, self.charges.lattice
-        plain = [self._cost(b, t, charges.boxes[b, t] * charges.trips, operands) for t in range(len(TENSORS))]
+        taken.packings, taken.root = self.packings.take(some), self.root[some]
+        taken.inside = [of(values) for values in self.inside]
+        taken.least = [{t: of(values) for t, values in at.items()} for at in self.least]
+        taken.parts = [[BoundaryTerms(*map(of, part)) for part in at] for at in self.parts]
+        return taken
+
+    def _price_boundary(self, b: int) -> None:
+        """What boundary b costs, by the extents inside it."""
+        charges = self.charges
+        plain = [self._cost(b, t, charges.boxes[b, t] * charges.trips) for t in range(len(TENSORS))]
         windows = sliding_inputs(charges, b)
         self.windows.append(windows)
-        every = list(range(len(lattice.bounds)))
+        self.parts.append([self._part(b, t, plain, windows) for t in range(len(TENSORS))])
+
+    def _place_level(self, b: int) -> None:
+        """From what is inside boundary b to what is inside boundary b + 1."""
+        lattice, fixed = self.charges.lattice, self.fixed[b]
+        every = range(len(lattice.bounds))
         closed, extended = [], {}
-        self.parts.append([])
-        for tensor, dims in enumerate(idle):
-            part = self._part(b, tensor, plain, windows, operands)
-            self.parts[b].append(part)
+        for tensor, dims in enumerate(self._idle):
             rest = [d for d in every if d not in dims]
-            if b < charges.depth - 1:
-                extended[tensor] = self._extended(part, tensor, dims, fixed, windows)
-            for d in windows.dims if windows is not None and tensor != INPUTS else []:
-                if d in dims:
-                    # The first loop slides, so that its box grows as if it were inside.
-                    slid = lattice.least(part.others.copy(), [d], fixed) + part.plain_inputs
-                    run = lattice.least(slid, [other for other in dims if other != d], fixed)
-                    closed.append(lattice.least(run + part.own, rest, fixed))
-            run = part.others.copy() if tensor == INPUTS else part.others + part.closed_inputs
-            run = lattice.least(run, dims, fixed)
-            run += part.closed_inputs if tensor == INPUTS else part.own
-            closed.append(lattice.least(run, rest, fixed))
+            extended[tensor] = self._extended(b, tensor)
+            for run, own, idle, _ in self._ended(b, tensor):
+                run = lattice.least(run, idle, fixed)
+                run += own
+                closed.append(lattice.least(run, rest, fixed))
         generic = functools.reduce(np.minimum, closed)
-        overfull = ~charges.fits(b + 1, operands)
+        overfull = ~self.charges.fits(b + 1, self.packings.operands)
         generic[overfull] = np.inf
         outside: dict[int | None, np.ndarray] = {None: generic}
         for tensor in range(len(TENSORS)):
             outside[tensor] = generic
-            if extended.get(tensor) is not None:
-                outside[tensor] = np.minimum(generic, extended[tensor])
+            if (values := extended[tensor]) is not None:
+                outside[tensor] = np.minimum(generic, values)
                 outside[tensor][overfull] = np.inf
         self.least.append(outside)
+        self.inside.append(functools.reduce(np.minimum, [outside[t] for t in range(len(TENSORS))]))
 
-    def _part(
-        self, b: int, tensor: int, plain: list[np.ndarray], windows: Windows | None, operands: np.ndarray
-    ) -> BoundaryTerms:
+    def _ended(self, b: int, tensor: int) -> Iterator[Ended]:
+        """What boundary b and those inside it cost where the run that leaves a tensor unchanged ends in the level outside."""
+        lattice, part, dims, windows = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.windows[b]
+        for d in windows.dims if windows is not None and tensor != INPUTS else []:
+            if d in dims:
+                # The first loop slides, so that its box grows as if it were inside.
+                slid = lattice.least(part.others.copy(), [d], self.fixed[b]) + part.plain_inputs
+                yield Ended(slid, part.own, [other for other in dims if other != d], d)
+        if tensor == INPUTS:
+            yield Ended(part.others.copy(), part.closed_inputs, dims, None)
+        else:
+            yield Ended(part.others + part.closed_inputs, part.own, dims, None)
+
+    def _place_all(self, b: int) -> np.ndarray:
+        """What the boundaries 1 to b cost at least where the outermost level takes all that is left, float64 [U]."""
+        lattice, fixed = self.charges.lattice, self.fixed[b]
+        found = [np.full(len(self.packings), np.inf)]
+        for tensor in range(len(TENSORS)):
+            for run, own, dims, placed in self._ended(b, tensor):
+                fits = np.ones(lattice.size, bool)
+                for d, bound in enumerate(lattice.bounds):
+                    if d in fixed or d == placed:
+                        fits &= lattice.extents[:, d] * (1 if d == placed else fixed[d]) == bound
+                rows = np.flatnonzero(fits)
+                if len(rows):
+                    mixed = rows + (lattice.places[-1] - lattice.places[rows])[:, dims].sum(axis=1)
+                    found.append((run[rows] + own[mixed]).min(axis=0))
+        least = functools.reduce(np.minimum, found)
+        return np.where(self.charges.fits(b + 1, self.packings.operands)[-1], least, np.inf)
+
+    def _part(self, b: int, tensor: int, plain: list[np.ndarray], windows: Windows | None) -> BoundaryTerms:
         """What the bounds at boundary b are made of where its run leaves a tensor unchanged."""
         others = self.least[b][tensor].copy()
         for t in range(len(TENSORS)):
@@ -139,16 +184,14 @@ class Bounds:
         inputs = plain[INPUTS]
         if windows is None:
             return BoundaryTerms(others, plain[tensor], inputs, inputs, inputs)
-        ended, going_on = (self._inputs(b, x, tensor, operands) for x in (windows.closed, windows.open))
+        ended, going_on = (self._inputs(b, x, tensor) for x in (windows.closed, windows.open))
         return BoundaryTerms(others, going_on if tensor == INPUTS else plain[tensor], inputs, ended, going_on)
 
-    def _extended(
-        self, part: BoundaryTerms, tensor: int, dims: list[int], fixed: dict[int, int], windows: Windows | None
-    ) -> np.ndarray | None:
+    def _extended(self, b: int, tensor: int) -> np.ndarray | None:
         """The least where the run or the window of innermost loops goes on outside the level, so that the level has no
         other loops, float64 [X, U]; `None` where the constraints rule that out."""
-        lattice = self.charges.lattice
-        every = range(len(lattice.bounds))
+        lattice, part, fixed, windows = self.charges.lattice, self.parts[b][tensor], self.fixed[b], self.windows[b]
+        every, dims = range(len(lattice.bounds)), self._idle[tensor]
         groups = [dims] if windows is None else [dims, *windows.groups]
         possible = [group for group in groups if all(fixed.get(d, 1) == 1 for d in every if d not in group)]
         if not possible:
@@ -159,26 +202,26 @@ class Bounds:
             lowest += part.open_inputs
         return functools.reduce(np.minimum, [lattice.least(lowest.copy(), group, fixed) for group in possible])
 
-    def _cost(self, b: int, tensor: int, crossing: np.ndarray, operands: np.ndarray, fills: bool = True) -> np.ndarray:
+    def _cost(self, b: int, tensor: int, crossing: np.ndarray, fills: bool = True) -> np.ndarray:
         """pJ of `crossing` [X], float64 [X, U]; without `fills` only what is read outside."""
         found = self.charges.of(b, tensor)
         kept = found if fills else [charge for charge in found if charge.direction != WRITE]
-        packings, place = np.unique(operands[:, :, tensor], axis=0, return_inverse=True)
-        return self.charges.cost(kept, crossing[:, None], packings.T[:, None])[:, place.reshape(-1)]
+        ways = self.packings.ways[tensor]
+        return self.packings.total([(tensor, self.charges.cost(kept, crossing[:, None], ways[:, None]))])
 
-    def _inputs(self, b: int, crossing: Crossing, tensor: int, operands: np.ndarray) -> np.ndarray:
+    def _inputs(self, b: int, crossing: Crossing, tensor: int) -> np.ndarray:
         """pJ of Inputs where the innermost loops outside leave a tensor unchanged, at least, float64 [X, U]."""
-        cost = self._cost(b, INPUTS, crossing.whole[tensor], operands)
+        cost = self._cost(b, INPUTS, crossing.whole[tensor])
         helped = np.flatnonzero(crossing.read[tensor] < crossing.whole[tensor])
         if len(helped):
-            cost[helped] = self._cost(b, INPUTS, crossing.read[tensor], operands, fills=False)[helped]
+            cost[helped] = self._cost(b, INPUTS, crossing.read[tensor][helped], fills=False)
         return cost
 
 
-def cheapest(charges: Charges, operands: np.ndarray) -> np.ndarray:
+def cheapest(charges: Charges, packings: Packings) -> np.ndarray:
     """What the boundaries but that to the MACs cost if every tensor crosses each as seldom as its boxes and windows ever
-    allow, float64 [U]; operands: int64 [U, L, T]. Often what the best mapping takes."""
-    total = np.zeros(len(operands))
+    allow, float64 [U]. Often what the best mapping takes."""
+    total = np.zeros(len(packings))
     relevant = list(charges.space.relevant(TENSORS[INPUTS]))
     outside = (charges.lattice.bounds // charges.lattice.extents)[:, relevant].prod(axis=1)
     for b in range(1, charges.depth):
@@ -194,5 +237,5 @@ def cheapest(charges: Charges, operands: np.ndarray) -> np.ndarray:
                 if windows is not None:
                     once = np.floor(min(once, *(crossing.min() for crossing in windows.open.read.values())))
                     found = [charge for charge in found if charge.direction != WRITE]
-            total += charges.cost(found, np.array(once), operands[:, :, t].T)
+            total += packings.total([(t, charges.cost(found, np.array([[once]]), packings.ways[t][:, None]))])[0]
     return total

@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mqjax.cost.exact.nest import INPUTS, problem
+from mqjax.cost.exact.multicast import counted, number_of_groups
+from mqjax.cost.exact.nest import INPUTS, PAIRS, problem
 from mqjax.cost.exact.price import OUTPUTS
 from mqjax.cost.packing import words
 from mqjax.mapper.levels.lattice import Lattice, lattice
+from mqjax.mapper.levels.packings import Packings
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import TENSORS
 
@@ -28,14 +30,16 @@ READ, WRITE = range(2)
 
 
 class Charge(NamedTuple):
-    """Accesses of one kind: ceil((crossing * scatter - elided) / words) vector accesses that count `weight` each, where words
-    is a block of the level times the operands in a word. direction: READ or WRITE."""
+    """Accesses of one kind: ceil((crossing * scatter * groups - elided) / words) vector accesses that count `weight` each, where
+    words is a block of the level times the operands in a word. direction: READ or WRITE. groups: of children that take the same
+    Inputs, at least, at levels where their number depends on the extents (`Charges.overlapping`)."""
 
     level: int
     weight: float
     scatter: int
     elided: int
     direction: int
+    groups: int = 1
 
 
 class Charges:
@@ -88,9 +92,45 @@ class Charges:
         return found
 
     def scatter(self, level: int, tensor: int) -> int:
-        """Children of a level that take different data of a tensor."""
+        """Children of a level that take different data of a tensor; 1 where that depends on the extents inside."""
+        if tensor == INPUTS and level in self.overlapping:
+            return 1
         relevant = list(self.space.relevant(TENSORS[tensor]))
         return int(self.spatial[level, relevant].prod())
+
+    @cached_property
+    def overlapping(self) -> dict[int, np.ndarray]:
+        """Groups of children that take the same Inputs, int64 [X], by level, where children lie along both dimensions of a
+        sliding pair: their data overlap, and how far depends on the extents inside."""
+        found = {}
+        for level, bounds in enumerate(self.spatial):
+            if any((bounds[dims] > 1).all() for _, *dims in PAIRS):
+                found[level] = number_of_groups(*self._fans(level, np.arange(self.lattice.size)))
+        return found
+
+    def _fans(self, level: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A level's children for extents inside, as `mqjax.cost.exact.multicast` wants them; axis N of `place`."""
+        extents = self.lattice.extents[place] * self.inside[level]
+        of_layer = self.coefficients, self.spatial[level]
+        return *(np.broadcast_to(x, (len(place), *x.shape)) for x in of_layer), extents  # pyright: ignore
+
+    def filled(self, boundary: int, place: np.ndarray, crossing: np.ndarray) -> np.ndarray:
+        """Elements of Inputs that are filled inside a boundary where so many cross it, int64 [E] each: as many, but that
+        shares of several groups are added as floating-point numbers and cut off (MODEL.md section 7)."""
+        if boundary not in self.overlapping:
+            return crossing
+        unique, row = np.unique(place, return_inverse=True)
+        fan, multicast, scatter = counted(*self._fans(boundary, unique))
+        order = np.lexsort((scatter, multicast, fan))
+        start = np.searchsorted(fan[order], np.arange(len(unique)))
+        size = np.bincount(fan, minlength=len(unique))
+        total, children = np.zeros(len(place)), float(self.spatial[boundary].prod())
+        for k in range(int(size.max(initial=0))):
+            has = k < size[row]
+            at = order[np.minimum(start[row] + k, len(order) - 1)]
+            share = (scatter[at] * crossing).astype(np.float64) * multicast[at] / children
+            total += np.where(has, share, 0.0)
+        return np.trunc(total).astype(np.int64)
 
     def of(self, boundary: int, tensor: int) -> list[Charge]:
         """The charges of what crosses a boundary; none where the level inside bypasses the tensor."""
@@ -106,10 +146,12 @@ class Charges:
         outer = next(s for s in range(boundary, self.depth) if keeps[s])
         scatter = math.prod(self.scatter(s, tensor) for s in range(boundary, outer + 1))
         output = tensor == OUTPUTS
+        varying = [s for s in self.overlapping if boundary <= s <= outer] if tensor == INPUTS else []
+        groups = math.prod(int(self.overlapping[s].min()) for s in varying)
         if boundary:
             elided = self._part(boundary - 1) if output and arch.dialect == "2024" else 0
             yield Charge(boundary - 1, weights[boundary - 1, 1], 1, elided, WRITE)
-        yield Charge(outer, weights[outer, 0], scatter, self._part(outer) if output else 0, READ)
+        yield Charge(outer, weights[outer, 0], scatter, self._part(outer) if output else 0, READ, groups)
         if output:
             yield Charge(outer, weights[outer, 2], scatter, 0, WRITE)
 
@@ -118,28 +160,35 @@ class Charges:
         whole = self.space.layer.elements(TENSORS[OUTPUTS])
         return whole // math.prod(self.scatter(s, OUTPUTS) for s in range(level + 1, self.depth))
 
-    def cost(self, charges: list[Charge], crossing: np.ndarray, operands: np.ndarray) -> np.ndarray:
-        """What elements `crossing` a boundary cost; operands: int64 [L, ...], to a word at each level."""
+    def cost(
+        self, charges: list[Charge], crossing: np.ndarray, operands: np.ndarray, grouped: bool = False
+    ) -> np.ndarray:
+        """What elements `crossing` a boundary cost; operands: int64 [L, ...], to a word at each level. grouped: they are counted
+        once for each of the groups whose number depends on the extents."""
         total = np.zeros(np.broadcast_shapes(crossing.shape, operands.shape[1:]))
         for charge in charges:
-            count = crossing * charge.scatter - charge.elided
+            count = crossing * (charge.scatter if grouped else charge.scatter * charge.groups) - charge.elided
             total += charge.weight * np.ceil(count / (operands[charge.level] * self._block[charge.level]))
         return total
 
-    def of_macs(self, operands: np.ndarray) -> np.ndarray:
-        """What the operands of the MACs cost, float64 [U]: the same in all mappings. operands: int64 [U, L, T]."""
-        crossing = np.full(len(operands), self.steps)
-        costs = [self.cost(self.of(0, t), crossing, operands[:, :, t].T) for t in range(len(TENSORS))]
-        return np.sum(costs, axis=0)
+    def of_macs(self, packings: Packings) -> np.ndarray:
+        """What the operands of the MACs cost, float64 [U]: the same in all mappings."""
+        crossing = np.array([[self.steps]])
+        costs = [(t, self.cost(self.of(0, t), crossing, packings.ways[t][:, None])) for t in range(len(TENSORS))]
+        return packings.total(costs)[0]
 
-    def most(self, operands: np.ndarray) -> np.ndarray:
-        """What no mapping costs more than, float64 [U]; operands: int64 [U, L, T]."""
-        total = np.zeros(len(operands))
+    def most(self, packings: Packings) -> np.ndarray:
+        """What no mapping costs more than, float64 [U]."""
+        total = np.zeros(len(packings))
+        groups = math.prod(int(found.max()) for found in self.overlapping.values())
         for b in range(self.depth):
             for t in range(len(TENSORS)):
-                # More elements never take fewer words.
-                crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
-                total += self.cost(self.of(b, t), np.array(crossing), operands[:, :, t].T)
+                if found := self.of(b, t):
+                    # More elements never take fewer words.
+                    crossing = (self.boxes[b, t] * self.trips).max() if b else self.steps
+                    most = np.array([[crossing * (groups if t == INPUTS else 1)]])
+                    costs = self.cost(found, most, packings.ways[t][:, None], grouped=True)
+                    total += packings.total([(t, costs)])[0]
         return total
 
     def fits(self, boundary: int, operands: np.ndarray) -> np.ndarray:

@@ -34,21 +34,33 @@ class Inside(NamedTuple):
         return _length(self.units, self.extents, self.spread[-1])
 
 
-def needed(moves: Sequence[int], inside: Inside) -> int:
-    """How many of the loops of a window, which move by `moves` elements (0 of idle ones), may ever matter to what crosses
-    a boundary, or any boundary inside it: the first ones."""
-    sums = _sums(inside.units, inside.spread, *inside.extents)
-    moved = {0, *(total for total, _ in sums)}
-    repeats = {total + first for total, first in sums} | moved
-    if moves[0] < inside.length:
-        repeats.add(moves[0])
-    count, before = 0, 0
+def needed(moves: Sequence[tuple[int, ...]], insides: Sequence[Inside]) -> int:
+    """How many of the loops of a window may ever matter to what crosses a boundary, or any boundary inside it: the first
+    ones. moves: elements that each loop moves by along each of some pairs of dimensions, 0 for idle loops; insides: per pair."""
+    moved, repeats = [], []
+    for pair, inside in enumerate(insides):
+        sums = _sums(inside.units, inside.spread, *inside.extents)
+        moved.append({0, *(total for total, _ in sums)})
+        repeats.append({total + first for total, first in sums} | moved[-1])
+        if moves[0][pair] < inside.length:
+            repeats[-1].add(moves[0][pair])
+    every = range(len(insides))
+    count, before = 0, [0] * len(insides)
     for place, move in enumerate(moves):
-        apart = move - before
-        if apart in repeats or (inside.reach and any(abs(apart - total) <= inside.reach for total in moved)):
+        apart = [own - past for own, past in zip(move, before, strict=True)]
+        # The first move is along one pair; along others the data come back to where they were.
+        again = any(
+            apart[p] in repeats[p] and all(apart[other] in moved[other] for other in every if other != p) for p in every
+        )
+        if again or all(_near(apart[p], moved[p], insides[p].reach) for p in every):
             count = place + 1
-        before += move
+        before = [past + own for past, own in zip(before, move, strict=True)]
     return count
+
+
+def _near(apart: int, moved: set[int], reach: int) -> bool:
+    """Whether moves of loops inside may leave at most so many elements of a difference."""
+    return apart in moved or (reach > 0 and any(abs(apart - total) <= reach for total in moved))
 
 
 @lru_cache(maxsize=2**16)

@@ -2,14 +2,14 @@
 
 What a boundary costs follows from the extents inside and the run and the window of innermost loops outside, so partial
 mappings that agree in these are one *state*, kept once, at the least cost. States that cannot lead to a better mapping than
-is known, by `mqjax.mapper.levels.bounds`, are dropped.
+is known, by `mqjax.mapper.levels.bounds`, are dropped. All packings share the states; each has its own costs.
 
-Axes: S states, E pairs of a state and the extents that a level's loops leave inside, X extents, D dimensions.
+Axes: S states, E pairs of a state and the extents that a level's loops leave inside, X extents, D dimensions, U packings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from mqjax.mapper.levels.states import (
     States,
     Targets,
     TooManyStates,
+    least_rows,
     unbeaten,
     undominated,
 )
@@ -35,20 +36,23 @@ STATES_MOST = 2**18
 PAIRS_MOST = 2**23
 """Pairs of a state and extents that are priced for a boundary at most."""
 
-PRICED_AT_ONCE = 2**16
-"""Pairs that are priced together."""
+COSTS_MOST = 2**24
+"""Costs of the states of a boundary, one at each packing, that are kept at most."""
+
+PRICED_AT_ONCE = 2**19
+"""Pairs times packings that are priced together."""
 
 PRICED_PER_STATE = 16
 """Pairs that are priced for every state of a beam."""
 
-COMPARED_AT_ONCE = 2**22
-"""Exponents of extents that are compared together."""
+COMPARED_AT_ONCE = 2**20
+"""Extents of states that are compared together."""
 
 
 class Search(NamedTuple):
-    """How to search: beam: how many of the most promising states are kept at each boundary; better mappings may be missed.
-    most: how many may be looked at for one, or the search ends without mappings. gap: not worth while where a mapping is known
-    that takes at most so many times what any may take."""
+    """How to search: beam: how many of the most promising states are kept at each boundary for each packing; better mappings
+    may be missed. most: how many pairs may be looked at for one packing, or it is left out. gap: not worth while where a mapping
+    is known that takes at most so many times what any may take."""
 
     beam: int | None = None
     most: int = PAIRS_MOST
@@ -56,34 +60,35 @@ class Search(NamedTuple):
 
 
 class Descent:
-    """Places the temporal loops of a layer for one spread and one packing; `operands`: int64 [L, T].
+    """Places the temporal loops of a layer for one spread and some packings.
 
-    measures: pJ, and the words that may slow the MACs down, which need `cycles` without them; axis K. book: the windows of the
-    spread. go_on: called now and then; may raise what ends the search. looked_at: partial mappings that were priced last.
-    complete: whether no better mappings were missed.
+    measures: pJ, and the words that may slow the MACs down, which need `cycles` [U] without them; axis K. book: the windows of
+    the spread. go_on: called now and then; may raise what ends the search. looked_at: partial mappings that were priced
+    last. complete: bool [U], whether no better mappings were missed.
     """
 
     def __init__(
-        self,
-        measures: list[Measure],
-        cycles: float,
-        operands: np.ndarray,
-        book: WindowBook,
-        go_on: Callable[[], None] = lambda: None,
+        self, measures: list[Measure], cycles: np.ndarray, book: WindowBook, go_on: Callable[[], None] = lambda: None
     ) -> None:
-        self._measures, self._cycles, self._operands, self._go_on = measures, cycles, operands, go_on
+        self._measures, self._cycles, self._go_on = measures, cycles, go_on
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
+        self._packings = self.bounds.packings
         space = self.charges.space
         self._book = book
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
-        self.looked_at, self.complete = 0, False
+        self._every_order: dict[tuple[int, int], list[int]] = {}
+        self.looked_at, self.complete = 0, np.zeros(len(cycles), bool)
+
+    def take(self, some: np.ndarray) -> Descent:
+        """That for some of the packings."""
+        return Descent([x.take(some) for x in self._measures], self._cycles[some], self._book, self._go_on)
 
     def best(self, limits: Targets, search: Search) -> list[Placed]:
         """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
-        for what is only bounded. `complete` says whether no others are.
+        for what is only bounded. `complete` says at which packings no others are.
 
         Raises `TooManyStates` where more may be optimal than can be looked at.
         """
@@ -92,115 +97,155 @@ class Descent:
             tensor=np.array([NO_TENSOR]),
             run=np.array([1]),
             window=np.array([NO_WINDOW]),
+            groups=np.array([1]),
             cost=np.array([[measure.start for measure in self._measures]]),
             exact=np.array([True]),
             parent=np.array([-1]),
             order=np.array([-1]),
         )
         history = [start]
-        beam, self.looked_at = search.beam, 0
-        self.complete = beam is None
+        self.looked_at = 0
+        self.complete = np.full(len(self._cycles), search.beam is None)
         for b in range(self.charges.depth - 1, 0, -1):
-            try:
-                states = unbeaten(self._place_level(b, history[-1], limits, search))
-            except TooManyStates:
-                if search.most == PAIRS_MOST:
-                    raise
-                self.complete = False
-                return []
+            states = unbeaten(self._place_level(b, history[-1], limits, search))
             self.looked_at += len(states)
-            if beam is not None and len(states) > beam:
+            if search.beam is not None and len(states) > search.beam:
                 promise = states.cost[:, 0] + self._inside(b, states)[:, 0]
-                states = states.take(np.argsort(promise, kind="stable")[:beam])
-            if len(states) > STATES_MOST:
+                states = states.take(least_rows(promise, search.beam))
+            if len(states) > STATES_MOST or states.cost.size > COSTS_MOST:
                 raise TooManyStates
             history.append(states)
         last = history[-1]
-        return [self._placed(history, i) for i in undominated(last.cost[:, 0], self._slowed(last.cost), last.exact)]
+        slowed = np.broadcast_to(self._slowed(last.cost), last.cost[:, 0].shape)
+        wanted: dict[int, np.ndarray] = {}
+        for u in range(len(self._cycles)):
+            for i in undominated(last.cost[:, 0, u], slowed[:, u], last.exact):
+                wanted.setdefault(i, np.full(len(self._cycles), np.inf))[u] = last.cost[i, 0, u]
+        return [Placed(self._loops(history, i), energy, bool(last.exact[i])) for i, energy in wanted.items()]
 
     def _inside(self, b: int, states: States) -> np.ndarray:
-        """What the boundaries inside b cost, at least, float64 [S, K]."""
-        columns = []
-        for measure in self._measures:
-            least = measure.bounds.least[b]
-            table = np.stack([least[t][:, 0] for t in (*range(len(TENSORS)), None)])
-            columns.append(table[states.tensor, states.place])
-        return np.stack(columns, axis=1)
+        """What the boundaries inside b cost, at least, float64 [S, K, U]."""
+        found = np.empty_like(states.cost)
+        for t in (*range(len(TENSORS)), NO_TENSOR):
+            rows = np.flatnonzero(states.tensor == t)
+            if len(rows):
+                for k, measure in enumerate(self._measures):
+                    found[rows, k] = measure.bounds.least[b][None if t == NO_TENSOR else t][states.place[rows]]
+        return found
 
     def _slowed(self, cost: np.ndarray) -> np.ndarray:
-        """Cycles of mappings that cost at least [S, K], at least."""
+        """Cycles of mappings that cost at least [S, K, U], at least, [S, U] or the same for all [U]."""
+        if not len(self._bandwidth):
+            return self._cycles
         # Quotients may come out an ulp too large.
         with np.errstate(invalid="ignore"):
-            needed = np.ceil(cost[:, 1:] / self._bandwidth * (1 - 1e-12))
-        return np.maximum(self._cycles, needed.max(axis=1, initial=0))
+            needed = np.ceil((cost[:, 1:] / self._bandwidth[:, None]).max(axis=1) * (1 - 1e-12))
+        return np.maximum(self._cycles, needed)
 
     def _place_level(self, b: int, outer: States, limits: Targets, search: Search) -> States:
         """The states at boundary b that come of placing the loops of level b."""
-        at, place, least = self._pairs(b, outer, limits)
-        if len(at) > search.most:
-            raise TooManyStates
-        if search.beam is not None:
-            best = np.argsort(least, kind="stable")[: PRICED_PER_STATE * search.beam]
-            at, place = at[best], place[best]
+        at, place = self._pairs(b, outer, limits, search)
         parts = [outer.take(np.zeros(0, np.int64))]
-        for first in range(0, len(at), PRICED_AT_ONCE):
-            some = slice(first, first + PRICED_AT_ONCE)
+        step = max(1, PRICED_AT_ONCE // len(self._cycles))
+        pair, number = self._ordered(b, outer, at, place)
+        for first in range(0, len(pair), step):
+            some = pair[first : first + step]
             self._go_on()
-            parts += self._ordered(b, outer, at[some], place[some], limits)
-            if sum(map(len, parts)) > 4 * STATES_MOST:
+            parts.append(self._priced(b, outer, at[some], place[some], number[first : first + step], limits))
+            if sum(part.cost.size for part in parts) > COSTS_MOST or sum(map(len, parts)) > 4 * STATES_MOST:
                 parts = [unbeaten(States.join(parts))]
-                if len(parts[0]) > 2 * STATES_MOST:
+                if parts[0].cost.size > COSTS_MOST // 2 or len(parts[0]) > 2 * STATES_MOST:
                     raise TooManyStates
         return States.join(parts)
 
-    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, limits: Targets) -> Iterator[States]:
-        """The states that come of pairs [E] in all orders of the level's loops that may differ in cost."""
-        extents = self.charges.lattice.extents
-        factors = extents[outer.place[at]] // extents[place]  # [E, D]
-        moving = factors > 1
+    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs [E] in all orders of the level's loops that may differ in cost: numbers of the pair and of the order."""
+        moving = self._factors(outer, at, place) > 1
         mask = moving @ (1 << np.arange(moving.shape[1]))
-        for code in np.unique(mask):
+        pairs, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for code in np.unique(mask).tolist():
+            if (b, code) not in self._every_order:
+                dims = tuple(d for d in range(moving.shape[1]) if code >> d & 1)
+                found = distinct_orders(self._book.rules, self._prefix[b], dims) if dims else (None,)
+                self._every_order[b, code] = [self._number(order) for order in found]
             rows = np.flatnonzero(mask == code)
-            dims = tuple(np.flatnonzero(moving[rows[0]]).tolist())
-            for order in distinct_orders(self._book.rules, self._prefix[b], dims) if dims else (None,):
-                yield self._priced(b, outer, at[rows], place[rows], order, factors[rows], limits)
+            for number in self._every_order[b, code]:
+                pairs.append(rows)
+                numbers.append(np.full(len(rows), number))
+        return np.concatenate(pairs), np.concatenate(numbers)
 
-    def _pairs(self, b: int, outer: States, limits: Targets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each, and pJ
-        of these mappings at least, float64 [E]."""
-        lattice, least = self.charges.lattice, self.bounds.least[b]
-        inside = np.min([least[t][:, 0] for t in range(len(TENSORS))], axis=0)
-        energy, budget = outer.cost[:, 0], limits.most(self._cycles)
-        left = budget - energy.min(initial=np.inf)
-        candidates = np.flatnonzero(inside <= left)
-        exponents, fixed = lattice.exponents[candidates], self.bounds.fixed[b]
+    def _factors(self, outer: States, at: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Bounds of the loops of a level, int64 [E, D]."""
+        extents = self.charges.lattice.extents
+        return extents[outer.place[at]] // extents[place]
+
+    def _number(self, order: Order | None) -> int:
+        if order is None:
+            return -1
+        if order not in self._order_numbers:
+            self._order_numbers[order] = len(self._orders)
+            self._orders.append(order)
+        return self._order_numbers[order]
+
+    def _pairs(self, b: int, outer: States, limits: Targets, search: Search) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each."""
+        lattice, inside, energy = self.charges.lattice, self.bounds.inside[b], outer.cost[:, 0]
+        budget = limits.most(self._cycles)
+        if not len(outer):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        # Extents that the most that is left may suffice for, at some packing.
+        left = budget - energy  # [S, U]
+        candidates = np.flatnonzero((inside <= left.max(axis=0)).any(axis=1))
+        scale = np.maximum(np.abs(budget), 1e-300)
+        room, needed = (left / scale).max(axis=1), (inside[candidates] / scale).min(axis=1)
         found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-        step = max(1, COMPARED_AT_ONCE // max(1, exponents.size))
+        step = max(1, COMPARED_AT_ONCE // max(1, len(candidates)))
+        total = 0
         for first in range(0, len(outer), step):
             some = slice(first, first + step)
-            divides = (exponents <= lattice.exponents[outer.place[some], None]).all(axis=2)
-            divides &= energy[some, None] + inside[candidates] <= budget
-            state, candidate = np.nonzero(divides)
+            may = lattice.divides(candidates, outer.place[some]) & (needed <= room[some, None] * (1 + 1e-9))
+            state, candidate = np.nonzero(may)
             found.append((state + first, candidates[candidate]))
-            if sum(len(states) for states, _ in found) > PAIRS_MOST:
+            total += len(state)
+            if total > PAIRS_MOST:
                 raise TooManyStates
         at, place = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         fits = np.ones(len(at), bool)
-        for d, factor in fixed.items():
+        for d, factor in self.bounds.fixed[b].items():
             fits &= lattice.extents[outer.place[at], d] == factor * lattice.extents[place, d]
         for d in np.flatnonzero(np.isfinite(self.bounds.most[b])):
             fits &= lattice.extents[outer.place[at], d] <= self.bounds.most[b, d] * lattice.extents[place, d]
         at, place = at[fits], place[fits]
-        promise = np.min([self._promise(b, outer, at, place, t) for t in range(len(TENSORS))], axis=0)
-        least = energy[at] + promise
-        kept = least <= budget
-        return at[kept], place[kept], least[kept]
+        step = max(1, PRICED_AT_ONCE // len(self._cycles))
+        kept, least = [np.zeros(0, np.int64)], [np.zeros((0, len(self._cycles)))]
+        counts = np.zeros(len(self._cycles), np.int64)
+        for first in range(0, len(at), step):
+            self._go_on()
+            some = np.arange(first, min(first + step, len(at)))
+            some = some[(inside[place[some]] <= left[at[some]]).any(axis=1)]
+            promise = np.min([self._promise(b, outer, at[some], place[some], t) for t in range(len(TENSORS))], axis=0)
+            promise += energy[at[some]]
+            within = promise <= budget
+            counts += within.sum(axis=0)
+            rows = np.flatnonzero(within.any(axis=1))
+            kept.append(some[rows])
+            if search.beam is not None or search.most < PAIRS_MOST:
+                least.append(np.where(within[rows], promise[rows], np.inf))
+        rows = np.concatenate(kept)
+        if search.beam is not None:
+            rows = rows[least_rows(np.concatenate(least), PRICED_PER_STATE * search.beam)]
+        elif (counts > search.most).any():
+            # Packings with too many pairs are left out.
+            many = counts > search.most
+            self.complete &= ~many
+            energy[:, many] = np.inf
+            rows = rows[np.isfinite(np.concatenate(least)[:, ~many]).any(axis=1)]
+        return at[rows], place[rows]
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
-        """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E]."""
+        """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E, U]."""
         lattice, dims = self.charges.lattice, list(self._book.rules.idle[tensor])
         part, windows, whole = self.bounds.parts[b][tensor], self.bounds.windows[b], outer.place[at]
-        others, own, plain, closed, opened = (values[:, 0] for values in part)
         apart = lattice.places[whole] - lattice.places[place]
         mixed = place + apart[:, dims].sum(axis=1)
         # A run or a window outside may go on.
@@ -213,74 +258,105 @@ class Descent:
             joins, goes_on = np.zeros_like(joins), np.zeros_like(goes_on)
         crossing = np.where(joins, further, mixed)
         if tensor == INPUTS:
-            return others[place] + np.where(goes_on, own[crossing], closed[mixed])
-        inputs = closed[place]
-        for d in windows.dims if windows is not None else ():
+            if windows is None:
+                return part.others[place] + part.own[crossing]
+            ended = part.closed_inputs[mixed]
+            ended[goes_on] = part.own[crossing[goes_on]]
+            return part.others[place] + ended
+        found = part.others[place] + part.own[crossing]
+        if windows is None:
+            return found + part.closed_inputs[place]
+        inputs = part.closed_inputs[place]
+        for d in windows.dims:
             if d in dims:
-                inputs = np.minimum(inputs, plain[place + apart[:, d]])
-        return others[place] + own[crossing] + np.where(goes_on, np.minimum(inputs, opened[place]), inputs)
+                np.minimum(inputs, part.plain_inputs[place + apart[:, d]], out=inputs)
+        on = np.flatnonzero(goes_on)
+        inputs[on] = np.minimum(inputs[on], part.open_inputs[place[on]])
+        return found + inputs
 
     def _priced(
-        self,
-        b: int,
-        outer: States,
-        at: np.ndarray,
-        place: np.ndarray,
-        order: Order | None,
-        factors: np.ndarray,
-        limits: Targets,
+        self, b: int, outer: States, at: np.ndarray, place: np.ndarray, number: np.ndarray, limits: Targets
     ) -> States:
-        """The states that come of pairs [E] whose loops in level b, of bounds `factors` [E, D], have some order; `None`:
-        there are none."""
-        if order is None:
-            tensor, run, window = outer.tensor[at], outer.run[at], outer.window[at]
-        else:
-            tensor = np.full(len(at), NO_TENSOR if order.tensor is None else order.tensor)
-            run = factors[:, list(order.run)].prod(axis=1)
+        """The states that come of pairs [E] whose loops in level b have orders of the given numbers; -1: there are none."""
+        factors = self._factors(outer, at, place)
+        tensor, run, window = outer.tensor[at], outer.run[at], outer.window[at]
+        for code in np.unique(number).tolist():
+            if code < 0:
+                continue
+            order, rows = self._orders[code], np.flatnonzero(number == code)
+            before = run[rows], tensor[rows]
+            tensor[rows] = NO_TENSOR if order.tensor is None else order.tensor
+            run[rows] = factors[rows][:, list(order.run)].prod(axis=1)
             if order.whole_run:
-                run = np.where(outer.tensor[at] == tensor, run * outer.run[at], run)
-            window = self._book.numbers(b, outer.window[at], outer.place[at], place, order)
-        cost, exact = self._cost(b, place, tensor, run, window)
-        states = States(
-            place, tensor, run, window, outer.cost[at] + cost, outer.exact[at] & exact, at,
-            np.full(len(at), self._number(order)),
-        )  # fmt: skip
-        least = states.cost + self._inside(b, states)
-        return states.take(np.flatnonzero(limits.keeps(least[:, 0], self._slowed(least))))
+                run[rows] *= np.where(before[1] == tensor[rows], before[0], 1)
+            if self._book.rules.pairs:
+                of_rows = outer.window[at[rows]], outer.place[at[rows]], place[rows]
+                window[rows] = self._book.numbers(b, *of_rows, order)
+        groups = np.ones(len(at), np.int64) if self._keeps(b, INPUTS) else outer.groups[at]
+        if b in self.charges.overlapping:
+            groups = groups * self.charges.overlapping[b][place]
+        cost, exact = self._cost(b, place, tensor, run, window, groups)
+        cost += outer.cost[at]
+        if b == 1 and self.charges.overlapping:
+            cost += self._of_macs(groups)
+        states = States(place, tensor, run, window, groups, cost, outer.exact[at] & exact, at, number)
+        least = cost + self._inside(b, states)
+        kept = limits.keeps(least[:, 0], self._slowed(least))
+        cost[:, 0][~kept] = np.inf
+        return states.take(np.flatnonzero(kept.any(axis=1)))
 
-    def _number(self, order: Order | None) -> int:
-        if order is None:
-            return -1
-        if order not in self._order_numbers:
-            self._order_numbers[order] = len(self._orders)
-            self._orders.append(order)
-        return self._order_numbers[order]
+    def _keeps(self, level: int, tensor: int) -> bool:
+        return self.charges.space.arch.levels[level].keep[tensor]
+
+    def _of_macs(self, groups: np.ndarray) -> np.ndarray:
+        """What the Inputs of the MACs cost above the least that the start of every measure has, float64 [E, K, U]; groups: int64
+        [E] down to level 1."""
+        charges = self.charges
+        if self._keeps(0, INPUTS):
+            groups = np.ones_like(groups)
+        crossing = np.array([[charges.steps]])
+        of_groups = crossing * groups[:, None] * charges.overlapping.get(0, np.ones(1, np.int64))[0]
+        total = np.zeros((len(groups), len(self._measures), len(self._cycles)))
+        ways = self._packings.ways[INPUTS][:, None]
+        for k, measure in enumerate(self._measures):
+            found = measure.charges.of(0, INPUTS)
+            above = measure.charges.cost(found, of_groups, ways, grouped=True) - measure.charges.cost(
+                found, crossing, ways
+            )
+            total[:, k] = self._packings.total([(INPUTS, above)])
+        return total
 
     def _cost(
-        self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray
+        self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray, groups: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What boundary b costs, at least, float64 [E, K], and whether it is that exactly."""
-        charges, total = self.charges, np.zeros((len(place), len(self._measures)))
-        exact = np.ones(len(place), bool)
-        trips = charges.trips[place]
+        """What boundary b costs, at least, float64 [E, K, U], and whether it is that exactly."""
+        charges, ways = self.charges, self._packings.ways
+        exact, trips = np.ones(len(place), bool), charges.trips[place]
+        amounts: list[tuple[int, int | None, np.ndarray]] = []
         for t in range(len(TENSORS)):
-            if b and not charges.space.arch.levels[b - 1].keep[t]:
+            if not self._keeps(b - 1, t):
                 continue
             if t == INPUTS and self._book.rules.pairs:
                 crossing, read = self._book.crossing(b, place, window)
                 exact &= crossing == read
                 # Neighbours may also fill less.
-                filled = np.where(exact, crossing, 0)
+                filled = np.where(exact, charges.filled(b, place, crossing), 0)
+                amounts += [(t, WRITE, filled), (t, READ, read * groups)]
             else:
-                filled = read = charges.boxes[b, t][place] * trips // np.where(tensor == t, run, 1)
-            for k, measure in enumerate(self._measures):
-                for some, amount in ((WRITE, filled), (READ, read)) if t == INPUTS else ((None, read),):
-                    found = [x for x in measure.charges.of(b, t) if some in (None, x.direction)]
-                    total[:, k] += measure.charges.cost(found, amount, self._operands[:, t])
+                amounts.append((t, None, charges.boxes[b, t][place] * trips // np.where(tensor == t, run, 1)))
+        total = np.zeros((len(place), len(self._measures), len(self._cycles)))
+        for k, measure in enumerate(self._measures):
+            costs = []
+            for t, direction, amount in amounts:
+                found = [x for x in measure.charges.of(b, t) if direction in (None, x.direction)]
+                if found:
+                    costs.append((t, measure.charges.cost(found, amount[:, None], ways[t][:, None], grouped=True)))
+            if costs:
+                total[:, k] = self._packings.total(costs)
         return total, exact
 
-    def _placed(self, history: list[States], last: int) -> Placed:
-        """The mapping that ends in a state."""
+    def _loops(self, history: list[States], last: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """The temporal loops of the mapping that ends in a state, see `Placed`."""
         lattice = self.charges.lattice
         levels, state = [], last
         innermost = lattice.extents[history[-1].place[last]]
@@ -291,5 +367,4 @@ class Descent:
             number = states.order[state]
             levels.append(tuple((d, int(factors[d])) for d in (self._orders[number].loops if number >= 0 else ())))
             state = int(states.parent[state])
-        cost, exact = history[-1].cost[last : last + 1], bool(history[-1].exact[last])
-        return Placed(tuple(levels), float(cost[0, 0]), float(self._slowed(cost)[0]), exact)
+        return tuple(levels)

@@ -6,7 +6,7 @@ axis, so the least value over all divisors is a running minimum along each axis 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -51,6 +51,28 @@ class Lattice:
         self.places = np.zeros((self.size, len(bounds)), np.int64)
         for a, (d, _, _) in enumerate(powers):
             self.places[:, d] += self.exponents[:, a] * self.strides[a]
+
+    @cached_property
+    def _codes(self) -> list[tuple[np.ndarray, int]]:
+        """Exponents as digits of 64-bit words, int64 [X] each, every digit below a free bit; int64 masks of these bits."""
+        words, shift = [(np.zeros(self.size, np.int64), 0)], 0
+        for a, length in enumerate(self.shape):
+            bits = int(length - 1).bit_length() + 1
+            if shift + bits > 62:
+                words.append((np.zeros(self.size, np.int64), 0))
+                shift = 0
+            code, free = words[-1]
+            words[-1] = code | (self.exponents[:, a] << shift), free | (1 << (shift + bits - 1))
+            shift += bits
+        return words
+
+    def divides(self, inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
+        """Whether the extents at places `inner` [I] divide those at `outer` [O], bool [O, I]."""
+        found = np.ones((len(outer), len(inner)), bool)
+        for code, free in self._codes:
+            # A digit that is less takes the free bit above it.
+            found &= ((code[outer] | free)[:, None] - code[inner]) & free == free
+        return found
 
     def along(self, dims: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """The extents of some dimensions: places int64 of all their combinations, the others being 1, and which of these

@@ -13,19 +13,18 @@ from mqjax.mapper.localsearch import Codec
 
 def codes(codec: Codec, spatial: np.ndarray, placed: list[Placed]) -> np.ndarray:
     """Mappings of a spread int64 [L, D] with each of some temporal loops, in all orders of the spatial loops that may
-    differ in cost: int32 [N, width]."""
+    differ in cost, so many for each: int32 [N, width]."""
     space = codec.space
     layouts = list(spread_layouts(space, spatial))
-    different = list(dict.fromkeys(one.loops for one in placed))
-    found = np.zeros((len(different) * len(layouts), codec.width), np.int32)
+    found = np.zeros((len(placed) * len(layouts), codec.width), np.int32)
     numbers, orders, splits = codec.split(found)
     spread_out = [t for t, level in enumerate(space.tiling) if level.spatial]
     bounds = np.ones((len(space.dims), len(space.tiling)), np.int64)
     for t in spread_out:
         bounds[:, t] = spatial[space.tiling[t].level]
     temporal = [t for t, level in enumerate(space.tiling) if not level.spatial]
-    for row, (loops_of, layout) in enumerate(itertools.product(different, layouts)):
-        for t, loops in zip(temporal, loops_of, strict=True):
+    for row, (one, layout) in enumerate(itertools.product(placed, layouts)):
+        for t, loops in zip(temporal, one.loops, strict=True):
             bounds[:, t] = 1
             for d, bound in loops:
                 bounds[d, t] = bound

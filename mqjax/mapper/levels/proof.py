@@ -16,10 +16,11 @@ from mqjax.mapper.decision import Decision
 from mqjax.mapper.levels.book import WindowBook
 from mqjax.mapper.levels.bounds import Bounds, cheapest
 from mqjax.mapper.levels.charges import Charges
-from mqjax.mapper.levels.descent import Descent, Search
+from mqjax.mapper.levels.descent import PAIRS_MOST, Descent, Search
+from mqjax.mapper.levels.packings import Packings
 from mqjax.mapper.levels.placing import codes
 from mqjax.mapper.levels.spreads import spreads
-from mqjax.mapper.levels.states import Measures, Placed, Targets, TooManyStates
+from mqjax.mapper.levels.states import Measure, Mispriced, Placed, Targets, TooManyStates
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Progress
@@ -34,6 +35,9 @@ better mapping is looked for first."""
 
 KEPT = 64
 """Spreads whose tables by extents are kept; others are made anew."""
+
+AGREES = 1e-9
+"""Relative difference between what the boundaries of a mapping cost and its exact price, at most."""
 
 CELLS = 2**17
 """Extents times packings that are bounded together."""
@@ -65,7 +69,7 @@ class _Proof:
         self, codec: Codec, decision: Decision, found: np.ndarray, deadline: float, progress: Progress
     ) -> None:
         self._codec, self._decision, self._deadline, self._progress = codec, decision, deadline, progress
-        self._spreads = found
+        self._spreads, self._packings = found, Packings(decision.widths.operands)
         self._charges = lru_cache(maxsize=KEPT)(lambda s: Charges(codec.space, found[s]))
         shape = len(found), len(decision.widths.mac_pj)
         self._least, self._cycles, self._start = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
@@ -82,7 +86,7 @@ class _Proof:
                 self._progress.say(f"{settled:,} of {len(self._done):,} choices of spatial loops settled")
                 for s, wanted in promising.items():
                     self._look(s, wanted)
-        except (TimeoutError, TooManyStates):
+        except (TimeoutError, TooManyStates, Mispriced):
             return
         self._decision.proven = True
 
@@ -94,24 +98,20 @@ class _Proof:
         """What the mappings of a spread cost at least, as cheaply as that can be said."""
         charges, widths = self._charges(s), self._decision.widths
         self._cycles[s] = compute_cycles(np.full(len(widths.mac_pj), charges.steps), widths)
-        self._start[s] = charges.space.layer.macs * widths.mac_pj + charges.of_macs(widths.operands)
-        self._least[s] = self._start[s] + cheapest(charges, widths.operands)
+        self._start[s] = charges.space.layer.macs * widths.mac_pj + charges.of_macs(self._packings)
+        self._least[s] = self._start[s] + cheapest(charges, self._packings)
 
-    def _targets(self, u: int) -> Targets:
-        """Which mappings may be better than the best known at a packing, by some metric."""
+    @property
+    def _targets(self) -> Targets:
+        """Which mappings may be better than the best known, by some metric."""
         costs, energies, _ = self._standing
-        return Targets(
-            costs[ENERGY, u] * (1 - ROUNDING),
-            costs[EDP, u] * (1 - ROUNDING),
-            costs[DELAY, u],
-            energies[DELAY, u] * (1 - ROUNDING),
-        )
+        slightly = 1 - ROUNDING
+        return Targets(costs[ENERGY] * slightly, costs[EDP] * slightly, costs[DELAY], energies[DELAY] * slightly)
 
     def _may_win(self) -> np.ndarray:
         """Which spreads may hold a mapping better than the best known at a packing by some metric, bool [S, U]."""
         self._standing = self._decision.standing()
-        columns = [self._targets(u).keeps(self._least[:, u], self._cycles[:, u]) for u in range(self._least.shape[1])]
-        return np.stack(columns, axis=1) & ~self._done
+        return self._targets.keeps(self._least, self._cycles) & ~self._done
 
     def _promising(self) -> dict[int, list[int]]:
         """The spreads that look best for a packing by some metric, of those that may win, with these packings."""
@@ -135,57 +135,69 @@ class _Proof:
         for first in range(0, len(every), step):
             some = every[first : first + step]
             self._check_time()
-            bounds = Bounds(self._charges(s), self._decision.widths.operands[some])
+            bounds = Bounds(self._charges(s), self._packings.take(some))
             self._least[s, some] = self._start[s, some] + bounds.root
             self._bounded[s, some] = True
             if bounded:
                 chosen = self._may_win()[s, some] & (np.isin(some, wanted) | np.isfinite(self._standing[1][0, some]))
-                self._descend(s, some, np.flatnonzero(chosen), bounds)
+                if chosen.any():
+                    self._descend(s, some[chosen], bounds if chosen.all() else bounds.take(np.flatnonzero(chosen)))
 
-    def _descend(self, s: int, packings: np.ndarray, chosen: np.ndarray, bounds: Bounds) -> None:
-        """Find the best mappings of a spread at the chosen ones of some packings, whose bounds are given."""
-        descents = {}
-        if len(chosen):
-            measures, book = self._measures(s, packings, bounds), WindowBook(self._charges(s))
-            operands = self._decision.widths.operands[packings]
-            for i in chosen.tolist():
-                of_packing = [measure.of(i) for measure in measures if measure.may_limit[i]]
-                descents[i] = Descent(of_packing, self._cycles[s, packings[i]], operands[i], book, self._check_time)
+    def _descend(self, s: int, packings: np.ndarray, bounds: Bounds) -> None:
+        """Find the best mappings of a spread at some packings."""
+        measures = self._measures(s, packings, bounds)
+        descent = Descent(measures, self._cycles[s, packings], WindowBook(self._charges(s)), self._check_time)
+        left = np.arange(len(packings))
         for stage in SEARCHES:
-            self._standing = self._decision.standing()
-            found: list[Placed] = []
-            try:
-                for i, descent in list(descents.items()):
-                    found += self._search(s, int(packings[i]), descent, stage)
-                    if descent.complete:
-                        del descents[i]
-            finally:
-                if found:
-                    self._decision.consider(codes(self._codec, self._spreads[s], found))
-        self._done[s, packings[chosen]] = True
+            left = left[self._may_win()[s, packings[left]]]
+            close = self._targets.energy[packings[left]] < stage.gap * self._least[s, packings[left]]
+            done = self._search(s, packings, descent, left[~close], stage)
+            left = np.setdiff1d(left, done)
+        self._done[s, packings] = True
 
-    def _search(self, s: int, u: int, descent: Descent, stage: Search) -> list[Placed]:
-        """Mappings of a spread that may be the best at a packing; `descent.complete` says whether no others are."""
-        targets, least = self._targets(u), self._least[s, u]
-        descent.complete = not targets.keeps(least, self._cycles[s, u])
-        if descent.complete or targets.energy < stage.gap * least:
-            return []
+    def _search(self, s: int, packings: np.ndarray, descent: Descent, some: np.ndarray, stage: Search) -> np.ndarray:
+        """Let the mappings of a spread compete that may be the best at some of the packings of a descent; at which of these
+        no others are."""
+        if not len(some):
+            return some
         self._check_time()
-        found = descent.best(targets, stage)
-        self._decision.searched = (self._decision.searched or 0) + descent.looked_at
-        return found
+        part = descent if len(some) == len(packings) else descent.take(some)
+        try:
+            found = part.best(self._targets.take(packings[some]), stage)
+        except TooManyStates:
+            if len(some) == 1:
+                if stage.most == PAIRS_MOST:
+                    raise
+                return some[:0]
+            halves = np.array_split(some, 2)
+            return np.concatenate([self._search(s, packings, descent, half, stage) for half in halves])
+        self._decision.searched = (self._decision.searched or 0) + part.looked_at
+        if found:
+            self._price(s, packings[some], found)
+        return some[part.complete]
 
-    def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measures]:
+    def _price(self, s: int, packings: np.ndarray, found: list[Placed]) -> None:
+        """Let mappings of a spread, found at some packings, compete at all."""
+        energy, _ = self._decision.consider(codes(self._codec, self._spreads[s], found))  # [U, N]
+        self._standing = self._decision.standing()
+        energy = energy[packings].reshape(len(packings), len(found), -1).transpose(1, 0, 2)
+        least = np.stack([one.energy for one in found])[:, :, None]
+        exact = np.array([one.exact for one in found])[:, None, None]
+        # Only a mistake in what boundaries cost can make this differ; then nothing they say can be relied on.
+        with np.errstate(invalid="ignore"):
+            agrees = (energy >= least * (1 - AGREES)) & (~exact | (energy <= least * (1 + AGREES)))
+            if (np.isfinite(least) & ~agrees).any():
+                raise Mispriced
+
+    def _measures(self, s: int, packings: np.ndarray, bounds: Bounds) -> list[Measure]:
         """pJ, and the words that may slow the MACs down, at some packings."""
-        charges, widths = self._charges(s), self._decision.widths
-        operands, cycles = widths.operands[packings], self._cycles[s, packings]
-        measures = [Measures(charges, bounds, self._start[s, packings], np.inf, np.ones(len(packings), bool))]
+        charges, cycles = self._charges(s), self._cycles[s, packings]
+        measures = [Measure(charges, bounds, self._start[s, packings], np.inf)]
         for level, limits in enumerate(charges.space.arch.tech.bandwidth):
             for direction, bandwidth in enumerate(limits):
                 if np.isfinite(bandwidth):
                     counted = charges.counting(level, direction)
-                    may_limit = counted.most(operands) > bandwidth * cycles
-                    if may_limit.any():
-                        start = counted.of_macs(operands)
-                        measures.append(Measures(counted, Bounds(counted, operands), start, bandwidth, may_limit))
+                    if (counted.most(bounds.packings) > bandwidth * cycles).any():
+                        start = counted.of_macs(bounds.packings)
+                        measures.append(Measure(counted, Bounds(counted, bounds.packings), start, bandwidth))
         return measures

@@ -2,7 +2,8 @@
 
 A tensor crosses a boundary anew at every step of the loops outside, but for those of the *run*: the innermost loops that
 leave it unchanged. Inputs slide: their *window* is the sequence of innermost loops that leave them unchanged or move along
-one rank of a kernel and an output dimension, since only there can two moves be equal.
+one rank of a kernel and an output dimension, since only there can two moves be equal; or along both such ranks where
+neighbours may forward, since their data may lie apart in one while a move comes back in the other.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def window_length(rules: LoopRules, dims: tuple[int, ...]) -> int:
         if d in rules.idle[rules.inputs]:
             continue
         own = rules.pair(d)
-        if own is None or pair not in (None, own):
+        if own is None or (pair not in (None, own) and not rules.forwards):
             return place
         pair = own
     return len(dims)

@@ -14,15 +14,13 @@ import numpy as np
 from mqjax.mapspace.fitting import Layout, count_choices, layouts
 from mqjax.mapspace.joint import fan_sizes, unique_rows
 from mqjax.mapspace.space import Mapspace
-from mqjax.projection import SLIDING_DIMS
 
 SPREADS_MOST = 2**15
 """Spreads of a layer that are tried at most."""
 
 
 def spreads(space: Mapspace) -> np.ndarray | None:
-    """Bounds of the spatial loops in all ways that fit the fan-outs, int64 [N, L, D]; `None` where they are too many, or
-    where the data of children overlap in a way that the bounds do not follow (see `_followed`)."""
+    """Bounds of the spatial loops in all ways that fit the fan-outs, int64 [N, L, D]; `None` where they are too many."""
     spatial, most = fan_sizes(space)
     levels = [space.tiling[t].level for t in spatial]
     found = np.ones((1, len(spatial), 0), np.int64)
@@ -42,14 +40,7 @@ def spreads(space: Mapspace) -> np.ndarray | None:
     kept = [all(fits(i, tuple(row)) for i, row in enumerate(of_levels)) for of_levels in found.tolist()]
     bounds = np.ones((sum(kept), len(space.arch.levels), len(space.dims)), np.int64)
     bounds[:, levels] = found[kept]
-    return bounds if _followed(space, bounds) else None
-
-
-def _followed(space: Mapspace, bounds: np.ndarray) -> bool:
-    """Whether no level has children along both dimensions of a sliding window, or along two windows."""
-    sliding = [pair for pair in SLIDING_DIMS if all(space.layer.bounds[d] > 1 for d in pair)]
-    along = [(bounds[..., list(pair)] > 1).sum(axis=-1) for pair in sliding]
-    return not sliding or bool((np.sum(along, axis=0) <= 1).all())
+    return bounds
 
 
 def spread_layouts(space: Mapspace, bounds: np.ndarray) -> Iterator[tuple[Layout, ...]]:

@@ -51,8 +51,32 @@ def sliding_inputs(charges: Charges, b: int) -> Windows | None:
     for pair in pairs:
         _slide_pair(charges, b, pair, closed, open_)
     dims = [d for pair in pairs for d in pair[1:]]
+    children = int(charges.spatial[b, dims].prod())
+    if children > 1:
+        # Of the children whose data lie at one end, in the direction of a move, no neighbour has what the move brings.
+        near = np.any([_reached(charges, b, pair) for pair in pairs], axis=0)
+        for tensor in (OUTPUTS, WEIGHTS):
+            handed = np.where(near, open_.read[tensor] / children, np.inf)
+            for crossing in (open_, closed):
+                np.minimum(crossing.read[tensor], handed, out=crossing.read[tensor])
     idle = [d for d in space.dims if d not in space.relevant(TENSORS[INPUTS])]
-    return Windows(closed, open_, dims, [[*pair[1:], *idle] for pair in pairs])
+    groups = [dims] if (charges.spatial[:, dims] > 1).any() else [pair[1:] for pair in pairs]
+    return Windows(closed, open_, dims, [[*group, *idle] for group in groups])
+
+
+def _reached(charges: Charges, b: int, pair: tuple[int, ...]) -> np.ndarray:
+    """Whether a move along a pair of dimensions may be equal to the distance of two children that lie along it, bool [X]."""
+    lattice, (rank, *dims) = charges.lattice, pair
+    spatial = charges.spatial[b, dims]
+    if spatial.prod() == 1:
+        return np.zeros(lattice.size, bool)
+    rows, place = lattice.along(dims)
+    extents = lattice.extents[rows]
+    outside = (lattice.bounds // extents)[:, dims] > 1
+    steps = charges.coefficients[INPUTS, rank, dims] * extents[:, dims] * charges.inside[b, dims]
+    reach = (steps * (spatial - 1)).sum(axis=1)
+    near = outside.all(axis=1) | (outside & (steps * spatial <= reach[:, None])).any(axis=1)
+    return near[place]
 
 
 def _slide_pair(charges: Charges, b: int, pair: tuple[int, ...], closed: Crossing, open_: Crossing) -> None:
@@ -73,8 +97,6 @@ def _slide_pair(charges: Charges, b: int, pair: tuple[int, ...], closed: Crossin
     siblings = bool(spatial[b].prod() > charges.scatter(b, INPUTS))
     unmoved = bool((spatial[b:, dims] == 1).all())
     columns = np.column_stack([moves, outside, length]).tolist()
-    reach = (steps * (spatial[b, dims] - 1)).sum(axis=1)  # of the children, which lie along one dimension at most
-    children = int(spatial[b, dims].prod())
     for first, tensor in ((0, OUTPUTS), (1, WEIGHTS), (None, INPUTS)):
         moving = np.ones(len(rows), bool) if first is None else outside[:, first] > 1
         # Rounded down, so that no access is counted that is not made.
@@ -86,10 +108,6 @@ def _slide_pair(charges: Charges, b: int, pair: tuple[int, ...], closed: Crossin
         for crossing, where in ((open_, moving), (closed, changed)):
             _lower(crossing.whole[tensor], full, where, whole, place)
             _lower(crossing.read[tensor], full, where, read, place)
-        if children > 1 and first is not None:
-            near = both | ((outside > 1) & (moves <= reach[:, None])).any(axis=1)
-            for crossing in (open_, closed):
-                _lower(crossing.read[tensor], full, near & moving, read / children, place)
 
 
 def _lower(values: np.ndarray, full: np.ndarray, where: np.ndarray, shares: np.ndarray, place: np.ndarray) -> None:

@@ -1,0 +1,114 @@
+"""Are the optima of all layers proven without the paper's heuristics, and in what time?
+
+    python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--bits 8/8/8] [--seconds 600]
+        [--quick] [--out experiments/results/proofs/proofs.csv]
+
+Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
+alone (`--constraints arch`), by energy, EDP and delay at once; an accelerator is a name or a file. One row each, written as they come;
+rows that are there already are not measured again. `seconds` are of CPU time, of one process after compilation, up to
+`--seconds` a layer by the clock. Expected: half an hour on 2 cores. --quick: two layers on two accelerators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mqjax import BitWidths, Layer, Mapspace, load_arch, network_layers
+from mqjax.errors import InputError
+from mqjax.io.files import write_atomically
+from mqjax.mapper.levels.proof import prove
+from mqjax.mapspace.padding import padded_or_itself
+
+HERE = Path(__file__).parent
+CASES = HERE.parent / "tests" / "golden" / "cases"
+NETWORKS = ("mobilenetv1", "mobilenetv2", "resnet18", "vgg16")
+ARCHS = (
+    "eyeriss",
+    "simba",
+    "eyeriss_8bit_same",
+    "eyeriss_8bit_changed",
+    "simba_8bit_same",
+    "simba_8bit_changed",
+    str(CASES / "array128x128.yaml"),
+    str(CASES / "six-levels.yaml"),
+)
+WARM_UP = Layer(C=4, M=4, P=4, Q=4, name="warm-up")
+
+Row = dict[str, Any]
+
+
+def prove_layer(arch_name: str, network: str, layer: Layer, bits: BitWidths, seconds: float) -> Row:
+    """What is proven of one layer."""
+    arch = load_arch(arch_name)
+    space = Mapspace(arch, padded_or_itself(arch, layer, constraints="arch"), constraints="arch")
+    started = time.process_time()
+    solution = prove(space, [bits], deadline=time.monotonic() + seconds).solution()
+    spent = time.process_time() - started
+    energy, edp, cycles = (float(value) for value in solution.values()[:, 0])
+    return {
+        "arch": arch.name,
+        "network": network,
+        "layer": layer.name,
+        "bits": str(bits),
+        "covered": solution.covered,
+        "seconds": f"{spent:.2f}",
+        "nominal_mappings": f"{space.size:.3g}",
+        "energy_pj": f"{energy:.10g}",
+        "edp_pj_cycles": f"{edp:.10g}",
+        "cycles": f"{cycles:.10g}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--archs", default=",".join(ARCHS))
+    parser.add_argument("--bits", type=BitWidths.parse, default=BitWidths(8, 8, 8))
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "proofs" / "proofs.csv")
+    args = parser.parse_args()
+    try:
+        survey(args)
+    except InputError as error:
+        print(f"proofs: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def survey(args: argparse.Namespace) -> None:
+    networks, archs = args.networks.split(","), args.archs.split(",")
+    if args.quick:
+        networks, archs = networks[:1], archs[:2]
+    rows: list[Row] = list(csv.DictReader(io.StringIO(args.out.read_text()))) if args.out.exists() else []
+    known = {(row["arch"], row["network"], row["layer"], row["bits"]) for row in rows}
+    for arch in archs:
+        compiled = False
+        for network in networks:
+            layers = list(dict.fromkeys(network_layers(network)))
+            for layer in layers[-2:] if args.quick else layers:
+                if (load_arch(arch).name, network, layer.name, str(args.bits)) in known:
+                    continue
+                if not compiled:
+                    prove_layer(arch, network, WARM_UP, args.bits, args.seconds)
+                    compiled = True
+                rows.append(prove_layer(arch, network, layer, args.bits, args.seconds))
+                write_atomically(args.out, _as_csv(rows))
+                print(*(rows[-1][key] for key in ("arch", "network", "layer", "covered", "seconds")), flush=True)
+
+
+def _as_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()
