@@ -35,6 +35,7 @@ ARCHS = (
     "eyeriss_8bit_changed",
     "simba_8bit_same",
     "simba_8bit_changed",
+    "tpu",
     str(CASES / "array128x128.yaml"),
     str(CASES / "six-levels.yaml"),
 )
