@@ -22,7 +22,6 @@ SECTIONS = (
     "bits",
     "published",
     "depthwise",
-    "searches",
     "search_methods",
     "macs",
     "constraint_cost",

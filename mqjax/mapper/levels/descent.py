@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
-from mqjax.mapper.levels.charges import INPUTS, READ, WRITE
+from mqjax.mapper.levels.charges import INPUTS
+from mqjax.mapper.levels.crossings import Crossings
 from mqjax.mapper.levels.runs import Order, distinct_orders
 from mqjax.mapper.levels.states import (
     NO_TENSOR,
@@ -73,9 +74,8 @@ class Descent:
         self._measures, self._cycles, self._go_on = measures, cycles, go_on
         self._bandwidth = np.array([measure.bandwidth for measure in measures[1:]])
         self.bounds, self.charges = measures[0].bounds, measures[0].charges
-        self._packings = self.bounds.packings
         space = self.charges.space
-        self._book = book
+        self._book, self._crossings = book, Crossings(measures, book)
         self._prefix = [space.prefix(t) for t, level in enumerate(space.tiling) if not level.spatial]
         self._orders: list[Order] = []
         self._order_numbers: dict[Order, int] = {}
@@ -292,68 +292,18 @@ class Descent:
             if self._book.rules.pairs:
                 of_rows = outer.window[at[rows]], outer.place[at[rows]], place[rows]
                 window[rows] = self._book.numbers(b, *of_rows, order)
-        groups = np.ones(len(at), np.int64) if self._keeps(b, INPUTS) else outer.groups[at]
+        groups = np.ones(len(at), np.int64) if self._crossings.keeps(b, INPUTS) else outer.groups[at]
         if b in self.charges.overlapping:
             groups = groups * self.charges.overlapping[b][place]
-        cost, exact = self._cost(b, place, tensor, run, window, groups)
+        cost, exact = self._crossings.cost(b, place, tensor, run, window, groups)
         cost += outer.cost[at]
         if b == 1 and self.charges.overlapping:
-            cost += self._of_macs(groups)
+            cost += self._crossings.of_macs(groups)
         states = States(place, tensor, run, window, groups, cost, outer.exact[at] & exact, at, number)
         least = cost + self._inside(b, states)
         kept = limits.keeps(least[:, 0], self._slowed(least))
         cost[:, 0][~kept] = np.inf
         return states.take(np.flatnonzero(kept.any(axis=1)))
-
-    def _keeps(self, level: int, tensor: int) -> bool:
-        return self.charges.space.arch.levels[level].keep[tensor]
-
-    def _of_macs(self, groups: np.ndarray) -> np.ndarray:
-        """What the Inputs of the MACs cost above the least that the start of every measure has, float64 [E, K, U]; groups: int64
-        [E] down to level 1."""
-        charges = self.charges
-        if self._keeps(0, INPUTS):
-            groups = np.ones_like(groups)
-        crossing = np.array([[charges.steps]])
-        of_groups = crossing * groups[:, None] * charges.overlapping.get(0, np.ones(1, np.int64))[0]
-        total = np.zeros((len(groups), len(self._measures), len(self._cycles)))
-        ways = self._packings.ways[INPUTS][:, None]
-        for k, measure in enumerate(self._measures):
-            found = measure.charges.of(0, INPUTS)
-            above = measure.charges.cost(found, of_groups, ways, grouped=True) - measure.charges.cost(
-                found, crossing, ways
-            )
-            total[:, k] = self._packings.total([(INPUTS, above)])
-        return total
-
-    def _cost(
-        self, b: int, place: np.ndarray, tensor: np.ndarray, run: np.ndarray, window: np.ndarray, groups: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What boundary b costs, at least, float64 [E, K, U], and whether it is that exactly."""
-        charges, ways = self.charges, self._packings.ways
-        exact, trips = np.ones(len(place), bool), charges.trips[place]
-        amounts: list[tuple[int, int | None, np.ndarray]] = []
-        for t in range(len(TENSORS)):
-            if not self._keeps(b - 1, t):
-                continue
-            if t == INPUTS and self._book.rules.pairs:
-                crossing, read = self._book.crossing(b, place, window)
-                exact &= crossing == read
-                # Neighbours may also fill less.
-                filled = np.where(exact, charges.filled(b, place, crossing), 0)
-                amounts += [(t, WRITE, filled), (t, READ, read * groups)]
-            else:
-                amounts.append((t, None, charges.boxes[b, t][place] * trips // np.where(tensor == t, run, 1)))
-        total = np.zeros((len(place), len(self._measures), len(self._cycles)))
-        for k, measure in enumerate(self._measures):
-            costs = []
-            for t, direction, amount in amounts:
-                found = [x for x in measure.charges.of(b, t) if direction in (None, x.direction)]
-                if found:
-                    costs.append((t, measure.charges.cost(found, amount[:, None], ways[t][:, None], grouped=True)))
-            if costs:
-                total[:, k] = self._packings.total(costs)
-        return total, exact
 
     def _loops(self, history: list[States], last: int) -> tuple[tuple[tuple[int, int], ...], ...]:
         """The temporal loops of the mapping that ends in a state, see `Placed`."""
