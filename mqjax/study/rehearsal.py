@@ -77,7 +77,7 @@ def rehearse(
             fit = fitted(surrogate, genomes[near], losses[near])
             current, expected = fit.surrogate, fit.expected
     genomes, losses = _refined(genomes, losses, loss, hardware, hopeless, seed, population, generations)
-    fits = np.isfinite(hardware(genomes)).all(axis=1)
+    fits = np.all(np.isfinite(hardware(genomes)), axis=1)
     fits[: len(WIDTHS)] = True
     return Rehearsed(genomes[fits], losses[fits], current)
 
@@ -132,7 +132,7 @@ def write_rehearsal(path: Path, found: Rehearsed) -> None:
 
 def pointless(costs: np.ndarray, good: np.ndarray) -> np.ndarray:
     """Which of the costs float64 [N, K] are nowhere below those of something that is good enough, float64 [M, K]."""
-    return (good[None] <= costs[:, None]).all(axis=2).any(axis=1)
+    return np.any(np.all(good[None] <= costs[:, None], axis=2), axis=1)
 
 
 def logarithms(losses: np.ndarray) -> np.ndarray:
