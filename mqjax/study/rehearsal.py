@@ -54,12 +54,13 @@ def rehearse(
     """Search for assignments of little loss and cost.
 
     loss: float64 [N]; hardware: the objectives to weigh it against, float64 [N, K]. population, generations: of
-    NSGA-II; each round before it measures half as much again as a generation. most: see `surrogate_front`. Equal arguments give equal results.
+    NSGA-II; each round before it measures half as much again as a generation. most: see `surrogate_front`. Equal
+    arguments give equal results.
     """
     genomes = surrogate.wiring.uniform
     losses = loss(genomes)
-    hopeless = HOPELESS * float(losses.max())
     best = float(losses.min())
+    hopeless = max(HOPELESS * float(losses.max()), best)
     current, expected = surrogate, surrogate.loss
     for _ in range(_ROUNDS):
         front = surrogate_front(current, most=most).genomes.astype(np.int32)

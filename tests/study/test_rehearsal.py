@@ -65,8 +65,12 @@ def test_rehearsal_comes_near_the_front_of_all_assignments(surrogate):
     np.testing.assert_array_equal(again.genomes, found.genomes)
 
 
-def test_losses_that_do_not_differ_are_no_reason_to_stop(surrogate):
-    found = rehearse(surrogate, lambda genomes: np.zeros(len(genomes)), surrogate.cost, population=8, generations=1)
+@pytest.mark.parametrize("spread_of_losses", [0.0, 0.1])
+def test_losses_that_hardly_differ_are_no_reason_to_stop(surrogate, spread_of_losses):
+    def loss(genomes):
+        return 1.0 + spread_of_losses * (8 - np.mean(genomes, axis=1))
+
+    found = rehearse(surrogate, loss, surrogate.cost, population=8, generations=1)
     assert len(found.genomes) >= 7
 
 
