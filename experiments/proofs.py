@@ -1,7 +1,7 @@
 """Are the optima of all layers proven without the paper's heuristics, and in what time?
 
     python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--bits 8/8/8] [--seconds 600]
-        [--quick] [--out experiments/results/proofs/proofs.csv]
+        [--quick] [--out benchmarks/proofs.csv]
 
 Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
 alone (`--constraints arch`), by energy, EDP and delay at once; an accelerator is a name or a file. One row each, written as they come;
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--bits", type=BitWidths.parse, default=BitWidths(8, 8, 8))
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "proofs" / "proofs.csv")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "benchmarks" / "proofs.csv")
     args = parser.parse_args()
     try:
         survey(args)
