@@ -208,5 +208,9 @@ def _saved(rows: list[Row], method: str) -> list[float] | None:
     return shares or None
 
 
-if __name__ == "__main__":
+def main() -> None:
     run(sys.modules[__name__])
+
+
+if __name__ == "__main__":
+    main()

@@ -212,5 +212,9 @@ against 8 bits everywhere; test accuracy is that of all 10,000 images, in the me
 """
 
 
-if __name__ == "__main__":
+def main() -> None:
     run(sys.modules[__name__], options)
+
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,7 @@ def numpy_costs(sweeper: Sweeper, rows: Rows) -> Any:
         for d in (*fixed, *free):
             bound.setdefault((d, t), n.bounds[d] if d in plan.single else np.float64(1))
     terms = _terms_in_numpy()
-    counts = terms.count(plan, n, terms.unroll(plan, n, bound, tables.picks))
+    counts = terms.counts_of(plan, n, terms.unroll(plan, n, bound, tables.picks))
     return terms.cost_terms(plan, n, counts, sweeper.boxes[0].packed, sweeper.chosen_size)
 
 

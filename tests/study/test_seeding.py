@@ -50,7 +50,7 @@ def test_population_holds_uniform_assignments_and_no_repetitions(surrogate, rehe
     genomes, errors = first_population(surrogate, judge, surrogate.cost, rehearsed=rehearsed, count=10)
     np.testing.assert_array_equal(genomes[: len(WIDTHS)], np.repeat(np.array(WIDTHS)[:, None], 6, axis=1))
     np.testing.assert_array_equal(errors, true_errors(surrogate, genomes))
-    assert len(judged) == len(set(judged)) == len(genomes) and 7 + 15 < len(genomes) <= 7 + 10 + 10
+    assert len(judged) == len(set(judged)) == len(genomes) and 7 + 15 < len(genomes) <= 7 + 3 * 10
     again, _ = first_population(surrogate, judge, surrogate.cost, rehearsed=rehearsed, count=10)
     np.testing.assert_array_equal(genomes, again)
 

@@ -323,10 +323,10 @@ def _traffic(plan: Plan, tensor: int, nest: Nest, n: Numbers, doubt: Any) -> dic
     return result
 
 
-def _ceil(counts_of: Any, divisor: Any) -> Any:
+def _ceil(count: Any, divisor: Any) -> Any:
     """ceil(count / divisor), exact: a quotient that is no integer lies at least 1 / divisor above one, and a count
     below 2^48 times a rounded reciprocal is off by far less than a quarter of that."""
-    return jnp.ceil(counts_of * (1.0 / divisor) - 0.25 / divisor)
+    return jnp.ceil(count * (1.0 / divisor) - 0.25 / divisor)
 
 
 class Counts(NamedTuple):
@@ -536,7 +536,7 @@ def _throttled(level: int, users: list[tuple[_Traffic, Any]], n: Numbers, comput
     write: Any = 0.0
     for entry, operands in users:
         read = read + _ceil(entry.reads, operands) / computing
-        written = sum(_ceil(counts_of, operands) for counts_of in (entry.fills, entry.updates) if counts_of is not None)
+        written = sum(_ceil(count, operands) for count in (entry.fills, entry.updates) if count is not None)
         write = write + written / computing
     limit_read, limit_write = n.bandwidth[level, 0], n.bandwidth[level, 1]
     slowdown = jnp.where(read > limit_read, limit_read / read, 1.0)
