@@ -78,8 +78,8 @@ def sensitivities(
 class Divergence:
     """Loss of whole assignments: how far the classes of the quantized network diverge from those of the float network.
 
-    It costs an eighth of an accuracy on 2,000 images, and ranks assignments nearly alike; see docs/SEARCH.md.
-    images: training images, the first ones. cache: a folder where values are kept by content.
+    On its 256 images it costs an eighth of an accuracy on 2,000, and being no count of images it ranks assignments that hardly
+    differ in accuracy. images: training images, the first ones. cache: a folder where values are kept by content.
     """
 
     def __init__(self, judge: QuantizedAccuracy, *, images: int = IMAGES, cache: Path | None = None) -> None:
