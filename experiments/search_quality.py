@@ -145,7 +145,7 @@ class Pair:
 
 def compared(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """By pair and method: hypervolumes, and how much less energy the surrogate's search needs at equal error, over all
-    thresholds and seeds: median and least."""
+    thresholds and seeds that both reach: median and least."""
     result: dict[str, Any] = {}
     for run in runs:
         pair = result.setdefault(f"{run['network']} on {run['arch']}", {})
@@ -159,9 +159,9 @@ def compared(runs: list[dict[str, Any]]) -> dict[str, Any]:
             if method == "surrogate" or mine is None:
                 continue
             seeds = min(len(mine), len(energies[method]))
-            with np.errstate(invalid="ignore"):
-                saved = 1 - mine[:seeds] / energies[method][:seeds]
-            saved = saved[np.isfinite(saved)]
+            mine, other = mine[:seeds], energies[method][:seeds]
+            both = np.isfinite(mine) & np.isfinite(other)
+            saved = 1 - mine[both] / other[both]
             if len(saved):
                 values["energy_saved"] = {
                     "median": round(float(np.median(saved)), 4),
