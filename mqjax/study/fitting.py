@@ -49,16 +49,21 @@ def losses_by_gene(surrogate: Surrogate) -> np.ndarray:
     return result
 
 
+def losses_alone(by_gene: np.ndarray, genomes: np.ndarray) -> np.ndarray:
+    """What every gene of genomes int [N, G] loses at its width, float64 [N, G], by losses float64 [G, 7]."""
+    return by_gene[np.arange(len(by_gene)), np.asarray(genomes, np.int64) - WIDTHS[0]]
+
+
 def fitted(surrogate: Surrogate, genomes: np.ndarray, losses: np.ndarray) -> Fitted:
     """Fit to the measured losses float64 [N], not all equal, of genomes int [N, G]."""
     digits = np.asarray(genomes, np.int64) - WIDTHS[0]
     least = float(losses.min())
     noise = max(_NOISE * least, 1e-5 * float(losses.max()))
     alone = losses_by_gene(surrogate)
-    sums = alone[np.arange(len(alone)), digits].sum(axis=1)
+    sums = losses_alone(alone, genomes).sum(axis=1)
     # Where nothing was lost alone a factor needs something to work on.
     alone = alone + 1e-4 * max(float(np.median(sums)), 1e-300)
-    sums = alone[np.arange(len(alone)), digits].sum(axis=1)
+    sums = losses_alone(alone, genomes).sum(axis=1)
     target = np.log(losses - least + noise)
     seen = losses - least > noise
     slope, offset = np.polyfit(np.log(sums[seen]), target[seen], 1) if seen.sum() > 2 else (1.0, 0.0)

@@ -147,7 +147,7 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     return float(sum(d * hypervolume(points[: i + 1, :-1], reference[:-1]) for i, d in enumerate(depths) if d > 0))
 
 
-def spread(points: np.ndarray, among: np.ndarray, count: int, taken: np.ndarray | None = None) -> np.ndarray:
+def far_apart(points: np.ndarray, among: np.ndarray, count: int, taken: np.ndarray | None = None) -> np.ndarray:
     """At most `count` of the positions `among` that lie far from each other in points [N, K]: the least in each axis, then
     always the one that is farthest from all chosen and all `taken` ones (positions). Axes are scaled to the range among these."""
     if not len(among):

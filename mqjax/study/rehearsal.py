@@ -16,7 +16,7 @@ import numpy as np
 from mqjax.io.files import write_atomically
 from mqjax.study.fitting import fitted
 from mqjax.study.nsga2 import NSGA2
-from mqjax.study.pareto import pareto_front, spread
+from mqjax.study.pareto import far_apart, pareto_front
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS
 
@@ -70,7 +70,7 @@ def rehearse(
             break
         front, guessed, costs = front[useful], guessed[useful], costs[useful]
         points = np.column_stack([logarithms(guessed), costs])
-        asked = unknown(front[spread(points, np.flatnonzero(pareto_front(points)), _round(population))], genomes)
+        asked = new_genomes(front[far_apart(points, np.flatnonzero(pareto_front(points)), _round(population))], genomes)
         if len(asked):
             genomes, losses = np.concatenate([genomes, asked]), np.concatenate([losses, loss(asked)])
         near = losses <= hopeless
@@ -116,7 +116,7 @@ def _refined(
         children, state = algorithm.ask(jax.random.fold_in(key, generation), state, params)
         found = loss(children)
         state, _ = algorithm.tell(key, children, fitness(children, found), state, params)
-        new = unknown(children, genomes)
+        new = new_genomes(children, genomes)
         known = {row.tobytes(): value for row, value in zip(children, found, strict=True)}
         genomes = np.concatenate([genomes, new])
         losses = np.concatenate([losses, [known[row.tobytes()] for row in new]])
@@ -142,7 +142,7 @@ def logarithms(losses: np.ndarray) -> np.ndarray:
     return np.log(losses - least + max(_NEAR * abs(least), 1e-3 * float(np.ptp(losses)), 1e-300))
 
 
-def unknown(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
+def new_genomes(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Genomes that are not known yet, each once, in order."""
     seen = {row.tobytes() for row in known.astype(np.int8)}
     rows = [

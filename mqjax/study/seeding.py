@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from mqjax.network.wiring import Wiring
-from mqjax.study.fitting import losses_by_gene
-from mqjax.study.pareto import non_dominated_ranks, spread
+from mqjax.study.fitting import losses_alone, losses_by_gene
+from mqjax.study.pareto import far_apart, non_dominated_ranks
 from mqjax.study.rehearsal import Rehearsed, Values, logarithms, pointless
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS
@@ -43,24 +43,20 @@ def first_population(
     genomes = surrogate.wiring.uniform
     found = errors(genomes)
     surrogate = surrogate if rehearsed is None else rehearsed.surrogate
+    loss = surrogate.loss if rehearsed is None else _measured(rehearsed)
     factors = np.zeros(surrogate.wiring.genes)
     for number in range(ROUNDS):
         if rehearsed is None:
             candidates = surrogate_front(scaled(surrogate, factors), most=most).genomes.astype(np.int32)
-            measured, losses = surrogate.loss(genomes), surrogate.loss(candidates)
         else:
-            candidates, losses = rehearsed.genomes, rehearsed.losses
-            measured = _looked_up(genomes, candidates, losses)
-        known = measured * np.exp(_shares(surrogate, genomes) @ factors)
-        expected = losses * np.exp(_shares(surrogate, candidates) @ factors)
+            candidates = rehearsed.genomes
+        known, expected = (
+            loss(some) * np.exp(_gene_shares(surrogate, some) @ factors) for some in (genomes, candidates)
+        )
         asked = _asked(candidates, expected, hardware, genomes, known, found, count, accurate=number > 0)
         if len(asked):
             genomes, found = np.concatenate([genomes, asked]), np.concatenate([found, errors(asked)])
-            if rehearsed is None:
-                measured = surrogate.loss(genomes)
-            else:
-                measured = _looked_up(genomes, rehearsed.genomes, rehearsed.losses)
-        factors = corrections(surrogate, genomes, measured, found)
+        factors = corrections(surrogate, genomes, loss(genomes), found)
     return genomes, found
 
 
@@ -93,10 +89,10 @@ def _asked(
     chosen = np.zeros(0, np.int64)
     if accurate:
         zone = useful & (expected <= known[found <= best * (1 + _NOISE)].max())
-        chosen = spread(points, _nearest(points, np.flatnonzero(zone), new, count // 2), count // 2)
+        chosen = far_apart(points, _nearest(points, np.flatnonzero(zone), new, count // 2), count // 2)
         new[chosen] = False
     rest = _nearest(points, np.flatnonzero(useful), new, count - len(chosen))
-    more = spread(points, rest, count - len(chosen), np.concatenate([taken, chosen]) if accurate else None)
+    more = far_apart(points, rest, count - len(chosen), np.concatenate([taken, chosen]) if accurate else None)
     return candidates[np.sort(np.concatenate([chosen, more]))]
 
 
@@ -113,16 +109,15 @@ def _keys(genomes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(genomes, dtype=np.int8).view(f"V{genomes.shape[1]}").ravel()
 
 
-def _looked_up(genomes: np.ndarray, known: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Losses float64 [N] of genomes that are all known."""
-    table = dict(zip((row.tobytes() for row in known.astype(np.int8)), losses.tolist(), strict=True))
-    return np.array([table[row.tobytes()] for row in genomes.astype(np.int8)])
+def _measured(rehearsed: Rehearsed) -> Values:
+    """Losses float64 [N] of genomes that were all rehearsed."""
+    known = dict(zip(_keys(rehearsed.genomes).tolist(), rehearsed.losses.tolist(), strict=True))
+    return lambda genomes: np.array([known[key] for key in _keys(genomes).tolist()])
 
 
-def _shares(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
+def _gene_shares(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:
     """Share float64 [N, G] that every gene has in the summed loss of genomes int [N, G]."""
-    alone = losses_by_gene(surrogate)
-    parts = alone[np.arange(len(alone)), np.asarray(genomes, np.int64) - WIDTHS[0]]
+    parts = losses_alone(losses_by_gene(surrogate), genomes)
     return parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
 
 
@@ -156,7 +151,7 @@ def corrections(surrogate: Surrogate, genomes: np.ndarray, losses: np.ndarray, e
     if not slope > 0:
         return np.zeros(surrogate.wiring.genes)
     rest = (target - offset) / slope - logs
-    rows = _shares(surrogate, genomes)[useful]
+    rows = _gene_shares(surrogate, genomes)[useful]
     results = []
     for ridge in _RIDGES:
         solve = np.linalg.solve(rows.T @ rows + ridge * np.eye(rows.shape[1]), rows.T)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mqjax.network.wiring import Wiring
-from mqjax.study.pareto import hypervolume, spread
+from mqjax.study.pareto import far_apart, hypervolume
 from mqjax.study.rehearsal import measurements, rehearse, write_rehearsal
 from mqjax.study.surrogate import Surrogate
 from mqjax.types import WIDTHS, Layer
@@ -85,8 +85,8 @@ def test_rehearsal_is_written_to_the_last_digit(surrogate, tmp_path):
 def test_spread_takes_ends_first_then_the_farthest():
     points = np.array([[0.0, 10.0], [1.0, 9.0], [5.0, 5.0], [10.0, 0.0], [99.0, 99.0]])
     among = np.arange(4)
-    np.testing.assert_array_equal(spread(points, among, 2), [0, 3])
-    np.testing.assert_array_equal(spread(points, among, 3), [0, 2, 3])
-    np.testing.assert_array_equal(spread(points, among, 9), [0, 1, 2, 3])
-    np.testing.assert_array_equal(spread(points, np.array([1, 2]), 1, taken=np.array([0, 3])), [2])
-    assert not len(spread(points, np.zeros(0, int), 3))
+    np.testing.assert_array_equal(far_apart(points, among, 2), [0, 3])
+    np.testing.assert_array_equal(far_apart(points, among, 3), [0, 2, 3])
+    np.testing.assert_array_equal(far_apart(points, among, 9), [0, 1, 2, 3])
+    np.testing.assert_array_equal(far_apart(points, np.array([1, 2]), 1, taken=np.array([0, 3])), [2])
+    assert not len(far_apart(points, np.zeros(0, int), 3))
