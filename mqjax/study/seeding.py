@@ -2,7 +2,8 @@
 
 In rounds: assignments near the front of (expected loss, cost) are judged; by the errors found so far the expected losses are
 corrected, and the next round goes along the new front. Candidates are what a rehearsal has measured
-(`mqjax.study.rehearsal`) or, without one, the exact front of the surrogate's sums.
+(`mqjax.study.rehearsal`) or, without one, the exact front of the surrogate's sums. Part of a round looks for something cheap
+that is as accurate as the best uniform assignment (`mqjax.study.looks`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from mqjax.network.wiring import Wiring
 from mqjax.study.fitting import losses_alone, losses_by_gene
+from mqjax.study.looks import chances, relatives
 from mqjax.study.pareto import far_apart, non_dominated_ranks
 from mqjax.study.rehearsal import Rehearsed, Values, logarithms, pointless
 from mqjax.study.surrogate import Surrogate, surrogate_front
@@ -42,22 +44,58 @@ def first_population(
     """
     genomes = surrogate.wiring.uniform
     found = errors(genomes)
-    surrogate = surrogate if rehearsed is None else rehearsed.surrogate
-    loss = surrogate.loss if rehearsed is None else _measured(rehearsed)
+    surrogate, losses = (
+        (surrogate, surrogate.loss(genomes))
+        if rehearsed is None
+        else (rehearsed.surrogate, rehearsed.losses[: len(WIDTHS)])
+    )
     factors = np.zeros(surrogate.wiring.genes)
     for number in range(ROUNDS):
         if rehearsed is None:
             candidates = surrogate_front(scaled(surrogate, factors), most=most).genomes.astype(np.int32)
+            alone = surrogate.loss(candidates)
         else:
-            candidates = rehearsed.genomes
+            candidates, alone = rehearsed.genomes, rehearsed.losses
+        front = len(candidates)
+        if number:
+            close, losses_close = _close(surrogate, candidates, hardware, genomes, losses, found)
+            candidates, alone = np.concatenate([candidates, close]), np.concatenate([alone, losses_close])
         known, expected = (
-            loss(some) * np.exp(_gene_shares(surrogate, some) @ factors) for some in (genomes, candidates)
+            of * np.exp(_gene_shares(surrogate, some) @ factors)
+            for some, of in ((genomes, losses), (candidates, alone))
         )
-        asked = _asked(candidates, expected, hardware, genomes, known, found, count, accurate=number > 0)
+        looks = 0 if number == 0 else count // 2 if _cheaper_found(found) else 3 * count // 4
+        asked = _asked(candidates, expected, hardware, genomes, known, found, count, front=front, looks=looks)
         if len(asked):
-            genomes, found = np.concatenate([genomes, asked]), np.concatenate([found, errors(asked)])
-        factors = corrections(surrogate, genomes, loss(genomes), found)
+            genomes, losses = np.concatenate([genomes, candidates[asked]]), np.concatenate([losses, alone[asked]])
+            found = np.concatenate([found, errors(candidates[asked])])
+        factors = corrections(surrogate, genomes, losses, found)
     return genomes, found
+
+
+def _cheaper_found(found: np.ndarray) -> bool:
+    """Whether anything judged but the uniform assignments, which come first in errors float64 [N], is as accurate as these."""
+    return bool(found[len(WIDTHS) :].min(initial=np.inf) <= found[: len(WIDTHS)].min())
+
+
+def _close(
+    surrogate: Surrogate,
+    candidates: np.ndarray,
+    hardware: Values,
+    genomes: np.ndarray,
+    losses: np.ndarray,
+    found: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Relatives int32 [K, G] of cheap judged genomes that are about as accurate as the best uniform assignment, none of
+    them known or a candidate, and their losses float64 [K]: as much above a relative's as the surrogate says."""
+    best = float(found[: len(WIDTHS)].min())
+    near = (found <= best * (1 + _NOISE)) & ~pointless(hardware(genomes), hardware(genomes[found <= best]))
+    close, whose = relatives(genomes[near])
+    _, first = np.unique(_keys(close), return_index=True)
+    first = np.sort(first[~np.isin(_keys(close[first]), _keys(np.concatenate([genomes, candidates])))])
+    sums, least = surrogate.loss(genomes[near]), 1e-6 * float(surrogate.loss(surrogate.wiring.uniform).max())
+    close, whose = close[first], whose[first]
+    return close, losses[near][whose] * (surrogate.loss(close) + least) / (sums[whose] + least)
 
 
 def _asked(
@@ -69,31 +107,35 @@ def _asked(
     found: np.ndarray,
     count: int,
     *,
-    accurate: bool,
+    front: int,
+    looks: int,
 ) -> np.ndarray:
-    """At most `count` of the candidates to judge next. accurate: half of them among those that may be as accurate as the best
-    uniform assignment: there errors differ by less than what images happen to show, and more than one look is needed.
+    """Positions int64 of at most `count` of the candidates to judge next. `looks` of them are those of which a saving is most to
+    be expected: less cost, times the chance to be as accurate as the best uniform assignment. The others lie along the front
+    of the first `front` candidates.
 
     expected: losses float64 [C] of the candidates; known, found: losses and errors float64 [N] of the judged genomes.
     """
     best = float(found[: len(WIDTHS)].min())
     # Whoever accepts half of the error that 2 bits everywhere cause needs no search.
     limit = known[found >= (found[0] + best) / 2].min(initial=np.inf)
-    costs = hardware(candidates)
-    useful = (expected <= max(float(limit), float(expected.min()))) & ~pointless(
-        costs, hardware(genomes)[found <= best]
-    )
+    costs, accurate = hardware(candidates), hardware(genomes[found <= best])
+    useful = (expected <= max(float(limit), float(expected.min()))) & ~pointless(costs, accurate)
     points = np.column_stack([logarithms(expected), costs])
     new = np.isin(_keys(candidates), _keys(genomes), invert=True)
     taken = np.flatnonzero(~new)
     chosen = np.zeros(0, np.int64)
-    if accurate:
-        zone = useful & (expected <= known[found <= best * (1 + _NOISE)].max())
-        chosen = far_apart(points, _nearest(points, np.flatnonzero(zone), new, count // 2), count // 2)
+    if looks and len(among := np.flatnonzero(useful & new)):
+        noise = max(_NOISE * best, 1e-6)
+        saving = (1 - costs[among, None] / accurate).max(axis=2).min(axis=1)
+        worth = saving * chances(best, candidates[among], expected[among], genomes, known, found, noise)
+        hopeful = among[np.argsort(-worth, kind="stable")[: 2 * looks]]
+        chosen = far_apart(points, np.sort(hopeful), looks)
         new[chosen] = False
+    new[front:] = False
     rest = _nearest(points, np.flatnonzero(useful), new, count - len(chosen))
-    more = far_apart(points, rest, count - len(chosen), np.concatenate([taken, chosen]) if accurate else None)
-    return candidates[np.sort(np.concatenate([chosen, more]))]
+    more = far_apart(points, rest, count - len(chosen), np.concatenate([taken, chosen]) if looks else None)
+    return np.sort(np.concatenate([chosen, more]))
 
 
 def _nearest(points: np.ndarray, among: np.ndarray, new: np.ndarray, count: int) -> np.ndarray:
@@ -107,12 +149,6 @@ def _nearest(points: np.ndarray, among: np.ndarray, new: np.ndarray, count: int)
 def _keys(genomes: np.ndarray) -> np.ndarray:
     """Genomes int [N, G] as one value each, to be compared."""
     return np.ascontiguousarray(genomes, dtype=np.int8).view(f"V{genomes.shape[1]}").ravel()
-
-
-def _measured(rehearsed: Rehearsed) -> Values:
-    """Losses float64 [N] of genomes that were all rehearsed."""
-    known = dict(zip(_keys(rehearsed.genomes).tolist(), rehearsed.losses.tolist(), strict=True))
-    return lambda genomes: np.array([known[key] for key in _keys(genomes).tolist()])
 
 
 def _gene_shares(surrogate: Surrogate, genomes: np.ndarray) -> np.ndarray:

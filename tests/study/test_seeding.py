@@ -71,18 +71,24 @@ def test_corrections_move_losses_towards_the_true_ones(surrogate):
     assert np.abs(corrections(surrogate, genomes, losses, noise)).max() < 0.5
 
 
-def test_half_of_a_round_may_be_as_accurate_as_the_best_uniform_assignment(surrogate):
+def test_looks_are_for_what_may_be_as_accurate_as_the_best_uniform_assignment(surrogate):
     """There errors differ by less than images happen to show, so more than one look is needed."""
-    uniform = surrogate.wiring.uniform
-    errors = np.array([0.9, 0.5, 0.2, 0.1, 0.0505, 0.0502, 0.05])
-    candidates = np.unique(np.random.default_rng(0).integers(2, 9, (4000, 6)), axis=0)
-    expected, known = surrogate.loss(candidates), surrogate.loss(uniform)
-    for accurate, least, most in ((True, 10, 20), (False, 0, 7)):
-        asked = _asked(candidates, expected, surrogate.cost, uniform, known, errors, 20, accurate=accurate)
-        assert len(asked) == 20 == len(np.unique(asked, axis=0))
-        assert (surrogate.cost(asked) < surrogate.cost(uniform[-1:])).all()
-        # Six bits are as good as eight to within the noise, so what loses no more may be, too.
-        assert least <= (surrogate.loss(asked) <= known[4]).sum() <= most
+    random = np.random.default_rng(0)
+    candidates = np.unique(random.integers(2, 9, (4000, 6)), axis=0)
+    genomes = np.concatenate([surrogate.wiring.uniform, random.permutation(candidates)[:64]])
+    known, expected = surrogate.loss(genomes), surrogate.loss(candidates)
+    found = 0.05 * np.exp(random.normal(0, 0.01, len(genomes))) + 0.01 * known
+    found[6] = 0.05
+    front, close = len(candidates) // 2, {}
+    for looks in (0, 10):
+        asked = _asked(candidates, expected, surrogate.cost, genomes, known, found, 20, front=front, looks=looks)
+        assert len(asked) == 20 == len(np.unique(candidates[asked], axis=0))
+        assert (surrogate.cost(candidates[asked]) < surrogate.cost(genomes[6:7])).all()
+        # Relatives of what was judged serve looks alone: the front is known without them.
+        assert (asked >= front).sum() <= looks
+        # An error of 0.05 is within reach of chance where the expected one is 0.055 or less.
+        close[looks] = (0.01 * expected[asked] < 0.1 * 0.05 + 0.002).sum()
+    assert close == {0: 0, 10: 10}
 
 
 def test_search_begins_from_the_surrogate(archs, surrogate):
