@@ -22,6 +22,7 @@ from mqjax.mapper.programs import Limits, Tables
 from mqjax.mapspace.joint import Group
 from mqjax.mapspace.rows import Block, Numbering, Rows, blocks_of, pruned_weights
 from mqjax.mapspace.space import Mapspace
+from mqjax.traced import Kept
 
 
 class Sizes(NamedTuple):
@@ -40,6 +41,11 @@ SIZES_BY_PLATFORM = {"cpu": Sizes(2**12, 2**13, 2**11, 2**15, 16), "gpu": Sizes(
 
 BLOCK_ORDERS_MOST = 2**7
 """Loop orders that get blocks of their own; where there are more, every mapping brings its order along."""
+
+
+_screen = Kept(programs.screen, ("plan", "size", "most", "some_open"), programs.FAST)
+_minima = Kept(programs.minima, ("plan", "size", "most"), programs.FAST)
+_candidates = Kept(programs.candidates, ("plan", "size"), programs.FAST)
 
 
 class Job(NamedTuple):
@@ -168,7 +174,7 @@ class Sweeper:
         device: the JAX device that computes; default JAX's own.
         """
         with jax.enable_x64(True), jax.default_device(device):
-            best = programs.minima(
+            best = _minima(
                 self.plan,
                 self._tables(job.block, device),
                 self._packed,
@@ -181,15 +187,15 @@ class Sweeper:
 
     def screen(self, job: Job, limits: tuple[Limits, ...], device: Any = None) -> Found:
         """Which mappings of a job the limits of no box rule out."""
-        some_open = any(of_box.open.any() for of_box in limits)
+        some_open = any(bool(of_box.open.any()) for of_box in limits)
         with jax.enable_x64(True), jax.default_device(device):
             if job.rows is None:
                 chunks = np.int64(job.first), np.int64(job.chunks)
                 arguments = (self._tables(job.block, device), limits, *chunks, self.size, self.sizes.chunks)
-                found, valid, covered = programs.screen(self.plan, *arguments, some_open)
+                found, valid, covered = _screen(self.plan, *arguments, some_open)
             else:
                 arguments = (self.chosen_tables(job.rows), limits, np.int64(0), np.int64(1), self.chosen_size, 1)
-                found, valid, covered = programs.screen(self._flat, *arguments, some_open)
+                found, valid, covered = _screen(self._flat, *arguments, some_open)
         kept, doubtful = (self.rows(job, np.flatnonzero(np.asarray(found) == kind)) for kind in (1, 2))
         return Found(kept, doubtful, tuple(np.asarray(x) for x in valid), float(covered))
 
@@ -203,14 +209,14 @@ class Sweeper:
         """Least costs of at most `chosen_size` mappings, per box float64 [KS, KW, 3]."""
         with jax.enable_x64(True), jax.default_device(device):
             tables, zero, one = self.chosen_tables(rows), np.int64(0), np.int64(1)
-            best = programs.minima(self._flat, tables, self._packed, zero, one, self.chosen_size, 1)
+            best = _minima(self._flat, tables, self._packed, zero, one, self.chosen_size, 1)
         return tuple(np.asarray(of_box)[0] for of_box in best)
 
     def candidates(self, rows: Rows, limits: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Which of at most `chosen_size` mappings come within `limits`, per box [KS, KW, 3]: bool [KS, KW, N]."""
         with jax.enable_x64(True):
             tables = self.chosen_tables(rows)
-            found = programs.candidates(self._flat, tables, self._packed, tuple(limits), self.chosen_size)
+            found = _candidates(self._flat, tables, self._packed, tuple(limits), self.chosen_size)
         return tuple(np.asarray(of_box)[..., : len(rows)] for of_box in found)
 
     def sample(self, count: int) -> Rows:

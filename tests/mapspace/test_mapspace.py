@@ -20,7 +20,7 @@ from mqjax.cost.exact.evaluator import evaluate
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.records import evaluate_records
-from mqjax.mapper import programs
+from mqjax.mapper import sweep
 from mqjax.mapper.best import best_mappings
 from mqjax.mapper.optimum import solve
 from mqjax.mapspace.mapping import encode
@@ -169,14 +169,15 @@ def test_one_compilation_serves_layers_widths_and_energies(archs):
     arch = archs["eyeriss"]
     solve(Mapspace(arch, Layer(C=8, M=8, P=4, Q=4)), all_widths())
     solve(Mapspace(arch, Layer(C=8, M=8, P=4, Q=4)), [BitWidths()])
-    compiled = (programs.screen, programs.minima, programs.candidates)
-    before = [program._cache_size() for program in compiled]
+    compiled = (sweep._screen, sweep._minima, sweep._candidates)
+    before = [len(program) for program in compiled]
+    assert min(before) > 0
     dearer = dataclasses.replace(arch.levels[0], read_pj=9.0, capacity_words=48)
     for changed in (arch, dataclasses.replace(arch, levels=(dearer, *arch.levels[1:]))):
         for layer in (Layer(C=24, M=6, R=3, S=3, P=10, Q=5), Layer(C=36, R=3, S=3, P=7, Q=7, shape="depthwise")):
             solve(Mapspace(changed, layer), all_widths())
             solve(Mapspace(changed, layer), [BitWidths(4, 2, 8)])
-    assert [program._cache_size() for program in compiled] == before
+    assert [len(program) for program in compiled] == before
 
 
 @given(data=st.data())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import export
 
 from mqjax.arch import Arch
 from mqjax.cost.exact import multicast, nest, price
@@ -21,6 +22,7 @@ from mqjax.cost.exact.multicast import Signatures
 from mqjax.cost.packing import Widths, slowest_pace, widths_of
 from mqjax.errors import InputError
 from mqjax.mapspace.mapping import Mappings, Record, encode
+from mqjax.traced import Kept
 from mqjax.types import BitWidths, Layer
 
 CHUNKS = (64, 2048)
@@ -33,7 +35,8 @@ LARGEST_COUNT = 2**53
 AT_ONCE = 2**20
 """Signatures of multicasts, or loop steps of levels, that are held in one array."""
 
-_analyse = jax.jit(nest.analyse)
+export.register_namedtuple_serialization(nest.Analysis, serialized_name="mqjax.Analysis")
+_analyse = Kept(jax.jit(nest.analyse))
 
 
 @dataclasses.dataclass(frozen=True)
