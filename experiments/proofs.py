@@ -1,10 +1,11 @@
 """Are the optima of all layers proven without the paper's heuristics, and in what time?
 
-    python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--bits 8/8/8] [--seconds 600]
-        [--quick] [--out benchmarks/proofs.csv]
+    python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--constraints arch] [--bits 8/8/8]
+        [--seconds 600] [--quick] [--out benchmarks/proofs.csv]
 
 Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
-alone (`--constraints arch`), by energy, EDP and delay at once; an accelerator is a name or a file. One row each, written as they come;
+alone (arch) or under none, by energy, EDP and delay at once; an accelerator is a name or a file. Under none, layers that some mapping
+lets neighbours forward data of are left out. One row each, written as they come;
 rows that are there already are not measured again. `seconds` are of CPU time, of one process after compilation, up to
 `--seconds` a layer by the clock. Expected: half an hour on 2 cores. --quick: two layers on two accelerators.
 """
@@ -44,18 +45,22 @@ WARM_UP = Layer(C=4, M=4, P=4, Q=4, name="warm-up")
 Row = dict[str, Any]
 
 
-def prove_layer(arch_name: str, network: str, layer: Layer, bits: BitWidths, seconds: float) -> Row:
-    """What is proven of one layer."""
+def space_of(arch_name: str, layer: Layer, constraints: str) -> Mapspace:
     arch = load_arch(arch_name)
-    space = Mapspace(arch, padded_or_itself(arch, layer, constraints="arch"), constraints="arch")
+    return Mapspace(arch, padded_or_itself(arch, layer, constraints=constraints), constraints=constraints)
+
+
+def prove_layer(space: Mapspace, network: str, bits: BitWidths, seconds: float) -> Row:
+    """What is proven of one layer."""
     started = time.process_time()
     solution = prove(space, [bits], deadline=time.monotonic() + seconds).solution()
     spent = time.process_time() - started
     energy, edp, cycles = (float(value) for value in solution.values()[:, 0])
     return {
-        "arch": arch.name,
+        "arch": space.arch.name,
         "network": network,
-        "layer": layer.name,
+        "layer": space.layer.name,
+        "constraints": space.constraints,
         "bits": str(bits),
         "covered": solution.covered,
         "seconds": f"{spent:.2f}",
@@ -70,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--archs", default=",".join(ARCHS))
+    parser.add_argument("--constraints", choices=("arch", "none"), default="arch")
     parser.add_argument("--bits", type=BitWidths.parse, default=BitWidths(8, 8, 8))
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--quick", action="store_true")
@@ -87,18 +93,21 @@ def survey(args: argparse.Namespace) -> None:
     if args.quick:
         networks, archs = networks[:1], archs[:2]
     rows: list[Row] = list(csv.DictReader(io.StringIO(args.out.read_text()))) if args.out.exists() else []
-    known = {(row["arch"], row["network"], row["layer"], row["bits"]) for row in rows}
+    known = {(row["arch"], row["network"], row["layer"], row["constraints"], row["bits"]) for row in rows}
     for arch in archs:
         compiled = False
         for network in networks:
             layers = list(dict.fromkeys(network_layers(network)))
             for layer in layers[-2:] if args.quick else layers:
-                if (load_arch(arch).name, network, layer.name, str(args.bits)) in known:
+                if (load_arch(arch).name, network, layer.name, args.constraints, str(args.bits)) in known:
+                    continue
+                space = space_of(arch, layer, args.constraints)
+                if args.constraints == "none" and space.may_forward:
                     continue
                 if not compiled:
-                    prove_layer(arch, network, WARM_UP, args.bits, args.seconds)
+                    prove_layer(space_of(arch, WARM_UP, args.constraints), network, args.bits, args.seconds)
                     compiled = True
-                rows.append(prove_layer(arch, network, layer, args.bits, args.seconds))
+                rows.append(prove_layer(space, network, args.bits, args.seconds))
                 write_atomically(args.out, _as_csv(rows))
                 print(*(rows[-1][key] for key in ("arch", "network", "layer", "covered", "seconds")), flush=True)
 
