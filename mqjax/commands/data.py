@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", args.name):
         raise InputError(f"--name must be lower-case letters, digits and _, a letter first, not {args.name!r}")
+    for folder in (args.source, args.data_dir):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file, but must be a folder")
     if (args.data_dir / args.name).exists():
         raise InputError(f"{args.data_dir / args.name} exists already; choose another --name or --data-dir")
     folder = prepare_image_folder(args.source, args.name, args.data_dir, channels=args.channels)

@@ -59,7 +59,9 @@ def runner_up_text(second: RunnerUp) -> str:
     if second.value is None:
         return f"all {second.ties:,} distinct mappings that fit have the same {second.metric}"
     ties = f"{second.ties:,} distinct mappings share the least {second.metric}; " if second.ties > 1 else ""
-    return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {second.loss:+.2%}"
+    loss = second.loss or 0.0
+    lost = f"{loss:+.2%}" if loss >= 1e-4 else f"{100 * loss:+.1g}%"
+    return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {lost}"
 
 
 LEVEL_HEADINGS = (
