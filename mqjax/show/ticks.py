@@ -23,4 +23,4 @@ def label_logarithmic(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{'.12g' if 1e-3 <= value < 1e4 else '.4g'}}"))
