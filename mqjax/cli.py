@@ -119,6 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mqjax {args.command}: interrupted", file=sys.stderr)
         return 1
+    except (FileExistsError, NotADirectoryError) as error:
+        print(f"mqjax {args.command}: {error.filename}: there is a file where a folder is needed", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"mqjax {args.command}: {error}", file=sys.stderr)
         return 1

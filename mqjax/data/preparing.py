@@ -37,7 +37,10 @@ def prepare_image_folder(source: str | Path, name: str, data_dir: str | Path, *,
     sizes = {size for _, size, _ in pictures.values()}
     classes = sorted({path.parent.name for path in paths})
     examples = {
-        split: [(_with_channels(*pictures[path][::2], channels), classes.index(path.parent.name)) for path in part]
+        split: [
+            (_with_channels(pictures[path][0], pictures[path][2], channels), classes.index(path.parent.name))
+            for path in part
+        ]
         for split, part in splits.items()
     }
     return write_prepared(name, examples, classes, data_dir, channels, sizes.pop() if len(sizes) == 1 else (None, None))
@@ -96,7 +99,7 @@ def _opened(path: Path) -> tuple[str, tuple[int, int], bytes]:
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise InputError(f"{path} cannot be read as a PNG or JPEG image") from None
-    return picture.mode, picture.size[::-1], content
+    return picture.mode, (picture.height, picture.width), content
 
 
 def _with_channels(mode: str, content: bytes, channels: int) -> bytes:

@@ -142,6 +142,13 @@ def test_unforeseen_error_is_one_sentence_and_a_traceback_on_request(monkeypatch
         main(asked)
 
 
+def test_output_below_a_file_is_bad_input(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert main(["arch", "new", str(tmp_path / "file" / "mine.yaml")]) == 2
+    assert "there is a file where a folder is needed" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_help_does_not_wait_for_jax():
     code = "import sys, mqjax.cli\ntry: mqjax.cli.main(['search', '--help'])\nexcept SystemExit: assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
