@@ -1,6 +1,7 @@
 """The `mqjax` command. Each sub-command lives in `mqjax.commands` and is imported only when it is asked for.
 
-Exit status: 0 done, 1 failure, 2 bad usage or bad input.
+Exit status: 0 done, 1 failure, 2 bad usage or bad input. What nobody foresaw is told in a sentence, too;
+where MQJAX_TRACEBACK is set in the environment, as Python's traceback.
 """
 
 from __future__ import annotations
@@ -118,8 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mqjax {args.command}: interrupted", file=sys.stderr)
         return 1
+    except (FileExistsError, NotADirectoryError) as error:
+        print(f"mqjax {args.command}: {error.filename}: there is a file where a folder is needed", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"mqjax {args.command}: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if os.environ.get("MQJAX_TRACEBACK"):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        print(
+            f"mqjax {args.command}: an error that should not happen; unless it is of code of your own, please report it with what "
+            f"the command prints where MQJAX_TRACEBACK=1 is set: {told}",
+            file=sys.stderr,
+        )
         return 1
 
 

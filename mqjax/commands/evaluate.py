@@ -95,6 +95,11 @@ def _evaluate_mapping(args: argparse.Namespace) -> int:
         print(line, end="")
     else:
         _write(args.out, line)
+    if result["valid"]:
+        totals = result["stats"]["totals"]
+        print(f"energy {totals['energy_pJ']:.6g} pJ, {totals['cycles']:,} cycles", file=sys.stderr)
+    else:
+        print("the mapping does not fit; mqjax explain says why", file=sys.stderr)
     return 0
 
 

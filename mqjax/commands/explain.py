@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bits_argument(parser)
     add_metric_argument(parser)
     parser.add_argument("--mapping", type=Path, help="explain this mapping, a Timeloop map YAML, not the best one")
-    parser.add_argument("--against", type=Path, help="a second mapping, whose differences are listed")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help="a second mapping: its differences are listed, and figures show it beside the first",
+    )
     add_figure_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         if not best.covered:
             print("mqjax explain: the space was only searched, so the mapping is NOT proven best", file=sys.stderr)
     other = None if args.against is None else _explained(arch, layer, bits, args.against)
-    write_figures(args, lambda form: draw_explanation(found, form))
+    write_figures(args, lambda form: draw_explanation(found, form, other))
     if args.json:
         document = {**_as_json(found), "runner_up": None if second is None else dataclasses.asdict(second)}
         json.dump(document | ({} if other is None else {"against": _as_json(other)}), sys.stdout, allow_nan=False)
@@ -111,4 +115,7 @@ def _print(layer: Layer, found: Explanation, second: Any, other: Explanation | N
     print_table("accesses in packed words per instance", draw.TENSOR_HEADINGS, draw.tensor_rows(found))
     if other is not None:
         print(f"\nthe second mapping:\n\n{draw.nest_text(other)}\n\n{draw.verdict_text(other)}\n")
-        print_table("what differs", draw.DIFFERENCE_HEADINGS, draw.difference_rows(found, other))
+        if rows := draw.difference_rows(found, other):
+            print_table("what differs", draw.DIFFERENCE_HEADINGS, rows)
+        else:
+            print("no tile, count or cost differs")

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = "; ".join(f"{name}: {found.about}" for name, found in FORMATS.items())
     parser.add_argument("--format", choices=FORMATS, default="json", metavar="F", help=listed)
     parser.add_argument(
-        "--out", type=Path, help="file (for timeloop, folder) to write; default: RUN/exports/member_K.FORMAT"
+        "--out",
+        type=Path,
+        help="file (for timeloop, folder) to write; default: RUN/exports/member_K_FORMAT, with the format's ending",
     )
 
 

@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layer_arguments(parser, layer=False)
     add_space_arguments(parser)
     parser.add_argument("--out", type=Path, help="write the whole table as JSON (.json or .json.gz)")
-    parser.add_argument("--csv", type=Path, help="write one row per layer, metric and width triple as CSV")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        help="write one row per layer, metric and width triple as CSV; bits 0 are unpacked operands, and times says how often the network has the layer",
+    )
     parser.add_argument("--parquet", type=Path, help="the same as Parquet (needs the extra mqjax[parquet])")
     hosts = parser.add_argument_group(
         "several hosts", "start the same command on every host, with its own --process-id"

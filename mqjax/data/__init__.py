@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mqjax.data.preparing import prepare_image_folder as prepare_image_folder
+from mqjax.data.preparing import write_prepared as write_prepared
 from mqjax.errors import InputError, meant
 
 EMBEDDED = Path(__file__).parent / "prepared"
@@ -96,15 +97,15 @@ class Dataset:
             raise InputError(f"data set {self.name!r}: its images differ in size; give a resolution")
         return Images(np.stack([image for image, _ in items]), np.array([label for _, label in items], np.int32))
 
-    @property
-    def small(self) -> bool:
-        """Whether all images have one known size, so that they are padded and not cropped."""
-        return self.embedded or self.builder.info.features["image"].shape[0] is not None
+    def padded(self, resolution: int) -> bool:
+        """Whether all images have one known size that fits this resolution, so that they are padded and not cropped."""
+        height, width = self.builder.info.features["image"].shape[:2]
+        return self.embedded or (height is not None and width is not None and max(height, width) <= resolution)
 
     def sized(self, split: str, resolution: int, *, limit: int | None = None) -> Images:
         """A split as a network of this resolution takes it: small images of one size get a black border, others are
         resized and cropped."""
-        images = self.load(split, limit=limit, resolution=None if self.small else resolution)
+        images = self.load(split, limit=limit, resolution=None if self.padded(resolution) else resolution)
         return Images(pad_to(images.images, resolution), images.labels)
 
 
@@ -168,7 +169,7 @@ def training_images(dataset: Dataset, resolution: int) -> tuple[Images | Encoded
     """Training and validation images of a prepared data set at this resolution (see `Dataset.split`).
 
     Of the embedded Fashion-MNIST, where the full set is installed: all its training images but the 5,000 held out, and
-    those; else the embedded subset. Images of different sizes stay encoded."""
+    those; else the embedded subset. Images that are cropped stay encoded."""
     from mqjax.data.fashion_mnist import SYSTEM_FOLDER, held_out, read_idx
 
     if dataset.embedded and dataset.name == "fashion_mnist" and SYSTEM_FOLDER.exists():
@@ -177,7 +178,7 @@ def training_images(dataset: Dataset, resolution: int) -> tuple[Images | Encoded
         out = held_out(labels)
         return Images(images[~out], labels[~out]), Images(images[out], labels[out])
     validation = dataset.sized(dataset.split("validation"), resolution)
-    if not dataset.small:
+    if not dataset.padded(resolution):
         return EncodedImages(dataset.source(dataset.split("train")), resolution), validation
     return dataset.sized(dataset.split("train"), resolution), validation
 
@@ -248,56 +249,3 @@ def pad_to(images: np.ndarray, resolution: int) -> np.ndarray:
 def normalize(images: np.ndarray) -> np.ndarray:
     """uint8 to float32 in -1..1, as MobileNets are trained."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
-
-
-def prepare_image_folder(source: str | Path, name: str, data_dir: str | Path) -> Path:
-    """Prepare source/SPLIT/CLASS/*.png|jpg as the data set `name` under `data_dir`, keeping the encoded bytes.
-
-    Returns its folder. Raises `InputError` where no such images are found.
-    """
-    splits: dict[str, list[tuple[bytes, str]]] = {}
-    names: set[str] = set()
-    for path in sorted(Path(source).glob("*/*/*")):
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            splits.setdefault(path.parts[-3], []).append((path.read_bytes(), path.parent.name))
-            names.add(path.parent.name)
-    if not splits:
-        raise InputError(f"no images in {source}: expected SPLIT/CLASS/*.png or *.jpg below it")
-    classes = sorted(names)
-    examples = {split: [(image, classes.index(label)) for image, label in items] for split, items in splits.items()}
-    return write_prepared(name, examples, classes, data_dir)
-
-
-def write_prepared(
-    name: str, examples: dict[str, list[tuple[bytes, int]]], classes: list[str], data_dir: str | Path, channels: int = 3
-) -> Path:
-    """Write encoded images with labels as a prepared data set, one array_record file per split. Returns its folder."""
-    import tensorflow_datasets as tfds
-
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(None, None, channels)), "label": tfds.features.ClassLabel(names=classes)}
-    )
-
-    def generate(items: list[tuple[bytes, int]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        import io
-
-        for i, (image, label) in enumerate(items):
-            yield i, {"image": io.BytesIO(image), "label": label}
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # several may be made in one process
-        VERSION = tfds.core.Version("1.0.0")
-        name = "prepared"
-
-        def _info(self):
-            return self.dataset_info_from_configs(features=features)
-
-        def _split_generators(self, dl_manager):
-            return {split: generate(items) for split, items in examples.items()}
-
-        def _generate_examples(self):
-            raise AssertionError("splits are given as generators")
-
-    Builder.name = name
-    builder = Builder(data_dir=str(data_dir), file_format="array_record")
-    builder.download_and_prepare()
-    return Path(builder.data_dir)

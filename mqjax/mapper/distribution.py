@@ -30,6 +30,12 @@ class Distribution:
     edges: np.ndarray
     counts: np.ndarray
 
+    @property
+    def dearest(self) -> float:
+        """The upper edge of the dearest mapping's bin; 0 if nothing fits."""
+        used = np.flatnonzero(self.counts)
+        return float(self.edges[used[-1] + 1]) if len(used) else 0.0
+
     def quantile(self, share: float) -> float:
         """The value (to a bin's width) below which this share of the mappings lies; NaN if there are none."""
         total = self.counts.sum()

@@ -9,12 +9,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from mqjax.arch import FULL, Arch, Constraint
 from mqjax.cost.packing import mac_cost
 from mqjax.mapper.nextbest import RunnerUp
 from mqjax.objectives import OBJECTIVES
 from mqjax.show.explain import Explanation, LevelUse
+from mqjax.show.ticks import label_logarithmic
 from mqjax.types import TENSORS, BitWidths
 
 TENSOR_COLORS: dict[str, str] = dict(zip(TENSORS, ("#0b5fa5", "#4c9f70", "#d9730d"), strict=True))
@@ -57,7 +59,9 @@ def runner_up_text(second: RunnerUp) -> str:
     if second.value is None:
         return f"all {second.ties:,} distinct mappings that fit have the same {second.metric}"
     ties = f"{second.ties:,} distinct mappings share the least {second.metric}; " if second.ties > 1 else ""
-    return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {second.loss:+.2%}"
+    loss = second.loss or 0.0
+    lost = f"{loss:+.2%}" if loss >= 1e-4 else f"{100 * loss:+.1g}%"
+    return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {lost}"
 
 
 LEVEL_HEADINGS = (
@@ -225,10 +229,25 @@ def _kept_tensors(keep: tuple[bool, ...]) -> list[str]:
 # --- Figures ------------------------------------------------------------------------------------------------------
 
 
-def draw_explanation(found: Explanation, form: str) -> bytes:
-    """The loop nest by level and, beside it, the energy of each level by tensor; form: "png" or "svg"."""
+def draw_explanation(found: Explanation, form: str, other: Explanation | None = None) -> bytes:
+    """The loop nest by level and, beside it, the energy of each level by tensor; form: "png" or "svg". other: a second
+    mapping, drawn beside the first on the same scale."""
+    shown = [found] if other is None else [found, other]
+    title = f"{found.layer.name} on {found.arch} at {found.bits}"
+    titles = [title] if other is None else [f"{title}, first mapping", "second mapping"]
+    figure, panels = _panels(len(found.levels) + 1, titles, (3, 2))
+    dearest = max((level.energy_pj or 0.0 for one in shown for level in one.levels), default=0.0)
+    scale, label = OBJECTIVES["energy"].scaled(max(dearest, *(one.mac_pj or 0.0 for one in shown)))
+    for (nest, bars), one in zip(panels, shown, strict=True):
+        _draw_nest(nest, bars, one, scale)
+        bars.set_xlabel(label if one.valid else "the mapping does not fit")
+        bars.xaxis.set_major_locator(MaxNLocator(5) if any(one.valid for one in shown) else NullLocator())
+    return _rendered(figure, form)
+
+
+def _draw_nest(nest: Axes, bars: Axes, found: Explanation, scale: float) -> None:
+    """A mapping's loops in boxes, and bars of its energies in units of `scale` pJ."""
     levels = list(reversed(found.levels))
-    figure, nest, bars = _panels(len(levels) + 1, f"{found.layer.name} on {found.arch} at {found.bits}", (3, 2))
     for row, level in enumerate(levels):
         loops = [f"for {dim} {bound}" for dim, bound in level.temporal]
         loops += [f"parallel {dim} {bound} ({axis})" for dim, bound, axis in level.spatial]
@@ -240,17 +259,16 @@ def draw_explanation(found: Explanation, form: str) -> bytes:
     for row, level in enumerate(levels):
         left = 0.0
         for use in level.tensors:
-            bars.barh(row, use.energy_pj or 0.0, left=left, color=TENSOR_COLORS[use.tensor], height=0.6)
-            left += use.energy_pj or 0.0
-    bars.barh(len(levels), found.mac_pj or 0.0, color="#8a93a3", height=0.6)
-    bars.set_xlabel("energy (pJ)" if found.valid else "the mapping does not fit")
-    return _rendered(figure, form)
+            energy = (use.energy_pj or 0.0) / scale
+            bars.barh(row, energy, left=left, color=TENSOR_COLORS[use.tensor], height=0.6)
+            left += energy
+    bars.barh(len(levels), (found.mac_pj or 0.0) / scale, color="#8a93a3", height=0.6)
 
 
 def draw_arch(arch: Arch, form: str) -> bytes:
     """The hierarchy of an accelerator and, beside it, its energies per word and per operation; form: "png" or "svg"."""
     levels = list(reversed(list(zip(arch.levels, arch.fanout, strict=True))))
-    figure, boxes, bars = _panels(len(levels) + 1, arch.name, (3, 1.6))
+    figure, ((boxes, bars),) = _panels(len(levels) + 1, [arch.name], (3, 1.6))
     for row, (level, fanout) in enumerate(levels):
         size = (
             "unlimited" if level.capacity_words is None else f"{level.capacity_words:,} words of {level.word_bits} bits"
@@ -263,22 +281,29 @@ def draw_arch(arch: Arch, form: str) -> bytes:
     bars.set_xlabel("energy (pJ) of a word read, or of an operation")
     if any(level.read_pj for level, _ in levels):
         bars.set_xscale("log")
+        label_logarithmic(bars.xaxis)
     return _rendered(figure, form)
 
 
-def _panels(rows: int, title: str, widths: tuple[float, float]) -> tuple[Figure, Axes, Axes]:
-    figure = Figure(figsize=(11, 0.85 * rows + 1.0), layout="constrained")
-    boxes, bars = figure.subplots(1, 2, sharey=True, width_ratios=widths)
-    boxes.set_title(title, loc="left")
-    boxes.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
-    boxes.axis("off")
-    for tensor, color in TENSOR_COLORS.items():
-        bars.barh(0, 0, color=color, label=tensor)
-    bars.tick_params(left=False, labelleft=False)
-    for side in ("top", "right", "left"):
-        bars.spines[side].set_visible(False)
-    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower left", ncols=len(TENSORS), frameon=False)
-    return figure, boxes, bars
+def _panels(rows: int, titles: list[str], widths: tuple[float, float]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with a panel of boxes and one of bars for each title; the bars share their scale."""
+    figure = Figure(figsize=(11 * len(titles), 0.85 * rows + 1.0), layout="constrained")
+    found = figure.subplots(1, 2 * len(titles), sharey=True, width_ratios=widths * len(titles))
+    panels = list(zip(found[::2], found[1::2], strict=True))
+    for (boxes, bars), title in zip(panels, titles, strict=True):
+        boxes.set_title(title, loc="left")
+        boxes.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6))
+        boxes.axis("off")
+        for tensor, color in TENSOR_COLORS.items():
+            bars.barh(0, 0, color=color, label=tensor)
+        if bars is not panels[0][1]:
+            bars.sharex(panels[0][1])
+        bars.tick_params(left=False, labelleft=False)
+        for side in ("top", "right", "left"):
+            bars.spines[side].set_visible(False)
+    handles = panels[0][1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower left", ncols=len(TENSORS), frameon=False)
+    return figure, panels
 
 
 def _box(axes: Axes, row: int, title: str, text: str, kept: list[str], *, alarm: bool = False) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from mqjax.accuracy.training import EpochResult
 from mqjax.objectives import OBJECTIVES
+from mqjax.show.ticks import label_logarithmic
 from mqjax.types import WIDTHS
 
 BLUE, ORANGE, GREY, DARK, PURPLE = "#0b5fa5", "#d9730d", "#b8c0cc", "#1d2430", "#7a4fa3"
@@ -168,8 +169,7 @@ def _front_figure(
     if OBJECTIVES[y].combine == "judged" and cloud_y.min() > 0:
         # Small errors matter most.
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "235" else ""))
+        label_logarithmic(axes.yaxis)
     axes.grid(color="#eceff3", which="both")
     axes.legend(frameon=False)
     return figure
@@ -305,6 +305,7 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
             shades = iter(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(1, sum(named)))))
             colors = [next(shades) if is_named else GREY for is_named in named]
             for axes, metric in zip(row, ("energy", "edp"), strict=True):
+                divisor, heading = axis(metric, [spread[metric].dearest for _, spread in spreads])
                 for (bits, spread), color, is_named in zip(spreads, colors, named, strict=True):
                     found = spread[metric]
                     used = np.flatnonzero(found.counts)
@@ -316,14 +317,16 @@ def draw_mapspace(layers: list[tuple[str, list[tuple[str, dict[str, Any]]]]], ar
                     style = (
                         {"linewidth": 1.6, "label": label_of_curve} if is_named else {"linewidth": 0.5, "alpha": 0.5}
                     )
-                    axes.plot(edges, below, color=color, zorder=3 if is_named else 2, **style)
+                    axes.plot(edges / divisor, below, color=color, zorder=3 if is_named else 2, **style)
                 if others:
                     axes.plot([], [], color=GREY, linewidth=0.8, label=f"{others} other width triples")
-                axes.set(xscale="log", xlabel=OBJECTIVES[metric].heading)
+                axes.set(xscale="log", xlabel=heading)
+                label_logarithmic(axes.xaxis)
+                axes.yaxis.set_major_formatter("{x:,.0f}")
                 axes.grid(color="#eceff3")
             row[0].set(ylabel="mappings at most this costly")
             row[0].set_title(f"{name} on {arch}", loc="left")
-            row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            row[1].legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="bits I/W/O")
         return png(figure)
 
 

@@ -187,7 +187,7 @@ def read_json(path: Path) -> Any:
     """Content of a file of a run. Raises `InputError` naming it where it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path.parent} is not a finished search run: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None

@@ -124,6 +124,31 @@ def test_every_command_explains_itself(capsys):
         assert stopped.value.code == 0 and "--" in capsys.readouterr().out
 
 
+def test_unforeseen_error_is_one_sentence_and_a_traceback_on_request(monkeypatch, capsys):
+    """Two optima that contradict each other, which `mqjax.network.lifting` would find: status 1, not 2."""
+    monkeypatch.delenv("MQJAX_TRACEBACK", raising=False)
+
+    def contradict(*_args, **_options):
+        raise RuntimeError("all lifted: proven optima\nare above those of none lifted")
+
+    monkeypatch.setattr("mqjax.network.lifting.lift_constraints", contradict)
+    asked = ["constraints", "--arch", "eyeriss", "--layer", "C=4"]
+    assert main(asked) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("mqjax constraints: an error that should not happen") and told.count("\n") == 1
+    assert "please report it" in told and "proven optima are above those" in told
+    monkeypatch.setenv("MQJAX_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="are above"):
+        main(asked)
+
+
+def test_output_below_a_file_is_bad_input(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert main(["arch", "new", str(tmp_path / "file" / "mine.yaml")]) == 2
+    assert "there is a file where a folder is needed" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_help_does_not_wait_for_jax():
     code = "import sys, mqjax.cli\ntry: mqjax.cli.main(['search', '--help'])\nexcept SystemExit: assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

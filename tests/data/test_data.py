@@ -128,6 +128,49 @@ def test_image_folder_keeps_the_encoded_bytes(tmp_path, kind):
         dataset.load("train")
 
 
+def test_image_folder_converts_what_is_stored_otherwise(tmp_path):
+    """Grey images, palettes and transparency among colour ones are decoded to three channels, as the colour ones are."""
+    folder = tmp_path / "photos" / "train" / "cat"
+    folder.mkdir(parents=True)
+    colour = Image.fromarray(picture(0, 30, 20))
+    modes = {"RGB": colour, "L": colour.convert("L"), "P": colour.convert("P"), "RGBA": colour.convert("RGBA")}
+    for name, image in modes.items():
+        image.save(folder / f"{name}.png")
+    Image.fromarray(np.full((30, 20), 40_000, np.uint16)).save(folder / "I.png")
+    prepare_image_folder(tmp_path / "photos", "pets", tmp_path / "prepared")
+    dataset = load_dataset("pets", data_dir=tmp_path / "prepared")
+    found = {image.tobytes() for image in dataset.load("train").images}
+    deep = np.full((30, 20, 3), 40_000 // 257, np.uint8)
+    assert found == {np.asarray(image.convert("RGB")).tobytes() for image in modes.values()} | {deep.tobytes()}
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["pets"]  # and nothing else is left
+
+
+@pytest.mark.parametrize("channels, expected", [(None, 1), (3, 3)])
+def test_grey_image_folder_has_one_channel_unless_told(tmp_path, channels, expected, capfd):
+    """Where all images have one size they are padded up to a network's resolution, and cropped only beyond it."""
+    folder = tmp_path / "photos" / "train" / "cat"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        Image.fromarray(picture(i, 12, 12)).convert("L").save(folder / f"{i}.png")
+    prepare_image_folder(tmp_path / "photos", "pets", tmp_path / "prepared", channels=channels)
+    assert capfd.readouterr() == ("", "")  # tensorflow-datasets would tell of a download
+    dataset = load_dataset("pets", data_dir=tmp_path / "prepared")
+    assert dataset.channels == expected
+    whole, padded, cropped = dataset.load("train"), dataset.sized("train", 16), dataset.sized("train", 8)
+    assert np.array_equal(padded.images[:, 2:14, 2:14], whole.images)
+    assert cropped.images.shape == (2, 8, 8, expected)
+
+
+def test_image_folder_with_a_damaged_image_names_it(tmp_path):
+    folder = tmp_path / "photos" / "train" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "good.png").write_bytes(encoded(picture(0, 6, 5)))
+    (folder / "torn.png").write_bytes(encoded(picture(0, 60, 50))[:200])
+    with pytest.raises(InputError, match=r"torn\.png cannot be read"):
+        prepare_image_folder(tmp_path / "photos", "pets", tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_image_folder_without_images_says_what_was_expected(tmp_path):
     with pytest.raises(InputError, match="SPLIT/CLASS"):
         prepare_image_folder(tmp_path, "none", tmp_path / "prepared")

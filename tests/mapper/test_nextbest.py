@@ -14,7 +14,7 @@ from mqjax.cost.exact.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.mapper import nextbest
 from mqjax.mapper.best import solve_layer
-from mqjax.mapper.nextbest import runner_up
+from mqjax.mapper.nextbest import RunnerUp, runner_up
 from mqjax.mapspace.rows import Numbering, mappings
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, BitWidths, Layer
@@ -84,3 +84,10 @@ def test_a_single_cost_has_no_next(capsys):
     found = runner_up(load_arch("eyeriss"), Layer(), BITS)
     assert found.value is None and found.mapping is None and found.ties >= 1 and found.best > 0
     assert "have the same energy" in runner_up_text(found)
+
+
+@pytest.mark.parametrize(("loss", "told"), [(0.0321, "+3.21%"), (2.4e-5, "+0.002%")])
+def test_a_small_loss_is_not_told_as_none(loss, told):
+    from mqjax.show.draw import runner_up_text
+
+    assert told in runner_up_text(RunnerUp("energy", 1.0, 1.0 + loss, loss, 1, []))

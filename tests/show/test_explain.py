@@ -157,9 +157,13 @@ def test_explain_prints_both_mappings_and_draws(tmp_path, capsys):
     assert main([*options, *figures, *against]) == 0
     printed = capsys.readouterr().out
     assert f"{second.loss:+.2%}" in printed and f"{best.cycles:,} cycles" in printed and "what differs" in printed
-    assert (tmp_path / "a.png").stat().st_size > 1000 and b"<svg" in (tmp_path / "a.svg").read_bytes()
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    drawn = (tmp_path / "a.svg").read_bytes()
+    assert drawn.count(b"<!-- DRAM") == 2 and b"first mapping -->" in drawn and b"<!-- second mapping -->" in drawn
     assert main([*options, "--mapping", str(tmp_path / "best.yaml"), *against, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
+    assert main([*options, "--mapping", str(tmp_path / "second.yaml"), *against]) == 0
+    assert "no tile, count or cost differs" in capsys.readouterr().out
     assert document["against"]["energy_pj"] == second.value > document["energy_pj"] == best.energy_pj
 
 
