@@ -1,7 +1,7 @@
 """How much less energy (or EDP) at no loss of accuracy? Members of searched fronts, trained on all images, against 8 bits.
 
     python experiments/headline.py [--networks mobilenetv1,mobilenetv2] [--archs eyeriss,simba] [--metrics energy,edp]
-        [--members 8] [--seeds 3] [--epochs 2] [--accuracy ptq] [--runs runs/headline] [--quick] [--out benchmarks/headline.json]
+        [--members 6] [--seeds 3] [--epochs 5] [--accuracy ptq] [--runs runs/headline] [--quick] [--out benchmarks/headline.json]
 
 Needs all 60,000 training images of Fashion-MNIST (Debian's package dataset-fashion-mnist), or it trains on the embedded
 2,000. For each network, accelerator and metric a search (`mqjax search`, its defaults) gives a front. Some of its members, evenly
@@ -9,8 +9,10 @@ spread over what they cost, and 8 bits everywhere are trained alike, quantizatio
 same seeds, same images. Accuracies of single trainings on the 5,000 validation images differ by more than members do, so they are
 smoothed: accuracy may only rise with cost (isotonic regression). The cheapest member is sought whose smoothed accuracy is
 that of 8 bits; it is trained with all seeds before it counts. Test images decide nothing; all 10,000 are reported, as means over seeds.
-Expected on 2 cores: 1 minute a training of MobileNetV1, 2 of MobileNetV2, a dozen trainings for each of eight fronts;
-results are kept as they come, and a killed run goes on. --quick: a small front, one seed, one epoch, 256 images.
+Longer training wins back more: after two epochs a member that saves 40 % of MobileNetV1's energy on Eyeriss is at 0.918, after eight
+at 0.921, 8 bits at 0.921 and 0.922.
+Expected: 4 minutes of one core for a training of MobileNetV1, 8 for MobileNetV2 (`taskset` two runs of one network each), a dozen
+trainings for each of eight fronts; results are kept as they come, and a killed run goes on. --quick: a small front, one seed, one epoch, 256 images.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from mqjax.study.config import StudyConfig
 from mqjax.study.study import run_study
 from mqjax.types import WIDTHS
 
-LOST_MOST = 0.05
+LOST_MOST = 0.03
 """Members whose error after calibration exceeds that of 8 bits by more are not trained: training wins back less."""
 
 QUICK = slice(256)
@@ -159,9 +161,9 @@ def main() -> None:
     parser.add_argument("--networks", default="mobilenetv1,mobilenetv2")
     parser.add_argument("--archs", default="eyeriss,simba")
     parser.add_argument("--metrics", default="energy,edp")
-    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--accuracy", default="ptq")
     parser.add_argument("--runs", type=Path, default=Path("runs/headline"))
     parser.add_argument("--quick", action="store_true")
