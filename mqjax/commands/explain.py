@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         solution = solve_layer(arch, layer, [bits], constraints=args.constraints, pad=pad, seconds=args.seconds)
         best = solution.optimum(args.metric, 0)
         found = explain(arch, best.mapped, bits, best.mapping)
-        if not pad:
+        if pad:
+            print("mqjax explain: what the next-best mapping loses is said without --pad only", file=sys.stderr)
+        else:
             options = {"metric": args.metric, "constraints": args.constraints, "seconds": args.seconds}
             with bar("comparing", 1, "layers") as progress:
                 second = runner_up(arch, best.mapped, bits, progress=progress, **options)

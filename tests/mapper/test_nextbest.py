@@ -10,6 +10,7 @@ import random
 import numpy as np
 import pytest
 
+from mqjax.cli import main
 from mqjax.cost.exact.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.mapper import nextbest
@@ -91,3 +92,8 @@ def test_a_small_loss_is_not_told_as_none(loss, told):
     from mqjax.show.draw import runner_up_text
 
     assert told in runner_up_text(RunnerUp("energy", 1.0, 1.0 + loss, loss, 1, []))
+
+
+def test_what_is_not_compared_is_said(capsys):
+    assert main(["explain", "--arch", "eyeriss", "--layer", "M=4", "--pad", "1"]) == 0
+    assert "next-best mapping loses is said without --pad only" in capsys.readouterr().err
