@@ -44,11 +44,10 @@ def first_population(
     """
     genomes = surrogate.wiring.uniform
     found = errors(genomes)
-    surrogate, losses = (
-        (surrogate, surrogate.loss(genomes))
-        if rehearsed is None
-        else (rehearsed.surrogate, rehearsed.losses[: len(WIDTHS)])
-    )
+    if rehearsed is None:
+        losses = surrogate.loss(genomes)
+    else:
+        surrogate, losses = rehearsed.surrogate, rehearsed.losses[: len(WIDTHS)]
     factors = np.zeros(surrogate.wiring.genes)
     for number in range(ROUNDS):
         if rehearsed is None:
@@ -127,7 +126,7 @@ def _asked(
     chosen = np.zeros(0, np.int64)
     if looks and len(among := np.flatnonzero(useful & new)):
         noise = max(_NOISE * best, 1e-6)
-        saving = (1 - costs[among, None] / accurate).max(axis=2).min(axis=1)
+        saving = (1 - costs[among, None] / np.maximum(accurate, 1e-300)).max(axis=2).min(axis=1)
         worth = saving * chances(best, candidates[among], expected[among], genomes, known, found, noise)
         hopeful = among[np.argsort(-worth, kind="stable")[: 2 * looks]]
         chosen = far_apart(points, np.sort(hopeful), looks)

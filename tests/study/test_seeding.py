@@ -55,6 +55,17 @@ def test_population_holds_uniform_assignments_and_no_repetitions(surrogate, rehe
     np.testing.assert_array_equal(genomes, again)
 
 
+def test_costs_of_nothing_and_errors_of_nothing_are_no_obstacle(surrogate):
+    """Zero energies are usual in published tables, and a few images may all be classified rightly."""
+
+    def hardware(genomes: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.zeros(len(genomes)), surrogate.cost(genomes)])
+
+    for errors in (lambda genomes: np.zeros(len(genomes)), lambda genomes: true_errors(surrogate, genomes) - 0.05):
+        genomes, found = first_population(surrogate, errors, hardware, count=10)
+        assert len(genomes) == len(found) == len(np.unique(genomes, axis=0)) >= 7
+
+
 def test_corrections_move_losses_towards_the_true_ones(surrogate):
     genomes = np.random.default_rng(0).integers(2, 9, (200, 6))
     errors, losses = true_errors(surrogate, genomes), surrogate.loss(genomes)
