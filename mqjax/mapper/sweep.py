@@ -17,12 +17,12 @@ import numpy as np
 
 from mqjax.cost.fast.plan import make_plan, numbers
 from mqjax.cost.packing import PackingBox
+from mqjax.kept import Kept
 from mqjax.mapper import programs
 from mqjax.mapper.programs import Limits, Tables
 from mqjax.mapspace.joint import Group
 from mqjax.mapspace.rows import Block, Numbering, Rows, blocks_of, pruned_weights
 from mqjax.mapspace.space import Mapspace
-from mqjax.traced import Kept
 
 
 class Sizes(NamedTuple):

@@ -21,8 +21,8 @@ from mqjax.cost.exact.forwarding import Forwarded, forwarded, signatures
 from mqjax.cost.exact.multicast import Signatures
 from mqjax.cost.packing import Widths, slowest_pace, widths_of
 from mqjax.errors import InputError
+from mqjax.kept import Kept
 from mqjax.mapspace.mapping import Mappings, Record, encode
-from mqjax.traced import Kept
 from mqjax.types import BitWidths, Layer
 
 CHUNKS = (64, 2048)

@@ -50,7 +50,7 @@ class Kept:
         key = tuple(static.values()), tree, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
         with self._lock:
             if key not in self._known:
-                self._known[key] = self._compiled(Path(folder) / "traced", static, tree, leaves)
+                self._known[key] = self._compiled(Path(folder) / "kept", static, tree, leaves)
         return self._known[key](*leaves)
 
     def _compiled(self, folder: Path, static: dict[str, Any], tree: Any, leaves: list[Any]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mqjax.traced import Kept
+from mqjax.kept import Kept
 
 TRACED = []
 
@@ -34,7 +34,7 @@ def folder(tmp_path):
     TRACED.clear()
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    yield tmp_path / "traced"
+    yield tmp_path / "kept"
     jax.config.update("jax_compilation_cache_dir", before)
 
 
@@ -80,7 +80,7 @@ def test_damaged_files_are_made_anew(folder, change):
 
 def test_another_version_of_the_package_traces_anew(folder, monkeypatch):
     assert_right(kept())
-    monkeypatch.setattr("mqjax.traced._sources", lambda: "another")
+    monkeypatch.setattr("mqjax.kept._sources", lambda: "another")
     assert_right(kept())
     assert TRACED == [2, 2] and len(list(folder.iterdir())) == 2
 
