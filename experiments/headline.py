@@ -121,11 +121,11 @@ def saved_on(config: StudyConfig, folder: Path, trainings: Trainings, seeds: int
     most = after_calibration[WIDTHS[-1]] + LOST_MOST
     found = [member.genome for member in run.members if member.objectives[0] <= most]
     genomes = np.unique(wiring.flat(np.stack(found)), axis=0) if found else eight[None]
-    genomes = genomes[np.argsort(costs_of(genomes), kind="stable")]
-    genomes = genomes[costs_of(genomes) < of_eight]
-    if not len(genomes):
-        raise InputError(f"the front in {folder} has no member that is cheaper than 8 bits everywhere")
     costs = costs_of(genomes)
+    cheaper = np.argsort(costs, kind="stable")[: (costs < of_eight).sum()]
+    if not len(cheaper):
+        raise InputError(f"the front in {folder} has no member that is cheaper than 8 bits everywhere")
+    genomes, costs = genomes[cheaper], costs[cheaper]
     # Evenly spread over what they cost.
     chosen = sorted({int(np.abs(costs - cost).argmin()) for cost in np.linspace(costs[0], costs[-1], count)})
     members, costs = genomes[chosen], costs[chosen]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mqjax import BitWidths, Layer, Mapspace, load_arch, network_layers
+from mqjax.arch import Arch
 from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.mapper.levels.proof import prove
@@ -45,8 +46,7 @@ WARM_UP = Layer(C=4, M=4, P=4, Q=4, name="warm-up")
 Row = dict[str, Any]
 
 
-def space_of(arch_name: str, layer: Layer, constraints: str) -> Mapspace:
-    arch = load_arch(arch_name)
+def space_of(arch: Arch, layer: Layer, constraints: str) -> Mapspace:
     return Mapspace(arch, padded_or_itself(arch, layer, constraints=constraints), constraints=constraints)
 
 
@@ -94,12 +94,12 @@ def survey(args: argparse.Namespace) -> None:
         networks, archs = networks[:1], archs[:2]
     rows: list[Row] = list(csv.DictReader(io.StringIO(args.out.read_text()))) if args.out.exists() else []
     known = {(row["arch"], row["network"], row["layer"], row["constraints"], row["bits"]) for row in rows}
-    for arch in archs:
+    for arch in map(load_arch, archs):
         compiled = False
         for network in networks:
             layers = list(dict.fromkeys(network_layers(network)))
             for layer in layers[-2:] if args.quick else layers:
-                if (load_arch(arch).name, network, layer.name, args.constraints, str(args.bits)) in known:
+                if (arch.name, network, layer.name, args.constraints, str(args.bits)) in known:
                     continue
                 space = space_of(arch, layer, args.constraints)
                 if args.constraints == "none" and space.may_forward:

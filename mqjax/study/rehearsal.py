@@ -144,8 +144,12 @@ def logarithms(losses: np.ndarray) -> np.ndarray:
 
 def new_genomes(genomes: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Genomes that are not known yet, each once, in order."""
+    return genomes[new_places(genomes, known)]
+
+
+def new_places(genomes: np.ndarray, known: np.ndarray) -> list[int]:
+    """Where these genomes stand first."""
     seen = {row.tobytes() for row in known.astype(np.int8)}
-    rows = [
+    return [
         n for n, row in enumerate(genomes.astype(np.int8)) if not (row.tobytes() in seen or seen.add(row.tobytes()))
     ]
-    return genomes[rows]

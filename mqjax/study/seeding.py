@@ -14,7 +14,7 @@ from mqjax.network.wiring import Wiring
 from mqjax.study.fitting import losses_alone, losses_by_gene
 from mqjax.study.looks import chances, relatives
 from mqjax.study.pareto import far_apart, non_dominated_ranks
-from mqjax.study.rehearsal import Rehearsed, Values, logarithms, pointless
+from mqjax.study.rehearsal import Rehearsed, Values, logarithms, new_places, pointless
 from mqjax.study.surrogate import Surrogate, surrogate_front
 from mqjax.types import WIDTHS
 
@@ -63,7 +63,8 @@ def first_population(
             of * np.exp(_gene_shares(surrogate, some) @ factors)
             for some, of in ((genomes, losses), (candidates, alone))
         )
-        looks = 0 if number == 0 else count // 2 if _cheaper_found(found) else 3 * count // 4
+        cheaper_found = bool((found[len(WIDTHS) :] <= _best_uniform(found)).any())
+        looks = 0 if number == 0 else count // 2 if cheaper_found else 3 * count // 4
         asked = _asked(candidates, expected, hardware, genomes, known, found, count, front=front, looks=looks)
         if len(asked):
             genomes, losses = np.concatenate([genomes, candidates[asked]]), np.concatenate([losses, alone[asked]])
@@ -72,9 +73,9 @@ def first_population(
     return genomes, found
 
 
-def _cheaper_found(found: np.ndarray) -> bool:
-    """Whether anything judged but the uniform assignments, which come first in errors float64 [N], is as accurate as these."""
-    return bool(found[len(WIDTHS) :].min(initial=np.inf) <= found[: len(WIDTHS)].min())
+def _best_uniform(found: np.ndarray) -> float:
+    """The least error of the uniform assignments, which come first in errors float64 [N]."""
+    return float(found[: len(WIDTHS)].min())
 
 
 def _close(
@@ -87,13 +88,12 @@ def _close(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Relatives int32 [K, G] of cheap judged genomes that are about as accurate as the best uniform assignment, none of
     them known or a candidate, and their losses float64 [K]: as much above a relative's as the surrogate says."""
-    best = float(found[: len(WIDTHS)].min())
+    best = _best_uniform(found)
     near = (found <= best * (1 + _NOISE)) & ~pointless(hardware(genomes), hardware(genomes[found <= best]))
     close, whose = relatives(genomes[near])
-    _, first = np.unique(_keys(close), return_index=True)
-    first = np.sort(first[~np.isin(_keys(close[first]), _keys(np.concatenate([genomes, candidates])))])
+    new = new_places(close, np.concatenate([genomes, candidates]))
+    close, whose = close[new], whose[new]
     sums, least = surrogate.loss(genomes[near]), 1e-6 * float(surrogate.loss(surrogate.wiring.uniform).max())
-    close, whose = close[first], whose[first]
     return close, losses[near][whose] * (surrogate.loss(close) + least) / (sums[whose] + least)
 
 
@@ -115,7 +115,7 @@ def _asked(
 
     expected: losses float64 [C] of the candidates; known, found: losses and errors float64 [N] of the judged genomes.
     """
-    best = float(found[: len(WIDTHS)].min())
+    best = _best_uniform(found)
     # Whoever accepts half of the error that 2 bits everywhere cause needs no search.
     limit = known[found >= (found[0] + best) / 2].min(initial=np.inf)
     costs, accurate = hardware(candidates), hardware(genomes[found <= best])
