@@ -6,6 +6,7 @@ everything else that a small job does, would be repeated in every process. Their
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import threading
@@ -67,7 +68,8 @@ class Kept:
 
             traced = export.export(jax.jit(of_leaves))(*shapes)
             content = bytes(traced.serialize())
-            write_atomically(path, hashlib.sha256(content).digest() + content)
+            with contextlib.suppress(OSError):  # as JAX goes on where it cannot write
+                write_atomically(path, hashlib.sha256(content).digest() + content)
 
         def call(*leaves: Any) -> Any:
             return traced.call(*leaves)
@@ -77,10 +79,10 @@ class Kept:
 
 
 def _read(path: Path) -> export.Exported | None:
-    """What was kept; `None` where it is missing or damaged."""
+    """What was kept; `None` where it is missing, damaged or unreadable."""
     try:
         found = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
     digest, content = found[:_DIGEST], found[_DIGEST:]
     return export.deserialize(bytearray(content)) if hashlib.sha256(content).digest() == digest else None

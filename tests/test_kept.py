@@ -90,3 +90,10 @@ def test_nothing_is_kept_where_jax_keeps_nothing(folder):
     program = kept()
     assert_right(program)
     assert not folder.exists() and not len(program)
+
+
+def test_a_folder_that_cannot_be_made_is_no_obstacle(folder):
+    folder.write_text("a file in its place")
+    program = kept()
+    assert_right(program)
+    assert len(program) == 1 and folder.is_file()
