@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mqjax.hw import load_arch
-    from mqjax.mapper.nextbest import runner_up
+    from mqjax.mapper.nextbest import runner_up, runner_up_near
     from mqjax.show.draw import draw_explanation
     from mqjax.show.explain import explain
     from mqjax.show.progress import bar
@@ -67,14 +67,12 @@ def run(args: argparse.Namespace) -> int:
         solution = solve_layer(arch, layer, [bits], constraints=args.constraints, pad=pad, seconds=args.seconds)
         best = solution.optimum(args.metric, 0)
         found = explain(arch, best.mapped, bits, best.mapping)
+        options = {"metric": args.metric, "constraints": args.constraints, "seconds": args.seconds}
+        with bar("comparing", 1, "layers") as progress:
+            second = runner_up(arch, best.mapped, bits, progress=progress, **options)
+            second = second or runner_up_near(arch, best.mapped, bits, best.mapping, progress=progress, **options)
         if pad:
-            print("mqjax explain: what the next-best mapping loses is said without --pad only", file=sys.stderr)
-        else:
-            options = {"metric": args.metric, "constraints": args.constraints, "seconds": args.seconds}
-            with bar("comparing", 1, "layers") as progress:
-                second = runner_up(arch, best.mapped, bits, progress=progress, **options)
-            if second is None:
-                print("mqjax explain: too many mappings to say what the next-best one loses", file=sys.stderr)
+            print("mqjax explain: the next-best mapping is one of the same bounds as the best", file=sys.stderr)
         if not best.covered:
             print("mqjax explain: the space was only searched, so the mapping is NOT proven best", file=sys.stderr)
     other = None if args.against is None else _explained(arch, layer, bits, args.against)

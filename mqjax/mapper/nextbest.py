@@ -1,7 +1,8 @@
 """What the next-best mapping of a layer loses: the two least costs of a whole space, and how many mappings share the least.
 
 The sweep's programs price every mapping of the distinct space; those that come within rounding of the second cost known so
-far are priced exactly, as are all those that may beat it and in which neighbours may forward data.
+far are priced exactly, as are all those that may beat it and in which neighbours may forward data. Spaces too large for that
+are searched around the best mapping: what is found there bounds the loss from above, and says that it is not proven.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from mqjax.cost.fast.terms import LARGEST_SWEPT
 from mqjax.cost.packing import packing_boxes, slowest_pace, stacked_widths
 from mqjax.mapper.decision import exact_costs
 from mqjax.mapper.limits import NEAR, Limiter
+from mqjax.mapper.localsearch import CHILDREN, POOL, Codec
 from mqjax.mapper.optimum import is_swept
 from mqjax.mapper.programs import Limits
 from mqjax.mapper.sweep import Job, Sweeper
-from mqjax.mapspace.mapping import decode
+from mqjax.mapspace.mapping import decode, encode
 from mqjax.mapspace.padding import padded_or_itself
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
@@ -36,20 +38,26 @@ NOTHING = 1e-150
 """Costs below it are 0, whatever the sweep puts in place of 0 for the sake of its formulas."""
 
 
+PATIENCE = 10
+"""A search around the best mapping ends after so many generations that found nothing nearer to its cost."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunnerUp:
     """The next-best cost in a space: `ties` distinct mappings cost what the best costs, then comes `value`.
 
     metric: "energy" (pJ), "edp" (pJ * cycles) or "delay" (cycles). loss: value / best - 1. mapping: one that costs `value`.
-    These three are `None` where all mappings that fit cost the same.
+    These three are `None` where all mappings that fit cost the same. covered: the whole space was compared; otherwise a better
+    one may exist between the best and `value`, and `ties` is `None`.
     """
 
     metric: str
     best: float
     value: float | None
     loss: float | None
-    ties: int
+    ties: int | None
     mapping: list[dict[str, Any]] | None
+    covered: bool = True
 
 
 def runner_up(
@@ -63,8 +71,8 @@ def runner_up(
     progress: Progress = SILENT,
 ) -> RunnerUp | None:
     """The next-best cost of `layer` by `metric`, exact, over its whole space, on bounds padded where `constraints` need it.
-    `None` where nothing fits, where the space is too large to be swept, and where that takes longer than `seconds`.
-    Raises `InputError` where the layer cannot be mapped."""
+    `None` where nothing fits, where the space is too large to be swept (see `runner_up_near`), and where that takes longer than
+    `seconds`. Raises `InputError` where the layer cannot be mapped."""
     space = Mapspace(arch, padded_or_itself(arch, layer, constraints=constraints), constraints=constraints)
     if not is_swept(space) or not space.distinct:
         return None
@@ -81,6 +89,54 @@ def runner_up(
         sweep.look_at_doubtful(job)
         progress.say("mappings compared")
     return sweep.found()
+
+
+def runner_up_near(
+    arch: Arch,
+    layer: Layer,
+    bits: BitWidths,
+    best: list[dict[str, Any]],
+    *,
+    metric: str = "energy",
+    constraints: str = "paper",
+    seconds: float = SECONDS,
+    progress: Progress = SILENT,
+) -> RunnerUp:
+    """The next-best cost that a local search around `best` finds, a mapping of `layer` that fits: not proven to be the next.
+    It takes `seconds` at most. For the rest see `runner_up`."""
+    space = Mapspace(arch, layer, constraints=constraints)
+    codec, generator, deadline = Codec(space), np.random.default_rng(0), time.monotonic() + seconds
+    widths = stacked_widths(arch, [bits])
+
+    def price(codes: np.ndarray) -> np.ndarray:
+        """Costs float64 [N]; infinite where a mapping does not fit."""
+        every = np.arange(len(codes))
+        fits, energy, cycles = exact_costs(space, codec.nests(codes), every, widths.take(np.zeros_like(every)))
+        costs = {"energy": energy, "edp": energy * cycles, "delay": cycles.astype(np.float64)}[metric]
+        return np.where(fits & codec.in_use(codes), costs, np.inf)
+
+    pool = codec.encode(encode(arch, [layer], [best]))
+    costs = price(pool)
+    least, idle = float(costs[0]), 0
+    while idle < PATIENCE and time.monotonic() < deadline:
+        before = costs[costs > least].min(initial=np.inf)
+        children = codec.children(pool, generator)
+        pool, first = np.unique(np.concatenate([pool, children]), axis=0, return_index=True)
+        costs = np.concatenate([costs, price(children)])[first]
+        # What costs as little as the best, and what comes next: both have next-best neighbours.
+        order = np.lexsort((generator.random(len(costs)), costs))
+        alike = int((costs <= least).sum())
+        kept = np.concatenate([order[: min(alike, POOL)], order[alike : alike + POOL]])
+        pool, costs = pool[kept], costs[kept]
+        idle = 0 if costs[costs > least].min(initial=np.inf) < before else idle + 1
+        progress.say(f"too many mappings to compare: {CHILDREN} more around the best")
+    further = costs > least
+    place = int(np.argmin(np.where(further, costs, np.inf)))
+    value = float(costs[place])
+    if not further.any() or math.isinf(value):
+        return RunnerUp(metric, least, None, None, None, None, covered=False)
+    record = decode(arch, layer, codec.nests(pool[place][None]), 0)
+    return RunnerUp(metric, least, value, value / least - 1 if least else math.inf, None, record, covered=False)
 
 
 class _TwoBest:

@@ -56,12 +56,15 @@ def verdict_text(found: Explanation) -> str:
 def runner_up_text(second: RunnerUp) -> str:
     """What the next-best mapping loses."""
     unit = OBJECTIVES[second.metric].unit
+    if second.value is None and not second.covered:
+        return f"no mapping near this one has another {second.metric}"
     if second.value is None:
         return f"all {second.ties:,} distinct mappings that fit have the same {second.metric}"
-    ties = f"{second.ties:,} distinct mappings share the least {second.metric}; " if second.ties > 1 else ""
+    ties = f"{second.ties:,} distinct mappings share the least {second.metric}; " if (second.ties or 0) > 1 else ""
     loss = second.loss or 0.0
     lost = f"{loss:+.2%}" if loss >= 1e-4 else f"{100 * loss:+.1g}%"
-    return f"{ties}the next-best mapping has {second.value:.6g} {unit}, {lost}"
+    told = f"{ties}the next-best mapping has {second.value:.6g} {unit}, {lost}"
+    return told if second.covered else f"{told}, or less: it was searched for around this one, its space not compared"
 
 
 LEVEL_HEADINGS = (

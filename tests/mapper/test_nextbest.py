@@ -15,7 +15,7 @@ from mqjax.cost.exact.evaluator import evaluate
 from mqjax.hw import load_arch
 from mqjax.mapper import nextbest
 from mqjax.mapper.best import solve_layer
-from mqjax.mapper.nextbest import RunnerUp, runner_up
+from mqjax.mapper.nextbest import RunnerUp, runner_up, runner_up_near
 from mqjax.mapspace.rows import Numbering, mappings
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import METRICS, BitWidths, Layer
@@ -94,6 +94,34 @@ def test_a_small_loss_is_not_told_as_none(loss, told):
     assert told in runner_up_text(RunnerUp("energy", 1.0, 1.0 + loss, loss, 1, []))
 
 
-def test_what_is_not_compared_is_said(capsys):
-    assert main(["explain", "--arch", "eyeriss", "--layer", "M=4", "--pad", "1"]) == 0
-    assert "next-best mapping loses is said without --pad only" in capsys.readouterr().err
+def test_padded_bounds_are_said(capsys):
+    assert main(["explain", "--arch", "eyeriss", "--layer", "M=7", "--pad", "1"]) == 0
+    told = capsys.readouterr()
+    assert "one of the same bounds as the best" in told.err and "the next-best mapping has" in told.out
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_search_around_the_best_finds_what_comes_next(metric):
+    """In a space that a sweep compares, and so knows better."""
+    arch, layer = load_arch("eyeriss"), Layer(C=16, M=32, R=3, S=3, P=14, Q=14)
+    best = solve_layer(arch, layer, [BITS]).optimum(metric, 0)
+    swept = runner_up(arch, layer, BITS, metric=metric)
+    found = runner_up_near(arch, layer, BITS, best.mapping, metric=metric)
+    assert swept.best == found.best < found.value and found.value >= swept.value and not found.covered
+    assert found.loss == found.value / found.best - 1 < 0.05
+    assert evaluate(arch, layer, BITS, [found.mapping]).metric(metric)[0] == found.value
+
+
+def test_explain_searches_where_the_space_is_not_compared(capsys):
+    layer = "C=64,M=64,P=14,Q=14"
+    assert main(["explain", "--arch", "simba", "--layer", layer, "--bits", "8/8/8", "--constraints", "arch"]) == 0
+    assert "or less: it was searched for around this one" in capsys.readouterr().out
+
+
+def test_where_nothing_is_near_none_is_named():
+    from mqjax.show.draw import runner_up_text
+
+    arch, layer = load_arch("eyeriss"), Layer()
+    best = solve_layer(arch, layer, [BITS]).optimum("energy", 0)
+    found = runner_up_near(arch, layer, BITS, best.mapping)
+    assert found.value is None and "no mapping near this one has another energy" in runner_up_text(found)
