@@ -112,7 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _keep_compiled_programs()
     logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' advice on faster image decoders
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever reads the output (`| head`) has enough of it; what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except InputError as error:
         print(f"mqjax {args.command}: {error}", file=sys.stderr)
         return 2

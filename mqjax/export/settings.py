@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from mqjax.export.member import LayerWidths, Member
-from mqjax.models.ops import Conv
+from mqjax.models.ops import Activation, Conv
 
 
 def neutral(member: Member) -> dict[str, Any]:
@@ -66,13 +66,17 @@ def torchao(member: Member) -> dict[str, Any]:
 
 def qkeras(member: Member) -> dict[str, Any]:
     """The dictionary quantizer_config of qkeras.utils.model_quantize: quantizers of kernels by layer, and of what each layer's
-    activation gives, called as Keras' applications call theirs (conv1_relu). Integers have a scale per channel (alpha)."""
+    activation gives, called as Keras' applications call theirs (conv1_relu). Integers have a scale per channel (alpha).
+    QKeras quantizes what activations give: the outputs of a layer without one, or with another than ReLU, are left to you."""
     settings: dict[str, Any] = {}
+    nodes = () if member.graph is None else member.graph.nodes
+    activations = {node.inputs[0]: node.op.kind for node in nodes if isinstance(node.op, Activation)}
     for layer in member.layers:
         settings[layer.name] = {
             f"{_keras_kernel(member, layer)}_quantizer": f"quantized_bits({layer.weight},0,1,alpha='auto')"
         }
-        settings[f"{layer.name}_relu"] = f"quantized_relu({layer.output})"
+        if member.graph is None or activations.get(layer.name) == "relu":
+            settings[f"{layer.name}_relu"] = f"quantized_relu({layer.output})"
     return settings
 
 

@@ -9,6 +9,8 @@ import argparse
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -179,3 +181,16 @@ def test_folders_of_images(tmp_path, capsys):
     assert "--name" in refused([*options[:4], "../x"], capsys)
     (tmp_path / "file").write_text("")
     assert "file is a file" in refused([*options[:-1], str(tmp_path / "file")], capsys)
+
+
+@pytest.mark.parametrize("many", [1, 100_000])
+def test_who_reads_the_output_may_stop(many):
+    """Nothing is said of it, whether the output is cut within a command or when it is flushed."""
+    code = (
+        "import sys\nfrom mqjax import cli\nfrom mqjax.commands import evaluate\n"
+        f"evaluate.run = lambda args: print('line\\n' * {many})\n"
+        "sys.exit(cli.main(['evaluate', '--arch', 'eyeriss', '--records', '-']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1

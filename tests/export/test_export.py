@@ -169,11 +169,11 @@ def test_settings_of_other_tools(run, tmp_path):
     assert config["_data"]["weight_dtype"] == {"_type": "torch.dtype", "_data": "int7"}
     qkeras = json.loads(exported(run, "qkeras", tmp_path))
     assert list(qkeras["dw"]) == ["depthwise_quantizer"] and list(qkeras["a"]) == ["kernel_quantizer"]
+    assert "fc_relu" not in qkeras  # logits have no activation
     for name, (_, weight, output) in WIDTHS.items():
-        for text, function, bits in (
-            (*qkeras[name].values(), "quantized_bits", weight),
-            (qkeras[f"{name}_relu"], "quantized_relu", output),
-        ):
+        texts = [(*qkeras[name].values(), "quantized_bits", weight)]
+        texts += [(qkeras[f"{name}_relu"], "quantized_relu", output)] if name != "fc" else []
+        for text, function, bits in texts:
             call = ast.parse(text, mode="eval").body  # QKeras evaluates these texts
             assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == function
             assert ast.literal_eval(call.args[0]) == bits
