@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mqjax.errors import InputError
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.io.timeloop_constraints import ConstraintReader
+from mqjax.io.timeloop_constraints import FILE_KEYS, ConstraintReader, check_branches
 from mqjax.io.timeloop_tree import Component, attribute_error, attribute_value, number, read_tree
 from mqjax.projection import LOOPS
 
@@ -51,20 +52,28 @@ class ImportedArch(NamedTuple):
 
 def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedArch:
     """The accelerator of arch.yaml, ERT.yaml and ART.yaml in `tables`, arch_constraints.yaml and map_constraints.yaml in
-    `rules_folder`, which v0.4 may lack, under the name `name`. Raises `InputError` naming file, line and key."""
+    `rules_folder`, which v0.4 may lack, under the name `name`; files of other names are known by what they hold. Raises
+    `InputError` naming file, line and key."""
     notes: list[str] = []
-    arch = read_document(tables / "arch.yaml", tagged=True)
-    parts, targets, constraints = read_tree(arch, _variables(arch, tables), notes)
+    arch = _document(tables, "arch.yaml", "architecture")
+    parts, targets, constraints, parallel = read_tree(arch, _variables(arch, tables), notes)
     names = [part.name for part in parts]
-    energies = _action_energies(read_document(tables / "ERT.yaml"), names, notes)
-    areas = _areas(read_document(tables / "ART.yaml"), names)
-    rules = ConstraintReader(targets, notes)
+    energies = _action_energies(_document(tables, "ERT.yaml", "ERT"), names, notes)
+    areas = _areas(_document(tables, "ART.yaml", "ART"), names)
+    rules = ConstraintReader(targets, notes, [name for _, branches in parallel for some in branches for name in some])
     hardware = rules.of_nodes(arch, constraints)
+    # v0.4 has constraints in its nodes, and what Timeloop's front end dumps has them beside the architecture.
+    beside = [key for key in FILE_KEYS if key in arch.value]
     lists = []
-    for file in ("arch_constraints.yaml", "map_constraints.yaml"):
-        # v0.4 has constraints in its nodes, too.
-        needed = not constraints or (rules_folder / file).exists()
-        lists.append(rules.of_file(read_document(rules_folder / file, tagged=True)) if needed else [])
+    for key, file in zip(FILE_KEYS, ("arch_constraints.yaml", "map_constraints.yaml"), strict=True):
+        if key in beside:
+            lists.append(rules.of_file(arch, key))
+        elif (rules_folder / file).exists() or not (constraints or beside):
+            lists.append(rules.of_file(_document(rules_folder, file, key)))
+        else:
+            lists.append([])
+    for loc, branches in parallel:
+        check_branches(arch, loc, [[tensor for name in some for tensor in rules.kept(name)] for some in branches])
     levels = []
     for part in reversed(parts[:-1]):
         # What relays data has rules of its own: it stores nothing, and its temporal loops would say nothing.
@@ -82,6 +91,30 @@ def import_accelerator(name: str, tables: Path, rules_folder: Path) -> ImportedA
         "constraints": {"arch": [*hardware, *lists[0], *relays], "paper": lists[1]},
     }
     return ImportedArch(document, notes)
+
+
+def _document(folder: Path, file: str, key: str) -> Document:
+    """The file of that name in a folder or, where there is none, the only one with the key at its top."""
+    found = [] if (folder / file).exists() or not folder.is_dir() else _with_key(folder, key)
+    if len(found) > 1:
+        names = ", ".join(document.path.name for document in found)
+        raise InputError(f"{folder}: {names} all have the key {key}; call the one that counts {file}")
+    return found[0] if found else read_document(folder / file, tagged=True)
+
+
+def _with_key(folder: Path, key: str) -> list[Document]:
+    """The YAML files of a folder with a key at their top."""
+    found = []
+    for path in sorted(folder.glob("*.y*ml")):
+        try:
+            document = read_document(path, tagged=True)
+        except InputError:
+            continue  # none of ours, or said when it is asked for by name
+        inside = document.value.get(key) if isinstance(document.value, dict) else None
+        # Accelergy's flattened architectures have neither subtrees nor nodes.
+        if inside and (key != "architecture" or not inside.keys().isdisjoint(("subtree", "nodes"))):
+            found.append(document)
+    return found
 
 
 def _variables(arch: Document, folder: Path) -> dict[str, Any]:
@@ -167,15 +200,37 @@ def _mac(arch: Document, part: Component, energies: Mapping, areas: Mapping, not
     return {"name": part.name, "mesh": part.mesh, "energy_pj": energy, "area_um2": _area_of_unit(part, areas, notes)}
 
 
+def _word(arch: Document, part: Component) -> tuple[int, int, int]:
+    """Bits of a word, words of a block, and cluster size. Of the last two, the one that is not given follows from the width,
+    which is that of the cluster or, in some files, of one of its members."""
+    word_bits = number(arch, part, "word_bits", "word_width", "datawidth") or 16
+    block, cluster = number(arch, part, "block_size", "n_words"), number(arch, part, "cluster_size")
+    keys = ("width", "memory_width", "data_storage_width")
+    width = number(arch, part, *keys)
+    if width is None:
+        return word_bits, block or 1, cluster or 1
+    row = word_bits * (block or 1)
+    whole = width % (row * (cluster or 1)) == 0
+    if width % row or (block and cluster and width not in (row, row * cluster)):
+        problem = (
+            f"the width {width} must be a multiple of {block or 1} words of {word_bits} bits, or give cluster-size"
+        )
+        raise attribute_error(arch, part, next(key for key in keys if key in part.attributes), problem)
+    if cluster is None:
+        return word_bits, block or 1, width // row
+    return word_bits, block or width // (row * cluster if whole else row), cluster
+
+
 def _capacity(arch: Document, part: Component, word_bits: int, block: int) -> int | None:
     """Words per instance; None where no size is given."""
-    given = [key for key in ("entries", "depth", "memory_depth", "sizeKB") if part.attributes.get(key) is not None]
-    if len(given) > 1 and not {"depth", "memory_depth"} >= set(given):
+    depths = ("depth", "memory_depth", "data_storage_depth")
+    given = [key for key in ("entries", *depths, "sizeKB") if part.attributes.get(key) is not None]
+    if len(given) > 1 and not set(depths) >= set(given):
         raise attribute_error(
             arch, part, given[1], f"{part.name} has its size twice; give one of {' and '.join(given)}"
         )
     size = number(arch, part, "entries")
-    if size is None and (depth := number(arch, part, "depth", "memory_depth")):
+    if size is None and (depth := number(arch, part, *depths)):
         size = depth * block
     if size is None and (kilobytes := number(arch, part, "sizeKB")):
         size = kilobytes * 1024 * 8 // word_bits
@@ -186,14 +241,7 @@ def _read_level(
     arch: Document, part: Component, energies: Mapping, areas: Mapping, notes: list[str], *, stores: bool
 ) -> dict[str, Any]:
     """A level without what it keeps; one that stores nothing needs no energies."""
-    word_bits = number(arch, part, "word_bits", "word_width", "datawidth") or 16
-    block = number(arch, part, "block_size", "n_words") or 1
-    width = number(arch, part, "width", "memory_width")
-    cluster = number(arch, part, "cluster_size")
-    if cluster is None and width is not None and width % (word_bits * block):
-        problem = f"the width {width} must be a multiple of {block} words of {word_bits} bits, or give cluster-size"
-        raise attribute_error(arch, part, "width" if "width" in part.attributes else "memory_width", problem)
-    cluster = cluster or (width or word_bits * block) // (word_bits * block)
+    word_bits, block, cluster = _word(arch, part)
     capacity = _capacity(arch, part, word_bits, block)
     buffering = attribute_value(arch, part, "multiple_buffering") or 1
     if isinstance(buffering, bool) or not isinstance(buffering, int | float) or not 1 <= buffering < math.inf:

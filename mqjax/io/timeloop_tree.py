@@ -2,6 +2,8 @@
 
 What v0.3 calls the spatial loops of a level, those below it, v0.4 gives to the node inside that has many instances. Where
 nodes fan out one inside the other with no storage between them, a level that stores nothing stands for each outer one.
+The branches of a `!Parallel` node hold different tensors, so that one after the other they are levels like all others.
+What Timeloop's front end dumps is v0.4 as a tree of subtrees, and is read like v0.3.
 """
 
 from __future__ import annotations
@@ -55,18 +57,20 @@ class Component:
 
 
 class Tree(NamedTuple):
-    """Parts, outermost first; what constraints on each name are about; and where v0.4 nodes have constraints, by name."""
+    """Parts, outermost first; what constraints on each name are about; where v0.4 nodes have constraints, by name; and where
+    its `!Parallel` nodes are, with the names of the storage in each of their branches."""
 
     parts: list[Component]
     targets: dict[str, Target]
     constraints: list[tuple[str, Loc]]
+    parallel: list[tuple[Loc, list[list[str]]]]
 
 
 def read_tree(arch: Document, variables: Mapping[str, Any], notes: list[str]) -> Tree:
     """The components of an architecture, whose formulas may name `variables`; what is left out is noted. Raises `InputError`
     naming file, line and key."""
     tree = arch.at(("architecture",), dict)
-    flat = str(tree.get("version")) == "0.4" or ("nodes" in tree and "subtree" not in tree)
+    flat = "subtree" not in tree and ("nodes" in tree or str(tree.get("version")) == "0.4")
     found = _Nodes(arch, variables, notes).read() if flat else _read_subtrees(arch, variables, notes)
     macs = [part for part in found.parts if part.kind == "compute"]
     levels = [part for part in found.parts if part.kind == "storage"]
@@ -158,7 +162,7 @@ def _read_subtrees(arch: Document, variables: Mapping[str, Any], notes: list[str
     targets = {}
     for part, below in zip(parts, parts[1:], strict=False):
         targets[part.name] = Target(part.name, below.instances // part.instances, part.name)
-    return Tree(parts, targets, [])
+    return Tree(parts, targets, [], [])
 
 
 def _subtree_parts(arch: Document, variables: Mapping[str, Any], notes: list[str]) -> Iterator[Component]:
@@ -171,6 +175,7 @@ def _subtree_parts(arch: Document, variables: Mapping[str, Any], notes: list[str
             raise arch.error((*loc, "subtree"), f"must hold one subtree (of many instances), not {len(trees)}")
         loc = (*loc, "subtree", 0)
         count *= _base_name(arch, loc)[1]
+        macs: list[Component] = []
         for i in range(len(arch.at((*loc, "local"), list, []))):
             here: Loc = (*loc, "local", i)
             name, instances = _base_name(arch, here)
@@ -178,9 +183,15 @@ def _subtree_parts(arch: Document, variables: Mapping[str, Any], notes: list[str
             attributes = {**_attributes(arch, here), "class": title}
             if kind := _kind(title):
                 part = Component(name, kind, [count * instances, 1], (*here, "attributes"), attributes, variables)
-                yield dataclasses.replace(part, mesh=_mesh_of(arch, part))
+                part = dataclasses.replace(part, mesh=_mesh_of(arch, part))
+                if kind == "compute":
+                    macs.append(part)
+                else:
+                    yield part
             else:
                 notes.append(_left_out(name))
+        # Of one list, the MACs are the innermost wherever they stand in it.
+        yield from macs
 
 
 def _mesh_of(arch: Document, part: Component) -> list[int]:
@@ -206,53 +217,72 @@ class _Nodes:
         self.parts: list[Component] = []
         self.targets: dict[str, Target] = {}
         self.constraints: list[tuple[str, Loc]] = []
+        self.parallel: list[tuple[Loc, list[list[str]]]] = []
         self.mesh = [1, 1]
         self.waiting: tuple[str, Loc] | None = None
         """The last node that fanned out, if no storage has followed it yet."""
 
     def read(self) -> Tree:
         self._walk(("architecture", "nodes"), {})
-        return Tree(self.parts, self.targets, self.constraints)
+        return Tree(self.parts, self.targets, self.constraints, self.parallel)
 
     def _walk(self, loc: Loc, inherited: dict[str, Any]) -> None:
         """Nodes of a list; a container's attributes hold for all inside it."""
         for i in range(len(self.arch.at(loc, list))):
-            here = (*loc, i)
-            node = self.arch.at(here, dict)
-            tag = node.get(TAG, "Component" if "class" in node else "Container")
-            if tag == "Hierarchical":
-                self._walk((*here, "nodes"), inherited)
-                continue
-            if tag not in ("Container", "Component"):
-                problem = (
-                    f"a node of the kind !{tag} has no counterpart; only !Container, !Component and !Hierarchical have"
-                )
-                raise self.arch.error(here, problem)
-            name, instances = _base_name(self.arch, here)
-            if name in self.targets:
-                raise self.arch.error(
-                    (*here, "name"), f"the name {shown(name)} is used twice; constraints need one each"
-                )
-            for key in node.keys() - NODE_KEYS - FOR_ACCELERGY:
-                self.notes.append(f"{name}: {key} has no counterpart and is left out")
-            attributes = {**inherited, **_attributes(self.arch, here)}
-            self._fan_out(name, here, instances, {**self.variables, **attributes})
-            if "constraints" in node:
-                self.constraints.append((name, (*here, "constraints")))
-            if tag == "Container":
-                inherited = attributes
-                if "nodes" in node:
-                    self._walk((*here, "nodes"), inherited)
-                continue
-            title = self.arch.at((*here, "class"), str)
-            if kind := _kind(title):
-                own = {**attributes, "class": title}
-                part = Component(name, kind, list(self.mesh), (*here, "attributes"), own, self.variables)
-                self.parts.append(part)
-                self.targets[name] = self.targets[name]._replace(level=name if kind == "storage" else None)
-                self.waiting = None
-            else:
-                self.notes.append(_left_out(name))
+            inherited = self._node((*loc, i), inherited)
+
+    def _node(self, loc: Loc, inherited: dict[str, Any]) -> dict[str, Any]:
+        """A node and what is inside it; returns the attributes that those after it inherit."""
+        node = self.arch.at(loc, dict)
+        tag = node.get(TAG, "Component" if "class" in node else "Container")
+        if tag == "Hierarchical":
+            self._walk((*loc, "nodes"), inherited)
+        elif tag == "Parallel":
+            self._branches((*loc, "nodes"), inherited)
+        elif tag in ("Container", "Component"):
+            return self._leaf(loc, node, tag, inherited)
+        elif tag != "Nothing":
+            known = "!Container, !Component, !Hierarchical and !Parallel"
+            raise self.arch.error(loc, f"a node of the kind !{tag} has no counterpart; only {known} have")
+        return inherited
+
+    def _branches(self, loc: Loc, inherited: dict[str, Any]) -> None:
+        """The nodes of a `!Parallel` node."""
+        branches, mesh = [], list(self.mesh)
+        for i in range(len(self.arch.at(loc, list))):
+            before = len(self.parts)
+            self._node((*loc, i), inherited)
+            if self.mesh != mesh:
+                raise self.arch.error((*loc, i), "a branch of !Parallel cannot have many instances")
+            branches.append([part.name for part in self.parts[before:] if part.kind == "storage"])
+        self.parallel.append((loc, branches))
+
+    def _leaf(self, loc: Loc, node: dict[str, Any], tag: str, inherited: dict[str, Any]) -> dict[str, Any]:
+        """A container or a component."""
+        name, instances = _base_name(self.arch, loc)
+        if name in self.targets:
+            raise self.arch.error((*loc, "name"), f"the name {shown(name)} is used twice; constraints need one each")
+        for key in node.keys() - NODE_KEYS - FOR_ACCELERGY:
+            self.notes.append(f"{name}: {key} has no counterpart and is left out")
+        attributes = {**inherited, **_attributes(self.arch, loc)}
+        self._fan_out(name, loc, instances, {**self.variables, **attributes})
+        if "constraints" in node:
+            self.constraints.append((name, (*loc, "constraints")))
+        if tag == "Container":
+            if "nodes" in node:
+                self._walk((*loc, "nodes"), attributes)
+            return attributes
+        title = self.arch.at((*loc, "class"), str)
+        if kind := _kind(title):
+            own = {**attributes, "class": title}
+            if own.keys().isdisjoint(("block_size", "n_words")):
+                own.setdefault("cluster_size", 1)  # as its front end has it, so that the width tells the block
+            self.parts.append(Component(name, kind, list(self.mesh), (*loc, "attributes"), own, self.variables))
+            self.targets[name] = self.targets[name]._replace(level=name if kind == "storage" else None)
+            self.waiting = None
+        else:
+            self.notes.append(_left_out(name))
+        return inherited
 
     def _fan_out(self, name: str, loc: Loc, instances: int, names: Mapping[str, Any]) -> None:
         """A node begins: of its instances inside the node before, each level so far has its share. Formulas may have `names`."""

@@ -14,7 +14,7 @@ from mqjax.cli import main
 from mqjax.errors import InputError
 from mqjax.hw import load_arch
 from mqjax.io.timeloop_arch import import_accelerator
-from timeloop_imports import imported
+from timeloop_imports import FILES, imported
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "timeloop"
 SHIPPED = {
@@ -104,9 +104,29 @@ def test_attributes_in_all_spellings(tmp_path, text, capacity, word, block, clus
     assert (level.capacity_words, level.word_bits, level.block_words, level.cluster) == (capacity, word, block, cluster)
 
 
-@pytest.mark.parametrize("text", ["width: 64, ", "cluster-size: 4, ", "cluster_size: 4, width: 16, "])
-def test_clusters(tmp_path, text):
-    assert imported(tmp_path, arch={"width: 16, ": text})[0].levels[0].cluster == 4
+@pytest.mark.parametrize(
+    ("text", "block", "cluster"),
+    [
+        ("width: 64, ", 1, 4),
+        ("cluster-size: 4, ", 1, 4),
+        ("cluster_size: 4, width: 16, ", 1, 4),
+        ("cluster_size: 4, width: 64, ", 1, 4),
+        ("cluster_size: 2, width: 64, ", 2, 2),
+        ("cluster_size: 1, width: 64, ", 4, 1),
+        ("cluster_size: 2, block_size: 2, width: 64, ", 2, 2),
+        ("cluster_size: 2, block_size: 4, width: 64, ", 4, 2),
+        ("block_size: 2, width: 64, ", 2, 2),
+    ],
+)
+def test_blocks_and_clusters(tmp_path, text, block, cluster):
+    level = imported(tmp_path, arch={"width: 16, ": text})[0].levels[0]
+    assert (level.block_words, level.cluster, level.capacity_words) == (block, cluster, 64 * block)
+
+
+def test_macs_are_innermost_wherever_they_are_listed(tmp_path):
+    lines = FILES["arch.yaml"].splitlines(keepends=True)
+    as_it_is = imported(tmp_path)
+    assert imported(tmp_path, arch={"".join(lines[-2:]): lines[-1] + lines[-2]}) == as_it_is
 
 
 @pytest.mark.parametrize(
@@ -176,7 +196,7 @@ BAD = {
         r"map_constraints\.yaml, line 2: .*bypass: must be a list out of",
     ),
     "no constraints": ({"map_constraints": {"mapspace_constraints": "other"}}, r"map_constraints\.yaml, line 1: .*keys"),
-    "version 0.4 without nodes": ({"arch": {"version: 0.3": "version: 0.4"}}, r"arch\.yaml, line 1: architecture\.nodes: this key"),
+    "version 0.4 without nodes": ({"arch": {"version: 0.3\n  subtree": "version: 0.4\n  tree"}}, r"arch\.yaml, line 1: architecture\.nodes: this key"),
     "depth of text": ({"arch": {"depth: 64": "depth: many"}}, r"arch\.yaml, line \d+: .*depth: is 'many', but 'many'"),
     "no depth twice": ({"arch": {"depth: 64": "depth: 64, sizeKB: 1"}}, r"line \d+: .*sizeKB: spad has its size twice"),
     "word of nothing": ({"arch": {"word-bits: 16, meshX": "word-bits: 0, meshX"}}, r"word-bits: must be a positive whole"),

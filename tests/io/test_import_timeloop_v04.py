@@ -143,10 +143,10 @@ def test_what_has_no_counterpart_in_v04_is_said(tmp_path):
     text = text.replace("split: 3}", "split: 3, no_reuse: [Weights]}")
     _, notes = imported_v04(
         tmp_path, text,
-        map_constraints="mapspace: {targets: [{target: spad, temporal: {factors: [C=2], factors_only: [C=2]}, sparse: {a: 1}}]}",
+        map_constraints="mapspace: {targets: [{target: spad, temporal: {factors: [C=2], maximize_dims: [M]}, sparse: {a: 1}}]}",
     )  # fmt: skip
     assert sorted(note.split(" has no")[0].split(" of the")[0] for note in notes) == [
-        "PE: no_reuse of spatial constraints", "spad: a constraint", "spad: factors_only of temporal constraints",
+        "PE: no_reuse of spatial constraints", "spad: a constraint", "spad: maximize_dims of temporal constraints",
         "spad: sparse_optimizations",
     ]  # fmt: skip
     ert = FILES["ERT.yaml"].replace(
@@ -159,7 +159,8 @@ def test_what_has_no_counterpart_in_v04_is_said(tmp_path):
 
 
 BAD_V04 = {
-    "parallel": (("!Container {name: chip}", "!Parallel {nodes: []}"), r"line 6: architecture\.nodes\[2\]: a node of the kind !Parallel"),
+    "pipelined": (("!Container {name: chip}", "!Pipelined {nodes: []}"), r"line 6: architecture\.nodes\[2\]: a node of the kind !Pipelined"),
+    "parallel without tensors": (("!Container {name: chip}", "!Parallel {nodes: []}"), r"line 6: .*Weights must be kept in one branch of !Parallel, not in none"),
     "tag of a text": (("class: DRAM,", "class: !!python/name:os.system DRAM,"), r"line 5: not valid YAML"),
     "unknown tag": (("!Container {name: chip}", "!!python/object/apply:os.system {name: chip}"), r"line 6: not valid YAML"),
     "tag of a list": (("!Container {name: chip}", "!Container [chip]"), r"line 6: .*!Container stands before what is no mapping"),
