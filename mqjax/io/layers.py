@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ SHAPE_NAMES = {
     "grouped": "grouped",
 }
 """Timeloop's names of shapes, and ours."""
+
+
+UNUSED = ("W", "H", "Wpad", "Hpad")
+"""Keys of Timeloop's problems that follow from the others, or that its counts do not depend on."""
 
 
 def read_layers(path: str | Path) -> list[Layer]:
@@ -117,7 +121,8 @@ def _problem(document: Document, problem: Any) -> Layer:
     loc: tuple[str | int, ...] = ("problem",)
     if not isinstance(problem, dict):
         raise document.error(loc, f"must be a mapping with shape and bounds, not {shown(problem)}")
-    shape = _shape(document, (*loc, "shape"), problem.get("shape", "cnn-layer"))
+    given = problem.get("shape", "cnn-layer")
+    shape = _shape(document, (*loc, "shape"), given)
     bounds = {name: value for name, value in problem.items() if name not in ("shape", "instance", "version")}
     if "instance" in problem:
         loc = (*loc, "instance")
@@ -125,13 +130,27 @@ def _problem(document: Document, problem: Any) -> Layer:
         if not isinstance(bounds, dict):
             raise document.error(loc, f"must be a mapping of bounds, not {shown(bounds)}")
     keys = layer_keys(shape)
+    # Timeloop's built-in layers call the output channels K; those that are written out say themselves.
+    names = {"K": "M"} if not isinstance(given, dict) and "M" in keys and "M" not in bounds else {}
     for part in bounds:
-        if part not in (*keys, "densities", "bitwidths"):
+        if part not in (*keys, *names, *UNUSED, "densities", "bitwidths"):
             raise document.error((*loc, str(part)), unknown("key", part, keys))
     if bounds.get("densities"):
         raise document.error((*loc, "densities"), "sparse tensors are not modelled; leave densities out")
-    dims = {part: value for part, value in bounds.items() if part in keys}
+    dims = _defaults(given, keys)
+    dims |= {names.get(part, part): value for part, value in bounds.items() if part in (*keys, *names)}
     return _made(document, loc, dims, shape, Path(document.path).name.split(".")[0])
+
+
+def _defaults(shape: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """The coefficients that a written-out shape gives where the problem does not."""
+    coefficients = shape.get("coefficients") if isinstance(shape, dict) else None
+    rows = coefficients if isinstance(coefficients, list) else []
+    return {
+        row["name"]: row["default"]
+        for row in rows
+        if isinstance(row, dict) and row.get("name") in keys and "default" in row
+    }
 
 
 def _shape(document: Document, loc: tuple[str | int, ...], shape: Any) -> str:

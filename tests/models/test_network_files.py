@@ -120,6 +120,19 @@ def test_layer_lists(tmp_path):
     - {name: Outputs, projection: [[[N]], [[M]], [[Q]], [[P]]], read_write: true}
   instance: {C: 3, M: 16, R: 3, S: 3, P: 4, Q: 4, Wstride: 2, Hstride: 2}
 """,
+        "built-in.yaml": "problem: {shape: cnn-layer, C: 3, K: 16, R: 3, S: 3, P: 4, Q: 4, N: 1, Wstride: 2, Hstride: 2}\n",
+        "example.yaml": """problem:
+  version: '0.4'
+  shape:
+    name: conv2D
+    dimensions: [C, M, R, S, N, P, Q]
+    coefficients: [{name: Wstride, default: 1}, {name: Hstride, default: 2}, {name: Wdilation, default: 1}]
+    data_spaces:
+    - {name: Weights, projection: [[[C]], [[M]], [[R]], [[S]]]}
+    - {name: Inputs, projection: [[[N]], [[C]], [[R, Wdilation], [P, Wstride]], [[S, Hdilation], [Q, Hstride]]]}
+    - {name: Outputs, projection: [[[N]], [[M]], [[Q]], [[P]]], read_write: true}
+  instance: {C: 3, M: 16, R: 3, S: 3, P: 4, Q: 4, Wstride: 2, H: 8, W: 8, Hpad: 1, Wpad: 1, densities: {}}
+""",
     }
     wanted = {"C": 3, "M": 16, "R": 3, "S": 3, "P": 4, "Q": 4, "Wstride": 2, "Hstride": 2}
     for name, text in texts.items():
@@ -131,6 +144,8 @@ def test_layer_lists(tmp_path):
         "layers: [{C: 3, Z: 4}]": "line 1: layers.0..Z: unknown key",
         "layers: [{C: 0}]": "C: must be a whole number",
         "problem: {shape: rnn, C: 3}": "unknown shape 'rnn'",
+        "problem: {C: 3, K: 4, M: 4}": "unknown key 'K'",
+        "problem: {C: 3, densities: {Weights: 0.5}}": "sparse tensors are not modelled",
         "layers: []": "list of layers",
         "[[1, 2]]": "11 numbers",
         "[{name: a}, {name: a}]": "'a' is given twice",
