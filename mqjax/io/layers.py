@@ -138,19 +138,16 @@ def _problem(document: Document, problem: Any) -> Layer:
     if bounds.get("densities"):
         raise document.error((*loc, "densities"), "sparse tensors are not modelled; leave densities out")
     dims = _defaults(given, keys)
-    dims |= {names.get(part, part): value for part, value in bounds.items() if part in (*keys, *names)}
+    dims |= {names.get(str(part), str(part)): value for part, value in bounds.items() if part in (*keys, *names)}
     return _made(document, loc, dims, shape, Path(document.path).name.split(".")[0])
 
 
 def _defaults(shape: Any, keys: Iterable[str]) -> dict[str, Any]:
     """The coefficients that a written-out shape gives where the problem does not."""
     coefficients = shape.get("coefficients") if isinstance(shape, dict) else None
-    rows = coefficients if isinstance(coefficients, list) else []
-    return {
-        row["name"]: row["default"]
-        for row in rows
-        if isinstance(row, dict) and row.get("name") in keys and "default" in row
-    }
+    rows = [row for row in coefficients if isinstance(row, dict)] if isinstance(coefficients, list) else []
+    found = {str(row.get("name")): row["default"] for row in rows if "default" in row}
+    return {key: found[key] for key in keys if key in found}
 
 
 def _shape(document: Document, loc: tuple[str | int, ...], shape: Any) -> str:

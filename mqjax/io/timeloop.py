@@ -74,7 +74,7 @@ def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = D
         name, kind = (_text_at(document, loc, target, key) for key in ("target", "type"))
         if name not in record:
             raise document.error((*loc, "target"), unknown("level", name, level_names))
-        kind = "bypass" if kind == "datatype" else kind
+        kind = "bypass" if kind in ("datatype", "dataspace", "bypassing") else kind
         if kind not in _KEYS:
             raise document.error((*loc, "type"), unknown("type", kind, _KEYS))
         extra = [key for key in target if key not in ("target", "type", *_KEYS[kind])]
@@ -89,8 +89,8 @@ def read_mapping(path: Path, level_names: Sequence[str], dims: Sequence[str] = D
         loops = _listed(document, loc, target, dims)
         if kind == "spatial":
             split = target.get("split", len(dims))
-            if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(dims):
-                problem = f"must be a whole number from 0 to {len(dims)}, not {shown(split)}"
+            if isinstance(split, bool) or not isinstance(split, int) or split < 0:
+                problem = f"must be a whole number of loops on X, innermost first, not {shown(split)}"
                 raise document.error((*loc, "split"), problem)
             loops = [[*loop, "X" if i < split else "Y"] for i, loop in enumerate(loops)]
         record[name][kind] = loops[::-1]
@@ -111,6 +111,14 @@ def _text_at(document: Document, loc: tuple[str | int, ...], target: dict[str, A
         problem = f"must be text, not {shown(value)}" if key in target else "this key is missing"
         raise document.error((*loc, key), problem)
     return value
+
+
+def _words_at(document: Document, loc: tuple[str | int, ...], target: dict[str, Any], key: str) -> str:
+    """The text under a key, or the texts of a list there, as v0.4 has them."""
+    value = target.get(key)
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return " ".join(value)
+    return _text_at(document, loc, target, key)
 
 
 def _tensors_at(document: Document, loc: tuple[str | int, ...], target: dict[str, Any]) -> list[str]:
@@ -135,7 +143,7 @@ def _listed(
 ) -> list[list[Any]]:
     """Loops of a directive, innermost first."""
     bounds: dict[str, int] = {}
-    for part in _text_at(document, loc, target, "factors").replace(",", " ").split():
+    for part in _words_at(document, loc, target, "factors").replace(",", " ").split():
         pair = re.fullmatch(r"([A-Z])=?([0-9]{1,18})", part, re.ASCII)
         if pair is None or pair[1] not in dims or int(pair[2]) < 1:
             problem = f"{shown(part)} must be a dimension out of {' '.join(dims)} and its bound, such as C=4"
@@ -143,7 +151,7 @@ def _listed(
         if pair[1] in bounds:
             raise document.error((*loc, "factors"), f"the factor of {pair[1]} is given twice")
         bounds[pair[1]] = int(pair[2])
-    order = _text_at(document, loc, target, "permutation").replace(" ", "").replace(",", "")
+    order = _words_at(document, loc, target, "permutation").replace(" ", "").replace(",", "")
     if len(set(order)) < len(order) or not set(order) <= set(dims):
         problem = f"must list dimensions out of {''.join(dims)}, each once, not {shown(order)}"
         raise document.error((*loc, "permutation"), problem)

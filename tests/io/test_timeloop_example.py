@@ -150,6 +150,16 @@ def test_counts_and_energies_are_those_of_the_published_run(folder):
     assert words["DRAM"] == (None, 8, 1) and words["psum_spad"] == (16, 1, 1)
 
 
+def test_mappings_as_v04_writes_them(tmp_path):
+    names = [*READ_AND_WRITE, "PE_column"]
+    (tmp_path / "old.yaml").write_text(MAPPING)
+    new = MAPPING.replace("datatype", "dataspace").replace("split: 1", "split: 999").replace("keep: [], ", "")
+    for old, listed in (("C3 S3", "[C=3, S=3]"), ("permutation: QP", "permutation: [Q, P]"), ("P14 Q4", '"P=14,Q=4"')):
+        new = new.replace(old, listed)
+    (tmp_path / "new.yaml").write_text(new)
+    assert read_mapping(tmp_path / "new.yaml", names) == read_mapping(tmp_path / "old.yaml", names)
+
+
 def test_a_tensor_is_kept_in_one_branch(folder):
     path = folder / "eyeriss_like.yaml"
     path.write_text(ARCH.replace("keep: [Weights]}", "keep: [Weights, Inputs]}"))
