@@ -193,7 +193,8 @@ def train(
     state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), tuple(state))
     _claim(folder, model, state, config, len(data))
     per_epoch = len(data) // config.batch
-    optimizer = make_optimizer(config, per_epoch * config.epochs)
+    # Whatever the seed, one optimizer, and so one compiled step.
+    optimizer = make_optimizer(dataclasses.replace(config, seed=0), per_epoch * config.epochs)
     optimizer_state = optimizer.init(state[0])
     results: list[EpochResult] = []
     with open_manager(folder / "checkpoints") as manager:
