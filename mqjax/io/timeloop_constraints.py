@@ -60,8 +60,10 @@ class ConstraintReader:
         key = key or next((key for key in TOP_KEYS if key in root), None)
         if key is None:
             raise file.error((), f"a constraint file has one of the keys {', '.join(TOP_KEYS)}")
-        inner = "constraints" if isinstance(root[key], dict) and "targets" not in root[key] else "targets"
-        loc: Loc = (key,) if isinstance(root[key], list) else (key, inner if inner in (root[key] or ()) else "targets")
+        content = root[key]
+        # An old form of v0.3 has the list under mapspace.constraints.
+        old = isinstance(content, dict) and "targets" not in content and isinstance(content.get("constraints"), list)
+        loc: Loc = (key,) if isinstance(content, list) else (key, "constraints" if old else "targets")
         rules: list[dict] = []
         for i in range(len(file.at(loc, list))):
             entry, here = file.at((*loc, i), dict), (*loc, i)

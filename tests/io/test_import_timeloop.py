@@ -173,6 +173,12 @@ def test_what_has_no_counterpart_is_said(tmp_path):
     assert arch.levels[0].read_pj == pytest.approx(1 - 0.375 * 5 / 99.5) and arch.levels[0].area_um2 == 0
 
 
+def test_an_old_form_of_constraint_files(tmp_path):
+    as_it_is = imported(tmp_path)
+    old = {"architecture_constraints:": "mapspace:", "targets:": "constraints:"}
+    assert imported(tmp_path, arch_constraints=old) == as_it_is
+
+
 BAD = {
     "upper bound of nothing": ({"arch_constraints": {"S=1": "S<=0"}}, r"line 3: .*factors: glb: the upper bound of S must be"),
     "bounded twice": ({"arch_constraints": {"S=1": "R<=3"}}, r"line 3: .*the factor of R is given twice"),
