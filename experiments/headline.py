@@ -187,8 +187,9 @@ def main() -> None:
             write_atomically(args.out, json.dumps(document, indent=1) + "\n")
 
     for network in args.networks.split(","):
-        known = document["trainings"].setdefault(network, {})
-        trainings = Trainings(network, args.epochs, args.runs / network / "trained", known, keep, args.quick)
+        known = document["trainings"].setdefault(f"{network}, {args.epochs} epochs", {})
+        trained_in = args.runs / network / f"trained-{args.epochs}"
+        trainings = Trainings(network, args.epochs, trained_in, known, keep, args.quick)
         document["training_images"] = len(trainings.data)
         for arch in args.archs.split(","):
             for metric in args.metrics.split(","):
