@@ -173,7 +173,8 @@ def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path)
     saved = [member["saved_against_8_bits"] for member in front["trained"]]
     assert 1 > saved[0] > saved[1] > 0 and front["saved_against_8_bits"] in (*saved, 0)
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["training_images"] == 256 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1"]
+    assert found["training_images"] == 256 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1, 1 epochs"]
+    assert front["command"].startswith("python experiments/headline.py --networks mobilenetv1 --archs eyeriss")
 
 
 # Mean accuracies of members, and of 8 bits, with one seed and with more.
