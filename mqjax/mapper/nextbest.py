@@ -17,14 +17,14 @@ import numpy as np
 from mqjax.arch import Arch
 from mqjax.cost.exact.evaluator import check_counts
 from mqjax.cost.fast.terms import LARGEST_SWEPT
-from mqjax.cost.packing import packing_boxes, slowest_pace, stacked_widths
+from mqjax.cost.packing import Widths, packing_boxes, slowest_pace, stacked_widths
 from mqjax.mapper.decision import exact_costs
 from mqjax.mapper.limits import NEAR, Limiter
 from mqjax.mapper.localsearch import CHILDREN, POOL, Codec
 from mqjax.mapper.optimum import is_swept
 from mqjax.mapper.programs import Limits
 from mqjax.mapper.sweep import Job, Sweeper
-from mqjax.mapspace.mapping import decode, encode
+from mqjax.mapspace.mapping import Mappings, decode, encode
 from mqjax.mapspace.padding import padded_or_itself
 from mqjax.mapspace.rows import Rows, mappings, spatial_variants
 from mqjax.mapspace.space import Mapspace
@@ -110,10 +110,7 @@ def runner_up_near(
 
     def price(codes: np.ndarray) -> np.ndarray:
         """Costs float64 [N]; infinite where a mapping does not fit."""
-        every = np.arange(len(codes))
-        fits, energy, cycles = exact_costs(space, codec.nests(codes), every, widths.take(np.zeros_like(every)))
-        costs = {"energy": energy, "edp": energy * cycles, "delay": cycles.astype(np.float64)}[metric]
-        return np.where(fits & codec.in_use(codes), costs, np.inf)
+        return np.where(codec.in_use(codes), _exact(space, codec.nests(codes), widths, metric), np.inf)
 
     pool = codec.encode(encode(arch, [layer], [best]))
     costs = price(pool)
@@ -137,6 +134,14 @@ def runner_up_near(
         return RunnerUp(metric, least, None, None, None, None, covered=False)
     record = decode(arch, layer, codec.nests(pool[place][None]), 0)
     return RunnerUp(metric, least, value, value / least - 1 if least else math.inf, None, record, covered=False)
+
+
+def _exact(space: Mapspace, nests: Mappings, widths: Widths, metric: str) -> np.ndarray:
+    """Exact costs float64 [N] of loop nests at the only widths of `widths`; infinite where one does not fit."""
+    every = np.arange(len(nests))
+    fits, energy, cycles = exact_costs(space, nests, every, widths.take(np.zeros_like(every)))
+    costs = {"energy": energy, "edp": energy * cycles, "delay": cycles.astype(np.float64)}[metric]
+    return np.where(fits, costs, np.inf)
 
 
 class _TwoBest:
@@ -184,11 +189,8 @@ class _TwoBest:
 
     def _price(self, rows: Rows) -> None:
         """Let mappings compete by their exact costs."""
-        at = np.arange(len(rows))
-        widths = self._widths.take(np.zeros(len(rows), np.int64))
-        fits, energy, cycles = exact_costs(self._space, mappings(self._space, rows), at, widths)
-        costs = {"energy": energy, "edp": energy * cycles, "delay": cycles.astype(np.float64)}[self._metric]
-        kept = np.flatnonzero(fits)
+        costs = _exact(self._space, mappings(self._space, rows), self._widths, self._metric)
+        kept = np.flatnonzero(np.isfinite(costs))
         self._add(costs[kept], lambda at: rows.take(kept[at]).codes)
 
     def _add(self, costs: np.ndarray, codes: Any) -> None:
