@@ -172,6 +172,8 @@ def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path)
     assert 0 <= front["saved_against_8_bits"] < 1 and front["test_accuracy"] > 0.3
     saved = [member["saved_against_8_bits"] for member in front["trained"]]
     assert 1 > saved[0] > saved[1] > 0 and front["saved_against_8_bits"] in (*saved, 0)
+    # Where fewer bits move and no loop is slower, the least EDP falls as well.
+    assert 0 < front["trained"][0]["edp_saved"] < 1 and front["trained"][0]["delay_saved"] >= 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["training_images"] == 256 and f"{front['genome']}/0" in found["trainings"]["mobilenetv1, 1 epochs"]
     assert front["command"].startswith("python experiments/headline.py --networks mobilenetv1 --archs eyeriss")
@@ -197,6 +199,21 @@ def test_headline_takes_the_cheapest_member_whose_smoothed_accuracy_is_that_of_8
     members = np.arange(3)[:, None]
     cheapest = importlib.import_module("headline").cheapest
     assert cheapest(Trainings(), members, np.array([3]), 3) == (place, trained)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "place", "expected"),
+    [
+        ([0, 3, 6], 1, 2),  # of 1 and 2, which cost 20 and 25, the nearer to (10 + 40) / 2
+        ([0, 3, 6], 2, 5),
+        ([0, 3, 6], 0, None),  # none is cheaper
+        ([0, 5, 6], None, None),  # none between the last and 8 bits
+        ([0, 3], None, 5),  # 8 bits cost 100
+    ],
+)
+def test_headline_tries_the_member_halfway_to_the_next_cheaper(chosen, place, expected):
+    costs = np.array([10, 20, 25, 40, 50, 75, 90, 100.0])
+    assert importlib.import_module("headline").halfway(costs, chosen, place) == expected
 
 
 def test_what_waits_for_a_gpu_runs_without_one(capsys, monkeypatch, tmp_path):
