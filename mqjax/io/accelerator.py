@@ -6,6 +6,7 @@ then `constraints` with the lists `arch` (what the hardware demands) and `paper`
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +108,7 @@ Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True)
 
 
 class _Mac(_Model):
@@ -161,6 +162,9 @@ class _Constraints(_Model):
     paper: Rules = []
 
 
+_RULES = tuple(_Constraints.model_fields)
+
+
 class _Accelerator(_Model):
     name: Name
     mac: Annotated[_Mac, BeforeValidator(_as_mapping)]
@@ -187,24 +191,52 @@ def accelerator(document: Document, *, dialect: str = "2024") -> Arch:
 
 
 def findings(path: Path) -> list[InputError]:
-    """All that is wrong with an accelerator file, in its order; rules that span several keys once each key is right."""
+    """All that is wrong with an accelerator file: its keys in order, then rules that span several, as far as these are right."""
     try:
         document = read_document(path)
         if not isinstance(document.value, dict):
             accelerator(document)
-        found = _model_or_errors(document)
     except InputError as error:
         return [error]
+    found = _model_or_errors(document)
     return found if isinstance(found, list) else []
 
 
 def _model_or_errors(document: Document) -> _Accelerator | list[InputError]:
+    wrong = []
     try:
         model = _Accelerator.model_validate(document.value)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        return [document.error(each["loc"], _explain(each, _keys_at(each["loc"]))) for each in found]
-    return list(_inconsistencies(document, model)) or model
+        wrong = [document.error(each["loc"], _explain(each, _keys_at(each["loc"]))) for each in found]
+        model = _right_parts(document.value)
+    return [*wrong, *_inconsistencies(document, model)] or model
+
+
+def _right_parts(value: dict) -> _Accelerator:
+    """What is right in a document that is not: optional keys that are wrong have their defaults, required ones are `None`."""
+
+    def part(model: type[_Model], value: Any) -> Any:
+        required = [name for name, field in model.model_fields.items() if field.is_required()]
+        kept = model.model_construct(**dict.fromkeys(required))
+        for key in model.model_fields:
+            if isinstance(value, dict) and key in value:
+                with contextlib.suppress(ValidationError):
+                    setattr(kept, key, value[key])
+        return kept
+
+    def parts(model: type[_Model], values: Any) -> list[Any]:
+        return [part(model, value) for value in values] if isinstance(values, list) else []
+
+    given = value.get("constraints")
+    groups: dict[str, Any] = {}
+    if isinstance(given, dict):
+        groups = {group: parts(_Constraint, given.get(group)) for group in _RULES}
+    return _Accelerator.model_construct(
+        mac=part(_Mac, value.get("mac")),
+        levels=parts(_Level, value.get("levels")),
+        constraints=_Constraints.model_construct(**groups),
+    )
 
 
 def _keys_at(loc: Sequence[str | int]) -> list[str]:
@@ -246,27 +278,31 @@ def _explain(error: Any, keys: Sequence[str]) -> str:
 
 
 def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputError]:
-    """Rules that span several keys."""
-    names = [level.name for level in model.levels]
-    inner = model.mac.mesh
-    for i, level in enumerate(model.levels):
-        if level.name in names[:i]:
+    """Rules that span several keys, of which those that are wrong themselves are `None`."""
+    levels = model.levels
+    names = [level.name for level in levels]
+    meshes = [model.mac.mesh, *(level.mesh for level in levels)]
+    flat = set()
+    for i, (level, inner) in enumerate(zip(levels, meshes, strict=False)):
+        if level.name is not None and level.name in names[:i]:
             yield document.error(("levels", i, "name"), f"the level name {shown(level.name)} is used twice")
-        if inner[0] % level.mesh[0] or inner[1] % level.mesh[1]:
+        if level.mesh is None:
+            continue
+        if inner is not None and (inner[0] % level.mesh[0] or inner[1] % level.mesh[1]):
             yield document.error(("levels", i, "mesh"), f"must divide the mesh {list(inner)} of what is inside")
         if level.mesh[0] * level.mesh[1] % level.cluster:
             yield document.error(("levels", i, "cluster"), "must divide the number of instances")
-        inner = level.mesh
-    last = len(names) - 1
-    if set(model.levels[last].keep) != set(TENSORS):
-        yield document.error(("levels", last, "keep"), "the outermost level must keep Weights, Inputs and Outputs")
-    else:
-        yield from _mac_errors(document, model)
-    meshes = [model.mac.mesh, *(level.mesh for level in model.levels)]
-    flat = {level.name for level, a, b in zip(model.levels, meshes, meshes[1:], strict=False) if a == b}
-    rules = [(group, i, r) for group in ("arch", "paper") for i, r in enumerate(getattr(model.constraints, group))]
+        if inner == level.mesh:
+            flat.add(level.name)
+    outermost = levels[-1].keep if levels else None
+    if outermost is not None and set(outermost) != set(TENSORS):
+        problem = "the outermost level must keep Weights, Inputs and Outputs"
+        yield document.error(("levels", len(levels) - 1, "keep"), problem)
+    yield from _mac_errors(document, model)
+    rules = [(group, i, r) for group in _RULES for i, r in enumerate(getattr(model.constraints, group))]
     for group, i, rule in rules:
         yield from _rule_errors(document, ("constraints", group, i), rule, names, flat)
+    rules = [(group, i, rule) for group, i, rule in rules if None not in (rule.level, rule.type)]
     for repeat in repeated_rules([_to_constraint(rule) for _, _, rule in rules]):
         group, i, _ = rules[repeat.number]
         yield document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
@@ -276,7 +312,12 @@ def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]
     if {"operations_per_cycle", "cycles_per_operation"} <= model.mac.model_fields_set:
         problem = "give operations_per_cycle or cycles_per_operation, not both"
         yield document.error(("mac", "cycles_per_operation"), problem)
-    words = [next(level.word_bits for level in model.levels if tensor in level.keep) for tensor in TENSORS]
+    levels = model.levels
+    if not levels or any(level.keep is None or level.word_bits is None for level in levels):
+        return
+    if model.mac.energy_pj is None or set(levels[-1].keep) != set(TENSORS):
+        return
+    words = [next(level.word_bits for level in levels if tensor in level.keep) for tensor in TENSORS]
     for name, side, problem in short_tables(_to_mac(model.mac), words):
         yield document.error(("mac", name, side), problem)
 
@@ -284,14 +325,14 @@ def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]
 def _rule_errors(
     document: Document, loc: tuple, rule: _Constraint, names: list[str], flat: set[str]
 ) -> Iterator[InputError]:
-    if rule.level not in names:
+    if rule.level is not None and names and None not in names and rule.level not in names:
         problem = f"unknown level {shown(rule.level)}; levels are {', '.join(names)}{meant(rule.level, names)}"
         yield document.error((*loc, "level"), problem)
     if rule.split is not None and rule.type == "temporal":
         yield document.error((*loc, "split"), "only spatial loops have a split between X and Y")
     if rule.min_utilization and rule.type == "temporal":
         yield document.error((*loc, "min_utilization"), "only the fan-out of spatial loops has a utilization")
-    if rule.type == "spatial" and rule.level in flat:
+    if rule.type == "spatial" and rule.level is not None and rule.level in flat:
         problem = f"{rule.level} has no fan-out, so it has no spatial loops to constrain"
         yield document.error((*loc, "type"), problem)
 

@@ -10,12 +10,15 @@ import re
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mqjax.arch import Constraint
 from mqjax.cli import main
 from mqjax.cost.packing import operands_per_word
 from mqjax.errors import InputError
 from mqjax.hw import FOLDER, load_arch, shipped
+from mqjax.io.accelerator import findings, read_accelerator
 from mqjax.types import BitWidths, Layer
 
 
@@ -305,3 +308,26 @@ def test_shipped_files_say_where_their_numbers_are_from(path):
     assert path.read_text().startswith("# ") and len(head) > 300
     # Of energies and areas, which no description of an architecture tells.
     assert re.search("ERT.yaml|Horowitz|eyeriss.yaml", head) and re.search("[Aa]reas?", head)
+
+
+@given(st.data())
+def test_findings_of_several_mistakes_begin_with_the_one_that_reading_tells(tmp_path_factory, data):
+    """Whatever is wrong together, nothing fails on the way to what else is wrong, and a file without findings is read."""
+    document = yaml.safe_load((FOLDER / "eyeriss.yaml").read_text())
+    for _ in range(data.draw(st.integers(0, 4))):
+        node: dict | list = document
+        while True:
+            key = data.draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+            if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+                break
+            node = node[key]
+        node[key] = data.draw(st.sampled_from([None, 3, -1, "DRAM", "spatial", [], {}, [1, 1], ["Weights"], {"C": 2}]))
+    path = tmp_path_factory.getbasetemp() / "mistaken.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    found = findings(path)
+    if found:
+        with pytest.raises(InputError) as caught:
+            read_accelerator(path)
+        assert str(caught.value) == str(found[0])
+    else:
+        read_accelerator(path)
