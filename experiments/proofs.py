@@ -6,7 +6,7 @@
 Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
 alone (arch) or under none, by energy, EDP and delay at once; an accelerator is a name or a file. Under none, layers that some mapping
 lets neighbours forward data of are left out. One row each, written as they come;
-rows that are there already are not measured again. `seconds` are of CPU time, of one process after compilation, up to
+rows that are there already are not measured again; a summary of all is printed. `seconds` are of CPU time, of one process after compilation, up to
 `--seconds` a layer by the clock. Expected: half an hour on 2 cores. --quick: two layers on two accelerators.
 """
 
@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from common import markdown, values, where
 from mqjax import BitWidths, Layer, Mapspace, load_arch, network_layers
 from mqjax.arch import Arch
 from mqjax.errors import InputError
@@ -109,7 +111,46 @@ def survey(args: argparse.Namespace) -> None:
                     compiled = True
                 rows.append(prove_layer(space, network, args.bits, args.seconds))
                 write_atomically(args.out, _as_csv(rows))
-                print(*(rows[-1][key] for key in ("arch", "network", "layer", "covered", "seconds")), flush=True)
+                print(
+                    *(rows[-1][key] for key in ("arch", "network", "layer", "covered", "seconds")),
+                    file=sys.stderr,
+                    flush=True,
+                )
+    print(summary(rows))
+
+
+def summary(rows: list[Row]) -> str:
+    """What the rows say together, a line per accelerator and constraints."""
+    lines = []
+    for arch, constraints in dict.fromkeys((row["arch"], row["constraints"]) for row in rows):
+        mine = where(rows, arch=arch, constraints=constraints)
+        layers = {network: len(where(mine, network=network)) for network in values(mine, "network")}
+        proven = sum(str(row["covered"]) == "True" for row in mine)
+        seconds = [float(row["seconds"]) for row in mine]
+        largest = max(float(row["nominal_mappings"]) for row in mine)
+        lines.append(
+            [
+                arch,
+                constraints,
+                ", ".join(f"{network} {number}" for network, number in layers.items()),
+                f"{proven} of {len(mine)}",
+                f"{largest:.0e}",
+                f"{statistics.median(seconds):.1f}",
+                f"{max(seconds):.0f}",
+                f"{sum(seconds):.0f}",
+            ]
+        )
+    header = [
+        "accelerator",
+        "constraints",
+        "different layers",
+        "proven",
+        "largest space",
+        "median s",
+        "worst s",
+        "all s",
+    ]
+    return markdown(header, lines)
 
 
 def _as_csv(rows: list[Row]) -> str:

@@ -30,10 +30,12 @@ def test_spaces_are_covered(script, capsys, monkeypatch):
         assert all(row["saved"] >= 0 for row in rows) and any(row["saved"] > 0.01 for row in rows)
 
 
-def test_proofs_cover_what_they_list(monkeypatch, tmp_path):
+def test_proofs_cover_what_they_list(capsys, monkeypatch, tmp_path):
     quick("proofs", monkeypatch, "--out", str(tmp_path / "proofs.csv"))
     rows = common.read(tmp_path)["proofs"]
     assert [row["covered"] for row in rows] == [True] * 4 and all(row["energy_pj"] > 0 for row in rows)
+    *_, eyeriss, simba = capsys.readouterr().out.splitlines()
+    assert eyeriss.startswith("| eyeriss | arch | mobilenetv1 2 | 2 of 2 |") and simba.startswith("| simba | arch |")
 
 
 def test_published_logs_of_alexnet_have_as_many_lines(capsys, monkeypatch):
