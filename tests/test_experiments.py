@@ -191,6 +191,9 @@ def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path)
         # One that was lucky gives way.
         ([[0.8], [0.95, 0.8], [0.92], [0.9]], 2, [1, 2, 3]),
         ([[0.8], [0.85], [0.86], [0.9]], None, [1, 1, 1]),
+        # What falls short by no more than chance is trained again, if it is cheaper.
+        ([[0.8], [0.8992, 0.9, 0.901], [0.9005], [0.9]], 1, [1, 3, 1]),
+        ([[0.8], [0.8992, 0.8985], [0.9005], [0.9]], 2, [1, 2, 3]),
     ],
 )
 def test_headline_takes_the_cheapest_member_whose_smoothed_accuracy_is_that_of_8_bits(accuracies, place, trained):
