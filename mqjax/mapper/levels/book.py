@@ -28,13 +28,20 @@ class WindowBook:
         idle = idle_dims(space)
         forwards = bool((charges.spatial[:, sliding] > 1).any())
         self.rules = LoopRules(tuple(map(tuple, idle)), pairs, INPUTS, forwards)
-        # What windows depend on, inside a level and with it: the extents of all loops that a window may have. It has those of
-        # one pair, unless neighbours may forward; which that is does not follow from loops that leave Inputs unchanged.
+        # The extents inside a level that windows depend on: those of one pair, unless neighbours may forward; which that is does
+        # not follow from loops that leave Inputs unchanged.
         choices = {pair: pair for pair in pairs} | {None: tuple(sliding)}
-        self._extents = {pair: lattice.places[:, [*dims, *idle[INPUTS]]].sum(axis=1) for pair, dims in choices.items()}
+        self._extents = {pair: lattice.places[:, dims].sum(axis=1) for pair, dims in choices.items()}
         self._windows: list[WindowLoops] = [()]
         self._numbers: dict[WindowLoops, int] = {(): NO_WINDOW}
-        self._known: dict[tuple[int, Order], dict[int, int]] = {}
+        self._pair_of = {d: pair for pair in pairs for d in pair}
+        self._unit_of = {d: unit for pair in pairs for d, unit in zip(pair, self._units(pair), strict=True)}
+        # The innermost level where a loop of a dimension moves as far as one of the same bounds at level b: [b][d].
+        self._widths, widths = charges.inside.tolist(), charges.inside[1:]
+        alike = (widths[None] == widths[:, None]).argmax(axis=1)
+        alike[:, [d for d in range(len(bounds)) if d not in self._pair_of]] = 0
+        self._alike = alike.tolist()
+        self._known: dict[tuple[int, tuple[int, ...], bool], dict[int, int]] = {}
         self._insides: dict[tuple[int, ...], Inside] = {}
         self._crossings: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -46,70 +53,61 @@ class WindowBook:
         size, going_on = self._charges.lattice.size, order.whole_window
         own = next((pair for d in order.window if (pair := self.rules.pair(d))), None)
         extents = self._extents[None if self.rules.forwards else own]
-        key = ((outer if going_on else 0) * size + extents[whole]) * size + extents[place]
+        # Places of extents are places of what they multiply to, so their difference is that of the loops' bounds.
+        loops = self._charges.lattice.places[:, order.window].sum(axis=1)
+        key = ((outer if going_on else 0) * size + loops[whole] - loops[place]) * size + extents[place]
         unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        known = self._known.setdefault((b, order), {})
-        found = []
-        for code, row in zip(unique.tolist(), first.tolist(), strict=True):
-            if code not in known:
-                beyond = self._windows[outer[row]] if going_on else ()
-                known[code] = self._number(b, beyond, int(whole[row]), int(place[row]), order)
-            found.append(known[code])
-        return np.array(found, np.int64)[inverse.reshape(-1)]
+        known, codes = self._known.setdefault((b, order.window, going_on), {}), unique.tolist()
+        new = [i for i, code in enumerate(codes) if code not in known]
+        if new:
+            rows, lattice, levels = first[new], self._charges.lattice, [self._alike[b][d] for d in order.window]
+            inside = lattice.extents[place[rows]]
+            bounds = (lattice.extents[whole[rows]] // inside)[:, order.window].tolist()
+            outside = outer[rows].tolist() if going_on else [NO_WINDOW] * len(new)
+            for i, own, number, extents_inside in zip(new, bounds, outside, inside.tolist(), strict=True):
+                window = joined(self.rules, tuple(zip(order.window, own, levels, strict=True)), self._windows[number])
+                known[codes[i]] = self._number(self._trimmed(b, window, extents_inside))
+        return np.array([known[code] for code in codes], np.int64)[inverse.reshape(-1)]
 
-    def _number(self, b: int, beyond: WindowLoops, whole: int, place: int, order: Order) -> int:
-        lattice = self._charges.lattice
-        inside = lattice.extents[place].tolist()
-        factors = (lattice.extents[whole] // lattice.extents[place]).tolist()
-        window = joined(self.rules, tuple((d, factors[d], self._alike(b, d)) for d in order.window), beyond)
-        window = self._trimmed(b, window, inside)
+    def _number(self, window: WindowLoops) -> int:
         if window not in self._numbers:
             self._numbers[window] = len(self._windows)
             self._windows.append(window)
         return self._numbers[window]
 
-    def _alike(self, b: int, d: int) -> int:
-        """The innermost level where a loop of dimension d moves as far as one of the same bounds at level b."""
-        if not self.rules.pair(d):
-            return 0
-        widths = self._charges.inside[1:, d]
-        return int(np.flatnonzero(widths == widths[b])[0])
-
     def _trimmed(self, b: int, window: WindowLoops, extents: list[int]) -> WindowLoops:
         """A window without the outermost loops that never matter; extents: of the temporal loops inside boundary b."""
-        pairs = self._pairs(window)
+        # The pairs of dimensions along which it slides: one, unless neighbours may forward.
+        pairs = list(dict.fromkeys(self._pair_of[d] for d, _, _ in window if d in self._pair_of))
         if not pairs:
             return window
-        insides, grown = [], {}
-        for pair in pairs:
-            units = self._units(pair)
-            own = extents[pair[0]], extents[pair[1]]
-            grown |= {d: unit * extent for d, unit, extent in zip(pair, units, own, strict=True)}
-            key = b, *pair, *own
-            if key not in self._insides:
-                charges = self._charges
-                widths = charges.inside[: b + 1, pair]
-                reach = np.array(units) * own * widths * (charges.spatial[: b + 1, pair] - 1)
-                spread = tuple((k, o) for k, o in widths.tolist())
-                self._insides[key] = Inside(units, own, spread, int(reach.sum(axis=1).max()))
-            insides.append(self._insides[key])
+        grown = {d: self._unit_of[d] * extents[d] for pair in pairs for d in pair}
         moves = []
         for d, bound, level in window:
-            move = grown[d] * int(self._charges.inside[level + 1, d]) if d in grown else 0
-            moves.append(tuple(move if d in pair else 0 for pair in pairs))
             if d in grown:
+                move = grown[d] * self._widths[level + 1][d]
+                moves.append(tuple(move if d in pair else 0 for pair in pairs))
                 grown[d] *= bound
-        return window[: needed(moves, insides)]
+            else:
+                moves.append((0,) * len(pairs))
+        return window[: needed(moves, [self._inside(b, pair, extents) for pair in pairs])]
+
+    def _inside(self, b: int, pair: tuple[int, int], extents: list[int]) -> Inside:
+        own = extents[pair[0]], extents[pair[1]]
+        key = b, *pair, *own
+        if key not in self._insides:
+            units, charges = self._units(pair), self._charges
+            widths = charges.inside[: b + 1, pair]
+            reach = np.array(units) * own * widths * (charges.spatial[: b + 1, pair] - 1)
+            spread = tuple((k, o) for k, o in widths.tolist())
+            self._insides[key] = Inside(units, own, spread, int(reach.sum(axis=1).max()))
+        return self._insides[key]
 
     def _units(self, pair: tuple[int, int]) -> tuple[int, int]:
         """Elements that a step along each of a pair of dimensions moves by."""
         rank = next(rank for rank, *dims in PAIRS if pair[0] in dims)
         kernel, output = self._charges.coefficients[INPUTS, rank, list(pair)].tolist()
         return kernel, output
-
-    def _pairs(self, window: WindowLoops) -> list[tuple[int, int]]:
-        """The pairs of dimensions along which a window slides: one, unless neighbours may forward."""
-        return [pair for pair in self.rules.pairs if any(d in pair for d, _, _ in window)]
 
     def crossing(self, b: int, place: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Elements of Inputs that cross boundary b, and what is left of them where neighbours hand over all that they

@@ -37,28 +37,40 @@ class Inside(NamedTuple):
 def needed(moves: Sequence[tuple[int, ...]], insides: Sequence[Inside]) -> int:
     """How many of the loops of a window may ever matter to what crosses a boundary, or any boundary inside it: the first
     ones. moves: elements that each loop moves by along each of some pairs of dimensions, 0 for idle loops; insides: per pair."""
-    moved, repeats = [], []
-    for pair, inside in enumerate(insides):
-        sums = _sums(inside.units, inside.spread, *inside.extents)
-        moved.append({0, *(total for total, _ in sums)})
-        repeats.append({total + first for total, first in sums} | moved[-1])
-        if moves[0][pair] < inside.length:
-            repeats[-1].add(moves[0][pair])
+    sums = [_totals(inside) for inside in insides]
     every = range(len(insides))
-    count, before = 0, [0] * len(insides)
-    for place, move in enumerate(moves):
-        apart = [own - past for own, past in zip(move, before, strict=True)]
-        # The first move is along one pair; along others the data come back to where they were.
-        again = any(
-            apart[p] in repeats[p] and all(apart[other] in moved[other] for other in every if other != p) for p in every
-        )
-        if again or all(_near(apart[p], moved[p], insides[p].reach) for p in every):
-            count = place + 1
+    # How far each loop's move is from coming back: its own less those of the loops inside it.
+    differences, before = [], [0] * len(insides)
+    for move in moves:
+        differences.append([own - past for own, past in zip(move, before, strict=True)])
         before = [past + own for past, own in zip(before, move, strict=True)]
-    return count
+    for place in reversed(range(len(moves))):
+        apart = differences[place]
+        if all(_near(apart[p], sums[p].moved, insides[p].reach) for p in every):
+            return place + 1
+        for p in every:
+            again = apart[p] in sums[p].repeats or apart[p] == moves[0][p] < insides[p].length
+            # The first move is along one pair; along others the data come back to where they were.
+            if again and all(apart[other] in sums[other].moved for other in every if other != p):
+                return place + 1
+    return 0
 
 
-def _near(apart: int, moved: set[int], reach: int) -> bool:
+class _Totals(NamedTuple):
+    """What loops inside a boundary may move by in all, and that with the first of these moves once more."""
+
+    moved: frozenset[int]
+    repeats: frozenset[int]
+
+
+@lru_cache(maxsize=2**16)
+def _totals(inside: Inside) -> _Totals:
+    sums = _sums(inside.units, inside.spread, *inside.extents)
+    moved = frozenset((0, *(total for total, _ in sums)))
+    return _Totals(moved, moved.union(total + first for total, first in sums))
+
+
+def _near(apart: int, moved: frozenset[int], reach: int) -> bool:
     """Whether moves of loops inside may leave at most so many elements of a difference."""
     return apart in moved or (reach > 0 and any(abs(apart - total) <= reach for total in moved))
 

@@ -144,10 +144,10 @@ class Descent:
 
     def _place_level(self, b: int, outer: States, limits: Targets, search: Search) -> States:
         """The states at boundary b that come of placing the loops of level b."""
-        at, place = self._pairs(b, outer, limits, search)
+        at, place, hopeful = self._pairs(b, outer, limits, search)
         parts = [outer.take(np.zeros(0, np.int64))]
         step = max(1, PRICED_AT_ONCE // len(self._cycles))
-        pair, number = self._ordered(b, outer, at, place)
+        pair, number = self._ordered(b, outer, at, place, hopeful)
         for first in range(0, len(pair), step):
             some = pair[first : first + step]
             self._go_on()
@@ -158,8 +158,11 @@ class Descent:
                     raise TooManyStates
         return States.join(parts)
 
-    def _ordered(self, b: int, outer: States, at: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs [E] in all orders of the level's loops that may differ in cost: numbers of the pair and of the order."""
+    def _ordered(
+        self, b: int, outer: States, at: np.ndarray, place: np.ndarray, hopeful: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs [E] in all orders of the level's loops that may differ in cost and lead to a mapping within the limits: numbers
+        of the pair and of the order. hopeful: bool [E, tensors], where the innermost loop leaves a tensor unchanged."""
         moving = self._factors(outer, at, place) > 1
         mask = moving @ (1 << np.arange(moving.shape[1]))
         pairs, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -170,8 +173,10 @@ class Descent:
                 self._every_order[b, code] = [self._number(order) for order in found]
             rows = np.flatnonzero(mask == code)
             for number in self._every_order[b, code]:
-                pairs.append(rows)
-                numbers.append(np.full(len(rows), number))
+                tensor = self._orders[number].tensor if number >= 0 else None
+                some = rows if tensor is None else rows[hopeful[rows, tensor]]
+                pairs.append(some)
+                numbers.append(np.full(len(some), number))
         return np.concatenate(pairs), np.concatenate(numbers)
 
     def _factors(self, outer: States, at: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -187,12 +192,15 @@ class Descent:
             self._orders.append(order)
         return self._order_numbers[order]
 
-    def _pairs(self, b: int, outer: States, limits: Targets, search: Search) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each."""
+    def _pairs(
+        self, b: int, outer: States, limits: Targets, search: Search
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of a state and extents inside level b that may lead to a mapping within the limits: int64 [E] each; and whether
+        they may if the level's innermost loop leaves a tensor unchanged, bool [E, tensors]."""
         lattice, inside, energy = self.charges.lattice, self.bounds.inside[b], outer.cost[:, 0]
         budget = limits.most(self._cycles)
         if not len(outer):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, len(TENSORS)), bool)
         # Extents that the most that is left may suffice for, at some packing.
         left = budget - energy  # [S, U]
         candidates = np.flatnonzero((inside <= left.max(axis=0)).any(axis=1))
@@ -218,13 +226,17 @@ class Descent:
         at, place = at[fits], place[fits]
         step = max(1, PRICED_AT_ONCE // len(self._cycles))
         kept, least = [np.zeros(0, np.int64)], [np.zeros((0, len(self._cycles)))]
+        hopeful = np.zeros((len(at), len(TENSORS)), bool)
         counts = np.zeros(len(self._cycles), np.int64)
         for first in range(0, len(at), step):
             self._go_on()
             some = np.arange(first, min(first + step, len(at)))
             some = some[(inside[place[some]] <= left[at[some]]).any(axis=1)]
-            promise = np.min([self._promise(b, outer, at[some], place[some], t) for t in range(len(TENSORS))], axis=0)
-            promise += energy[at[some]]
+            promise = np.full((len(some), len(self._cycles)), np.inf)
+            for t in range(len(TENSORS)):
+                own = self._promise(b, outer, at[some], place[some], t) + energy[at[some]]
+                hopeful[some, t] = (own <= budget).any(axis=1)
+                np.minimum(promise, own, out=promise)
             within = promise <= budget
             counts += within.sum(axis=0)
             rows = np.flatnonzero(within.any(axis=1))
@@ -240,7 +252,7 @@ class Descent:
             self.complete &= ~many
             energy[:, many] = np.inf
             rows = rows[np.isfinite(np.concatenate(least)[:, ~many]).any(axis=1)]
-        return at[rows], place[rows]
+        return at[rows], place[rows], hopeful[rows]
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E, U]."""

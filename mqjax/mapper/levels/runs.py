@@ -48,6 +48,7 @@ class LoopRules(NamedTuple):
         return next((pair for pair in self.pairs if dim in pair), None)
 
 
+@cache
 def window_length(rules: LoopRules, dims: tuple[int, ...]) -> int:
     """How many of some loops, inner to outer, belong to the window."""
     pair = None
@@ -90,10 +91,10 @@ def _order(rules: LoopRules, loops: tuple[int, ...]) -> Order:
 
 def joined(rules: LoopRules, inner: WindowLoops, outer: WindowLoops) -> WindowLoops:
     """The window of loops `inner` inside the window `outer`; idle loops that meet become one."""
-    window = (*inner, *outer)
+    window, idle = (*inner, *outer), rules.idle[rules.inputs]
     merged: list[tuple[int, int, int]] = []
-    for d, bound, level in window[: window_length(rules, tuple(d for d, _, _ in window))]:
-        if merged and d in rules.idle[rules.inputs] and merged[-1][0] in rules.idle[rules.inputs]:
+    for d, bound, level in window[: window_length(rules, tuple([d for d, _, _ in window]))]:
+        if merged and d in idle and merged[-1][0] in idle:
             merged[-1] = (merged[-1][0], bound * merged[-1][1], merged[-1][2])
         else:
             merged.append((d, bound, level))
