@@ -1,6 +1,6 @@
 """Are the optima of all layers proven without the paper's heuristics, and in what time?
 
-    python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--constraints arch] [--bits 8/8/8]
+    python experiments/proofs.py [--networks mobilenetv1,...] [--archs eyeriss,...] [--constraints arch] [--bits 8/8/8|all]
         [--seconds 600] [--quick] [--out benchmarks/proofs.csv]
 
 Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
@@ -28,6 +28,7 @@ from mqjax.errors import InputError
 from mqjax.io.files import write_atomically
 from mqjax.mapper.levels.proof import prove
 from mqjax.mapspace.padding import padded_or_itself
+from mqjax.types import all_widths
 
 HERE = Path(__file__).parent
 CASES = HERE.parent / "tests" / "golden" / "cases"
@@ -52,18 +53,19 @@ def space_of(arch: Arch, layer: Layer, constraints: str) -> Mapspace:
     return Mapspace(arch, padded_or_itself(arch, layer, constraints=constraints), constraints=constraints)
 
 
-def prove_layer(space: Mapspace, network: str, bits: BitWidths, seconds: float) -> Row:
-    """What is proven of one layer."""
+def prove_layer(space: Mapspace, network: str, bits: BitWidths | None, seconds: float) -> Row:
+    """What is proven of one layer, at some widths or at all triples of 2 to 8 (`None`), whose costs are then those at 8/8/8."""
     started = time.process_time()
-    solution = prove(space, [bits], deadline=time.monotonic() + seconds).solution()
+    triples = all_widths() if bits is None else [bits]
+    solution = prove(space, triples, deadline=time.monotonic() + seconds).solution()
     spent = time.process_time() - started
-    energy, edp, cycles = (float(value) for value in solution.values()[:, 0])
+    energy, edp, cycles = (float(value) for value in solution.values()[:, -1])
     return {
         "arch": space.arch.name,
         "network": network,
         "layer": space.layer.name,
         "constraints": space.constraints,
-        "bits": str(bits),
+        "bits": "all" if bits is None else str(bits),
         "covered": solution.covered,
         "seconds": f"{spent:.2f}",
         "nominal_mappings": f"{space.size:.3g}",
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--archs", default=",".join(ARCHS))
     parser.add_argument("--constraints", choices=("arch", "none"), default="arch")
-    parser.add_argument("--bits", type=BitWidths.parse, default=BitWidths(8, 8, 8))
+    parser.add_argument("--bits", default="8/8/8")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE.parent / "benchmarks" / "proofs.csv")
@@ -95,21 +97,22 @@ def survey(args: argparse.Namespace) -> None:
     if args.quick:
         networks, archs = networks[:1], archs[:2]
     rows: list[Row] = list(csv.DictReader(io.StringIO(args.out.read_text()))) if args.out.exists() else []
+    bits = None if args.bits == "all" else BitWidths.parse(args.bits)
     known = {(row["arch"], row["network"], row["layer"], row["constraints"], row["bits"]) for row in rows}
     for arch in map(load_arch, archs):
         compiled = False
         for network in networks:
             layers = list(dict.fromkeys(network_layers(network)))
             for layer in layers[-2:] if args.quick else layers:
-                if (arch.name, network, layer.name, args.constraints, str(args.bits)) in known:
+                if (arch.name, network, layer.name, args.constraints, args.bits) in known:
                     continue
                 space = space_of(arch, layer, args.constraints)
                 if args.constraints == "none" and space.may_forward:
                     continue
                 if not compiled:
-                    prove_layer(space_of(arch, WARM_UP, args.constraints), network, args.bits, args.seconds)
+                    prove_layer(space_of(arch, WARM_UP, args.constraints), network, bits, args.seconds)
                     compiled = True
-                rows.append(prove_layer(space, network, args.bits, args.seconds))
+                rows.append(prove_layer(space, network, bits, args.seconds))
                 write_atomically(args.out, _as_csv(rows))
                 print(
                     *(rows[-1][key] for key in ("arch", "network", "layer", "covered", "seconds")),
@@ -120,10 +123,10 @@ def survey(args: argparse.Namespace) -> None:
 
 
 def summary(rows: list[Row]) -> str:
-    """What the rows say together, a line per accelerator and constraints."""
+    """What the rows say together, a line per accelerator, constraints and widths."""
     lines = []
-    for arch, constraints in dict.fromkeys((row["arch"], row["constraints"]) for row in rows):
-        mine = where(rows, arch=arch, constraints=constraints)
+    for arch, constraints, bits in dict.fromkeys((row["arch"], row["constraints"], row["bits"]) for row in rows):
+        mine = where(rows, arch=arch, constraints=constraints, bits=bits)
         layers = {network: len(where(mine, network=network)) for network in values(mine, "network")}
         proven = sum(str(row["covered"]) == "True" for row in mine)
         seconds = [float(row["seconds"]) for row in mine]
@@ -132,6 +135,7 @@ def summary(rows: list[Row]) -> str:
             [
                 arch,
                 constraints,
+                bits,
                 ", ".join(f"{network} {number}" for network, number in layers.items()),
                 f"{proven} of {len(mine)}",
                 f"{largest:.0e}",

@@ -35,7 +35,9 @@ def test_proofs_cover_what_they_list(capsys, monkeypatch, tmp_path):
     rows = common.read(tmp_path)["proofs"]
     assert [row["covered"] for row in rows] == [True] * 4 and all(row["energy_pj"] > 0 for row in rows)
     *_, eyeriss, simba = capsys.readouterr().out.splitlines()
-    assert eyeriss.startswith("| eyeriss | arch | mobilenetv1 2 | 2 of 2 |") and simba.startswith("| simba | arch |")
+    assert eyeriss.startswith("| eyeriss | arch | 8/8/8 | mobilenetv1 2 | 2 of 2 |") and simba.startswith(
+        "| simba | arch |"
+    )
 
 
 def test_published_logs_of_alexnet_have_as_many_lines(capsys, monkeypatch):

@@ -31,7 +31,7 @@ from mqjax.mapper.levels.states import (
 )
 from mqjax.types import TENSORS
 
-STATES_MOST = 2**18
+STATES_MOST = 2**20
 """States of a boundary that are kept; where there are more, the proof is given up."""
 
 PAIRS_MOST = 2**23
@@ -162,21 +162,22 @@ class Descent:
         self, b: int, outer: States, at: np.ndarray, place: np.ndarray, hopeful: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pairs [E] in all orders of the level's loops that may differ in cost and lead to a mapping within the limits: numbers
-        of the pair and of the order. hopeful: bool [E, tensors], where the innermost loop leaves a tensor unchanged."""
+        int32 of the pair and of the order. hopeful: bool [E, tensors], where the innermost loop leaves a tensor unchanged."""
         moving = self._factors(outer, at, place) > 1
         mask = moving @ (1 << np.arange(moving.shape[1]))
-        pairs, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        # There may be some 10^8.
+        pairs, numbers = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
         for code in np.unique(mask).tolist():
             if (b, code) not in self._every_order:
                 dims = tuple(d for d in range(moving.shape[1]) if code >> d & 1)
                 found = distinct_orders(self._book.rules, self._prefix[b], dims) if dims else (None,)
                 self._every_order[b, code] = [self._number(order) for order in found]
-            rows = np.flatnonzero(mask == code)
+            rows = np.flatnonzero(mask == code).astype(np.int32)
             for number in self._every_order[b, code]:
                 tensor = self._orders[number].tensor if number >= 0 else None
                 some = rows if tensor is None else rows[hopeful[rows, tensor]]
                 pairs.append(some)
-                numbers.append(np.full(len(some), number))
+                numbers.append(np.full(len(some), number, np.int32))
         return np.concatenate(pairs), np.concatenate(numbers)
 
     def _factors(self, outer: States, at: np.ndarray, place: np.ndarray) -> np.ndarray:
