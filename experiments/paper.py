@@ -22,6 +22,7 @@ SECTIONS = (
     "bits",
     "published",
     "depthwise",
+    "searches",
     "search_methods",
     "macs",
     "constraint_cost",
@@ -59,7 +60,7 @@ def _origin(folder: Path, link: str) -> str:
     about = json.loads((folder / "about.json").read_text())
     tables = ", ".join(f"[{path.stem}]({link}/{path.name})" for path in sorted(folder.glob("*.csv")))
     device = f"{about['device']}, {about['cores']} cores, jax {about['jax']}"
-    return f"Made by `{about['command']}` in {about['seconds']} s ({device}, tables of costs cached in part); tables: {tables}.\n"
+    return f"Made by `{about['command']}` in {about['seconds']} s ({device}, costs and accuracies cached in part); tables: {tables}.\n"
 
 
 def main() -> None:

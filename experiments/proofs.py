@@ -5,9 +5,9 @@
 
 Every different layer of the networks (224x224, depthwise as depthwise) on every accelerator, under the constraints of the hardware
 alone (arch) or under none, by energy, EDP and delay at once; an accelerator is a name or a file. Under none, layers that some mapping
-lets neighbours forward data of are left out. One row each, written as they come;
-rows that are there already are not measured again; a summary of all is printed. `seconds` are of CPU time, of one process after compilation, up to
-`--seconds` a layer by the clock. Expected: half an hour on 2 cores. --quick: two layers on two accelerators.
+lets neighbours forward data of are left out. --bits all proves all 343 triples of widths at once. One row each, written as they
+come; rows that are there already are not measured again; a summary of all is printed. `seconds` are of CPU time, of one process
+after compilation, up to `--seconds` a layer by the clock. Expected: half an hour on 2 cores. --quick: two layers on two accelerators.
 """
 
 from __future__ import annotations
@@ -144,17 +144,8 @@ def summary(rows: list[Row]) -> str:
                 f"{sum(seconds):.0f}",
             ]
         )
-    header = [
-        "accelerator",
-        "constraints",
-        "different layers",
-        "proven",
-        "largest space",
-        "median s",
-        "worst s",
-        "all s",
-    ]
-    return markdown(header, lines)
+    columns = "accelerator, constraints, widths, different layers, proven, largest space, median s, worst s, all s"
+    return markdown(columns.split(", "), lines)
 
 
 def _as_csv(rows: list[Row]) -> str:

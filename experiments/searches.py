@@ -79,8 +79,8 @@ def measure(args: argparse.Namespace) -> Tables:
                     tables["uniform"].append({**keys, "width": width, "error": error, "cost": cost})
                 for seed in range(seeds):
                     mine = _searched(pair, seed, generations, population)
-                    for guide, genomes in zip(GUIDES, (mine, of_size[seed]), strict=True):
-                        points = pair.objectives(genomes)
+                    for guide, (genomes, errors) in zip(GUIDES, (mine, of_size[seed]), strict=True):
+                        points = np.column_stack([errors, pair.costs(genomes)])
                         row, front = _found({**keys, "guide": guide, "seed": seed}, points, pair.uniform[-1, 1])
                         tables["runs"].append(row)
                         tables["fronts"] += front
@@ -96,10 +96,10 @@ def measure(args: argparse.Namespace) -> Tables:
     return tables
 
 
-def _searched(pair: Pair, seed: int, generations: int, population: int) -> np.ndarray:
-    """Genomes int [E, G] that a search judges."""
-    rehearsed = pair.rehearsed(seed, generations, population)
-    return pair.wiring.flat(pair.searched(seed, generations, population, rehearsed).genomes)
+def _searched(pair: Pair, seed: int, generations: int, population: int) -> tuple[np.ndarray, np.ndarray]:
+    """Genomes int [E, G] that a search judges, and their errors float64 [E]."""
+    result = pair.searched(seed, generations, population, pair.rehearsed(seed, generations, population))
+    return pair.wiring.flat(result.genomes), result.objectives[:, 0]
 
 
 def _found(keys: Row, points: np.ndarray, eight: float) -> tuple[Row, list[Row]]:
