@@ -201,11 +201,20 @@ def test_headline_trains_members_and_8_bits_alike(capsys, monkeypatch, tmp_path)
 def test_headline_takes_the_cheapest_member_whose_smoothed_accuracy_is_that_of_8_bits(accuracies, place, trained):
     class Trainings:
         def means(self, genome, seeds):
-            return np.array([accuracies[genome[0]][:seeds][-1], 0])
+            return np.array([accuracies[genome[0]][:seeds][-1]] * 2)
 
     members = np.arange(3)[:, None]
     cheapest = importlib.import_module("headline").cheapest
     assert cheapest(Trainings(), members, np.array([3]), 3) == (place, trained)
+
+
+def test_headline_takes_no_member_that_loses_on_test_images():
+    class Trainings:
+        def means(self, genome, seeds):
+            return np.array([0.92, [0.915, 0.9195, 0.92][genome[0]]])
+
+    cheapest = importlib.import_module("headline").cheapest
+    assert cheapest(Trainings(), np.arange(2)[:, None], np.array([2]), 3) == (1, [1, 3])
 
 
 @pytest.mark.parametrize(
