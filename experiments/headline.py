@@ -12,8 +12,9 @@ same seeds, same images. Accuracies of single trainings on the 5,000 validation 
 smoothed: accuracy may only rise with cost (isotonic regression). The cheapest member is sought that loses nothing there against
 8 bits, nor, beyond chance, on the 10,000 test images: members may owe what they seem to be worth to the search's having seen
 the validation images, so test images have a veto, and no other say. It is trained with all seeds before it counts, and so are
-cheaper ones that may only seem worse. Then --refine times a member halfway to the next cheaper one is tried. Accuracies are
-means over seeds. What a member saves by each metric, on the mappings that are best by it, is reported too.
+cheaper ones that may only seem worse. What was trained so for another front of the network takes part (with --members 0 nothing
+else). Then --refine times a member halfway to the next cheaper one is tried. Accuracies are means over seeds. What a member saves
+by each metric, on the mappings that are best by it, is reported too.
 Longer training wins back more: after two epochs a member that saves 40 % of MobileNetV1's energy on Eyeriss is at 0.918, after eight
 at 0.921, 8 bits at 0.921 and 0.922 (test images, one seed).
 Expected: 5 minutes of one core for a training of MobileNetV1, 11 for MobileNetV2 (`taskset` two runs of one network each), a dozen
@@ -27,6 +28,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,13 @@ class Trainings:
             print(self.trained.name, key, self.known[key], file=sys.stderr, flush=True)
         return self.known[key]
 
+    def done(self, seeds: int) -> np.ndarray:
+        """Genomes int [K, G] that were trained with so many seeds."""
+        genes = self.trained.model.architecture.wiring().genes
+        counts = Counter(key.split("/")[0] for key in self.known)
+        found = [list(map(int, digits)) for digits, count in counts.items() if count >= seeds]
+        return np.array(found, np.int64).reshape(-1, genes)
+
     def means(self, genome: np.ndarray, seeds: int) -> np.ndarray:
         """Means of both accuracies over seeds, float64 [2]."""
         return np.mean([self(genome, seed) for seed in range(seeds)], axis=0)
@@ -148,14 +157,20 @@ def saved_on(
     after_calibration = {one["width"]: one["objectives"]["error"] for one in run.document["uniform"]}
     most = after_calibration[WIDTHS[-1]] + lost_most
     found = [member.genome for member in run.members if member.objectives[0] <= most]
-    genomes = np.unique(wiring.flat(np.stack(found)), axis=0) if found else eight[None]
+    # What was trained for other fronts of the network costs nothing more.
+    elsewhere = trainings.done(seeds)
+    genomes = np.unique(
+        np.concatenate([*([wiring.flat(np.stack(found))] if found else []), elsewhere, eight[None]]), axis=0
+    )
     costs = costs_of(genomes)
     cheaper = np.argsort(costs, kind="stable")[: (costs < of_eight).sum()]
     if not len(cheaper):
         raise InputError(f"the front in {folder} has no member that is cheaper than 8 bits everywhere")
     genomes, costs = genomes[cheaper], costs[cheaper]
     # Evenly spread over what they cost, then more where the cheapest that will do may lie.
-    chosen = sorted({int(np.abs(costs - cost).argmin()) for cost in np.linspace(costs[0], costs[-1], count)})
+    spread = {int(np.abs(costs - cost).argmin()) for cost in np.linspace(costs[0], costs[-1], count)}
+    known = np.flatnonzero((genomes[:, None] == elsewhere).all(axis=2).any(axis=1)).tolist()
+    chosen = sorted(spread.union(known))
     place, trained = cheapest(trainings, genomes[chosen], eight, seeds)
     for _ in range(refine):
         if (more := halfway(np.append(costs, of_eight), chosen, place)) is None:
