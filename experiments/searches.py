@@ -46,6 +46,8 @@ METRICS = ("energy", "edp")
 GUIDES = ("metric", "size")
 COLORS = dict(zip(GUIDES, (BLUE, ORANGE), strict=True))
 WORDS = {"metric": "guided by the hardware", "size": "guided by model size", "energy": "energy", "edp": "EDP"}
+SHOWN = (8, 6, 4)
+"""Uniform widths at whose errors savings are shown."""
 UNITS = {"energy": (1e6, "energy (µJ)"), "edp": (1e12, "EDP (µJ × 10⁶ cycles)")}
 HEADLINE = Path(__file__).parents[1] / "benchmarks" / "headline.json"
 
@@ -150,13 +152,13 @@ def describe(tables: Tables) -> str:
             keys = {"network": network, "arch": arch, "metric": metric}
             found = {guide: where(tables["runs"], **keys, guide=guide) for guide in GUIDES}
             volumes = [_spread([row["hypervolume"] for row in rows]) for rows in found.values()]
-            shares = [_saved(tables, keys, guide, width) for width in (6, 5, 4) for guide in GUIDES]
+            shares = [percent(_share_saved(tables, keys, guide, width)) for width in SHOWN for guide in GUIDES]
             body.append([f"{pair_name(network, arch)}, {WORDS[metric]}", *volumes, *shares])
     header = [
         "",
         "hypervolume",
         "by size",
-        *(f"{words}{bits} bits" for bits in (6, 5, 4) for words in ("", "by size, ")),
+        *(f"{words}{bits} bits" for bits in SHOWN for words in ("", "by size, ")),
     ]
     seeds = len(values(tables["runs"], "seed"))
     return f"""## The search
@@ -171,14 +173,14 @@ effort: {max(row["evaluations"] for row in tables["runs"])} assignments judged, 
 (Hypervolume: mean and range over seeds; of the front that was guided by the metric itself, and by size. Bits: how much less than 8 bits
 everywhere the cheapest assignment takes, in the mean, whose validation error is at most that of so many bits everywhere.)
 
-{_edp(tables)}{_headline(tables)}"""
+{_worse(tables)}{_edp(tables)}{_headline(tables)}"""
 
 
 def _spread(found: list[float]) -> str:
     return f"{np.mean(found):.4f} ({min(found):.4f} to {max(found):.4f})"
 
 
-def _saved(tables: Tables, keys: Row, guide: str, width: int) -> str:
+def _share_saved(tables: Tables, keys: Row, guide: str, width: int) -> float:
     """Mean saving against 8 bits at no more error than `width` bits everywhere have."""
     uniform = {row["width"]: row for row in where(tables["uniform"], **keys)}
     saved = []
@@ -186,7 +188,22 @@ def _saved(tables: Tables, keys: Row, guide: str, width: int) -> str:
         front = where(tables["fronts"], **keys, guide=guide, seed=seed)
         costs = [row["cost"] for row in front if row["error"] <= uniform[width]["error"]]
         saved.append(1 - min(costs, default=uniform[8]["cost"]) / uniform[8]["cost"])
-    return percent(float(np.mean(saved)))
+    return float(np.mean(saved))
+
+
+def _worse(tables: Tables) -> str:
+    """Where the proxy guides better."""
+    found = []
+    for network, arch in pairs_of(tables["runs"]):
+        for metric in values(tables["runs"], "metric"):
+            keys: Row = {"network": network, "arch": arch, "metric": metric}
+            for width in SHOWN:
+                mine, by_size = (_share_saved(tables, keys, guide, width) for guide in GUIDES)
+                if mine < by_size:
+                    found.append(f"{pair_name(network, arch)} by {WORDS[metric]} at the error of {width} bits")
+    if not found:
+        return ""
+    return f"Model size guides better: {', '.join(found)}.\n\n"
 
 
 def _edp(tables: Tables) -> str:
