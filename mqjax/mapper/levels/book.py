@@ -54,8 +54,8 @@ class WindowBook:
         own = next((pair for d in order.window if (pair := self.rules.pair(d))), None)
         extents = self._extents[None if self.rules.forwards else own]
         # Places of extents are places of what they multiply to, so their difference is that of the loops' bounds.
-        loops = self._charges.lattice.places[:, order.window].sum(axis=1)
-        key = ((outer if going_on else 0) * size + loops[whole] - loops[place]) * size + extents[place]
+        factors = self._charges.lattice.places[:, order.window].sum(axis=1)
+        key = ((outer if going_on else 0) * size + factors[whole] - factors[place]) * size + extents[place]
         unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         known, codes = self._known.setdefault((b, order.window, going_on), {}), unique.tolist()
         new = [i for i, code in enumerate(codes) if code not in known]
@@ -64,9 +64,10 @@ class WindowBook:
             inside = lattice.extents[place[rows]]
             bounds = (lattice.extents[whole[rows]] // inside)[:, order.window].tolist()
             outside = outer[rows].tolist() if going_on else [NO_WINDOW] * len(new)
-            for i, own, number, extents_inside in zip(new, bounds, outside, inside.tolist(), strict=True):
-                window = joined(self.rules, tuple(zip(order.window, own, levels, strict=True)), self._windows[number])
-                known[codes[i]] = self._number(self._trimmed(b, window, extents_inside))
+            for i, bound, beyond, within in zip(new, bounds, outside, inside.tolist(), strict=True):
+                loops = tuple(zip(order.window, bound, levels, strict=True))
+                window = joined(self.rules, loops, self._windows[beyond])
+                known[codes[i]] = self._number(self._trimmed(b, window, within))
         return np.array([known[code] for code in codes], np.int64)[inverse.reshape(-1)]
 
     def _number(self, window: WindowLoops) -> int:
