@@ -6,7 +6,7 @@ Both MobileNets (as shipped, on Fashion-MNIST) on both accelerators, by energy a
 its defaults): one weighs the error against the metric itself; the other, the naive proxy, against the bits of all weights,
 whatever the hardware, and its members are then priced. Error on 2,000 validation images after calibration. Hypervolume up to the cost
 of 8 bits everywhere and an error of one half, relative to that box. What retraining makes of the fronts is measured by
-`experiments/headline.py`. Expected: two hours on 2 cores, accuracies are kept on disk; --quick: a minute.
+`experiments/headline.py`. Expected: an hour or more, accuracies are kept on disk; --quick: a minute.
 """
 
 from __future__ import annotations
