@@ -294,7 +294,7 @@ def _facts(optimum: Optimum) -> tuple[Any, ...]:
 
 def table(trial: Trial) -> Iterator[str]:
     """The cost table against the best mappings."""
-    found = cost_table(trial.arch, [trial.layer], constraints=trial.constraints)
+    found = cost_table(trial.arch, [trial.layer], constraints=trial.constraints, pad=None)
     for metric in METRICS:
         values = found.tables[0].value(metric)
         for bits in (*all_widths(), BitWidths()):

@@ -75,7 +75,9 @@ class Trial:
         """The optima at these widths by themselves; `None` where they are refused or no mapping fits."""
         if bits not in self._alone:
             try:
-                found = best_mappings(self.arch, self.layer, bits, metrics=METRICS, constraints=self.constraints)[0]
+                # Under `arch` the paper's padded bounds would be tried as well, which is another space.
+                settings = {"metrics": METRICS, "constraints": self.constraints, "pad": None}
+                found = best_mappings(self.arch, self.layer, bits, **settings)[0]
             except InputError:
                 found = None
             self._alone[bits] = found
