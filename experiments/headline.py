@@ -156,12 +156,10 @@ def saved_on(
     of_eight = costs_of(eight[None])[0]
     after_calibration = {one["width"]: one["objectives"]["error"] for one in run.document["uniform"]}
     most = after_calibration[WIDTHS[-1]] + lost_most
-    found = [member.genome for member in run.members if member.objectives[0] <= most]
+    found = [wiring.flat(member.genome[None])[0] for member in run.members if member.objectives[0] <= most]
     # What was trained for other fronts of the network costs nothing more.
     elsewhere = trainings.done(seeds)
-    genomes = np.unique(
-        np.concatenate([*([wiring.flat(np.stack(found))] if found else []), elsewhere, eight[None]]), axis=0
-    )
+    genomes = np.unique([*found, *elsewhere, eight], axis=0)
     costs = costs_of(genomes)
     cheaper = np.argsort(costs, kind="stable")[: (costs < of_eight).sum()]
     if not len(cheaper):
@@ -253,16 +251,8 @@ def main() -> None:
                 )
                 folder = args.runs / network / f"{arch}-{metric}"
                 command = f"python experiments/headline.py --networks {network} --archs {arch} --metrics {metric}"
-                for option in (
-                    "members",
-                    "refine",
-                    "seeds",
-                    "epochs",
-                    "lost_most",
-                    "accuracy",
-                    "images",
-                    "generations",
-                ):
+                options = "members refine seeds epochs lost_most accuracy images generations"
+                for option in options.split():
                     if (value := getattr(args, option)) is not None:
                         command += f" --{option.replace('_', '-')} {value}"
                 document["fronts"][name] = {
