@@ -118,6 +118,7 @@ def cheapest(trainings: Trainings, members: np.ndarray, eight: np.ndarray, seeds
     of_eight = trainings.means(eight, seeds)
     while True:
         gained = np.array([trainings.means(genome, k) - of_eight for genome, k in zip(members, trained, strict=True)])
+        gained = gained.reshape(-1, 2)  # there may be no members
         least = np.minimum(gained[:, 0], gained[:, 1] + TEST_CHANCE)
         smoothed = isotonic_regression([*least, 0], weights=[*trained, seeds]).x
         place = int(np.argmax(smoothed >= smoothed[-1] - 1e-9))

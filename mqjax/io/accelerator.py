@@ -9,169 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import ValidationError
 
-from mqjax.arch import (
-    FULL,
-    Arch,
-    Constraint,
-    Level,
-    Mac,
-    repeated_rules,
-    short_tables,
-)
+from mqjax.arch import FULL, Arch, Constraint, Level, Mac, repeated_rules, short_tables
 from mqjax.errors import InputError, meant
 from mqjax.io.documents import Document, read_document, shown
-from mqjax.io.numbers import amount, bandwidth, by_width, count, count_or, pace
-from mqjax.projection import LOOPS
+from mqjax.io.schema import RULES, AcceleratorFile, ConstraintPart, ConstraintsPart, LevelPart, MacPart, Part, keys_at
 from mqjax.types import TENSORS
-
-INSTANCES_MOST = 2**24
-"""Instances of a level at most: far above any chip, and the evaluator's memory grows with a level's fan-out."""
-
-
-def _as_mesh(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"must be [X, Y], two whole numbers of instances, not {shown(value)}")
-    x, y = count(value[0]), count(value[1])
-    if x * y > INSTANCES_MOST:
-        raise ValueError(f"must have at most {INSTANCES_MOST} instances, not {x * y}")
-    return x, y
-
-
-def _as_name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"must be text, not {shown(value)}; put it in quotes if it is meant as text")
-    if not value or value != value.strip() or not value.isprintable():
-        raise ValueError(
-            f"must be a name of printable characters that begins and ends with none blank, not {shown(value)}"
-        )
-    return value
-
-
-def _split(value: Any) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= len(LOOPS)):
-        raise ValueError(f"must be a whole number from 0 to {len(LOOPS)}, not {shown(value)}")
-    return value
-
-
-def _share(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"must be a share of the fan-out from 0 to 1, not {shown(value)}")
-    return float(value)
-
-
-def _as_permutation(value: Any) -> str:
-    if not isinstance(value, str) or len(set(value)) != len(value) or not set(value) <= set(LOOPS):
-        raise ValueError(f"must list dimensions out of {''.join(LOOPS)} as text, each once, not {shown(value)}")
-    return value
-
-
-def _keep(value: Any) -> list[str]:
-    if not isinstance(value, list) or any(tensor not in TENSORS for tensor in value):
-        raise ValueError(f"must be a list out of {', '.join(TENSORS)}, not {shown(value)}")
-    if len(set(value)) != len(value):
-        raise ValueError(f"must name each tensor once, not {shown(value)}")
-    return value
-
-
-def _as_mapping(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a mapping of keys to values, not {shown(value)}")
-    return value
-
-
-def _rates(value: Any) -> Any:
-    return {} if value is None or value == "unlimited" else _as_mapping(value)
-
-
-def _list(value: Any) -> Any:
-    if not isinstance(value, list):
-        raise ValueError(f"must be a list, not {shown(value)}")
-    return value
-
-
-Name = Annotated[str, PlainValidator(_as_name)]
-Count = Annotated[int, PlainValidator(count)]
-Capacity = Annotated[int | str, PlainValidator(count_or("unlimited"))]
-Factor = Annotated[int | str, PlainValidator(count_or("full"))]
-Amount = Annotated[float, PlainValidator(amount)]
-Rate = Annotated[float | None, PlainValidator(bandwidth)]
-Mesh = Annotated[tuple[int, int], PlainValidator(_as_mesh)]
-AmountByWidth = Annotated[Any, PlainValidator(by_width)]
-Pace = Annotated[Any, PlainValidator(pace)]
-Dim = Literal["C", "M", "R", "S", "N", "P", "Q", "G"]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True)
-
-
-class _Mac(_Model):
-    name: Name
-    mesh: Mesh
-    energy_pj: AmountByWidth
-    area_um2: Amount = 0.0
-    operations_per_cycle: Pace = 1.0
-    cycles_per_operation: Pace = None
-
-
-class _Energy(_Model):
-    read: Amount
-    fill: Amount
-    update: Amount
-
-
-class _Bandwidth(_Model):
-    read: Rate = None
-    write: Rate = None
-
-
-class _Level(_Model):
-    name: Name
-    mesh: Mesh
-    capacity_words: Capacity
-    word_bits: Count
-    block_words: Count
-    cluster: Count = 1
-    bandwidth: Annotated[_Bandwidth, BeforeValidator(_rates)] = _Bandwidth()
-    energy_pj: Annotated[_Energy, BeforeValidator(_as_mapping)]
-    area_um2: Amount = 0.0
-    keep: Annotated[list[str], PlainValidator(_keep)]
-
-
-class _Constraint(_Model):
-    level: Name
-    type: Literal["spatial", "temporal"]
-    factors: Annotated[dict[Dim, Factor], BeforeValidator(_as_mapping)] = {}
-    max_factors: Annotated[dict[Dim, Count], BeforeValidator(_as_mapping)] = {}
-    permutation: Annotated[str, PlainValidator(_as_permutation)] = ""
-    split: Annotated[int | None, PlainValidator(_split)] = None
-    min_utilization: Annotated[float, PlainValidator(_share)] = 0.0
-
-
-Rules = Annotated[list[Annotated[_Constraint, BeforeValidator(_as_mapping)]], BeforeValidator(_list)]
-
-
-class _Constraints(_Model):
-    arch: Rules = []
-    paper: Rules = []
-
-
-_RULES = tuple(_Constraints.model_fields)
-
-
-class _Accelerator(_Model):
-    name: Name
-    mac: Annotated[_Mac, BeforeValidator(_as_mapping)]
-    levels: Annotated[
-        list[Annotated[_Level, BeforeValidator(_as_mapping)]], BeforeValidator(_list), Field(min_length=1)
-    ]
-    constraints: Annotated[_Constraints, BeforeValidator(_as_mapping)] = _Constraints()
 
 
 def read_accelerator(path: Path, *, dialect: str = "2024") -> Arch:
@@ -202,21 +48,21 @@ def findings(path: Path) -> list[InputError]:
     return found if isinstance(found, list) else []
 
 
-def _model_or_errors(document: Document) -> _Accelerator | list[InputError]:
+def _model_or_errors(document: Document) -> AcceleratorFile | list[InputError]:
     wrong = []
     try:
-        model = _Accelerator.model_validate(document.value)
+        model = AcceleratorFile.model_validate(document.value)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        wrong = [document.error(each["loc"], _explain(each, _keys_at(each["loc"]))) for each in found]
+        wrong = [document.error(each["loc"], _explain(each, keys_at(each["loc"]))) for each in found]
         model = _right_parts(document.value)
     return [*wrong, *_inconsistencies(document, model)] or model
 
 
-def _right_parts(value: dict) -> _Accelerator:
+def _right_parts(value: dict) -> AcceleratorFile:
     """What is right in a document that is not: optional keys that are wrong have their defaults, required ones are `None`."""
 
-    def part(model: type[_Model], value: Any) -> Any:
+    def part(model: type[Part], value: Any) -> Any:
         required = [name for name, field in model.model_fields.items() if field.is_required()]
         kept = model.model_construct(**dict.fromkeys(required))
         for key in model.model_fields:
@@ -225,38 +71,18 @@ def _right_parts(value: dict) -> _Accelerator:
                     setattr(kept, key, value[key])
         return kept
 
-    def parts(model: type[_Model], values: Any) -> list[Any]:
+    def parts(model: type[Part], values: Any) -> list[Any]:
         return [part(model, value) for value in values] if isinstance(values, list) else []
 
     given = value.get("constraints")
     groups: dict[str, Any] = {}
     if isinstance(given, dict):
-        groups = {group: parts(_Constraint, given.get(group)) for group in _RULES}
-    return _Accelerator.model_construct(
-        mac=part(_Mac, value.get("mac")),
-        levels=parts(_Level, value.get("levels")),
-        constraints=_Constraints.model_construct(**groups),
+        groups = {group: parts(ConstraintPart, given.get(group)) for group in RULES}
+    return AcceleratorFile.model_construct(
+        mac=part(MacPart, value.get("mac")),
+        levels=parts(LevelPart, value.get("levels")),
+        constraints=ConstraintsPart.model_construct(**groups),
     )
-
-
-def _keys_at(loc: Sequence[str | int]) -> list[str]:
-    """The keys that may stand where the last part of `loc` does."""
-    model: type[BaseModel] = _Accelerator
-    for part in loc[:-1]:
-        model = _BRANCHES.get(part, model) if isinstance(part, str) else model
-    return list(model.model_fields)
-
-
-_BRANCHES: dict[str, type[BaseModel]] = {
-    "mac": _Mac,
-    "levels": _Level,
-    "bandwidth": _Bandwidth,
-    "energy_pj": _Energy,
-    "constraints": _Constraints,
-    "arch": _Constraint,
-    "paper": _Constraint,
-}
-"""The model of what stands below a key."""
 
 
 def _explain(error: Any, keys: Sequence[str]) -> str:
@@ -277,7 +103,7 @@ def _explain(error: Any, keys: Sequence[str]) -> str:
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(error['input'])}"
 
 
-def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputError]:
+def _inconsistencies(document: Document, model: AcceleratorFile) -> Iterator[InputError]:
     """Rules that span several keys, of which those that are wrong themselves are `None`."""
     levels = model.levels
     names = [level.name for level in levels]
@@ -299,7 +125,7 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
         problem = "the outermost level must keep Weights, Inputs and Outputs"
         yield document.error(("levels", len(levels) - 1, "keep"), problem)
     yield from _mac_errors(document, model)
-    rules = [(group, i, r) for group in _RULES for i, r in enumerate(getattr(model.constraints, group))]
+    rules = [(group, i, r) for group in RULES for i, r in enumerate(getattr(model.constraints, group))]
     for group, i, rule in rules:
         yield from _rule_errors(document, ("constraints", group, i), rule, names, flat)
     rules = [(group, i, rule) for group, i, rule in rules if None not in (rule.level, rule.type)]
@@ -308,7 +134,7 @@ def _inconsistencies(document: Document, model: _Accelerator) -> Iterator[InputE
         yield document.error(("constraints", group, i, *repeat.key), f"this {repeat.what} is given twice")
 
 
-def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]:
+def _mac_errors(document: Document, model: AcceleratorFile) -> Iterator[InputError]:
     if {"operations_per_cycle", "cycles_per_operation"} <= model.mac.model_fields_set:
         problem = "give operations_per_cycle or cycles_per_operation, not both"
         yield document.error(("mac", "cycles_per_operation"), problem)
@@ -323,7 +149,7 @@ def _mac_errors(document: Document, model: _Accelerator) -> Iterator[InputError]
 
 
 def _rule_errors(
-    document: Document, loc: tuple, rule: _Constraint, names: list[str], flat: set[str]
+    document: Document, loc: tuple, rule: ConstraintPart, names: list[str], flat: set[str]
 ) -> Iterator[InputError]:
     if rule.level is not None and names and None not in names and rule.level not in names:
         problem = f"unknown level {shown(rule.level)}; levels are {', '.join(names)}{meant(rule.level, names)}"
@@ -337,7 +163,7 @@ def _rule_errors(
         yield document.error((*loc, "type"), problem)
 
 
-def _to_constraint(rule: _Constraint) -> Constraint:
+def _to_constraint(rule: ConstraintPart) -> Constraint:
     factors = tuple((dim, FULL if v == "full" else int(v)) for dim, v in rule.factors.items())
     return Constraint(
         level=rule.level,
@@ -350,11 +176,11 @@ def _to_constraint(rule: _Constraint) -> Constraint:
     )
 
 
-def _to_mac(mac: _Mac) -> Mac:
+def _to_mac(mac: MacPart) -> Mac:
     return Mac(mac.name, mac.mesh, mac.energy_pj, mac.area_um2, mac.operations_per_cycle, mac.cycles_per_operation)
 
 
-def _to_arch(model: _Accelerator, dialect: str) -> Arch:
+def _to_arch(model: AcceleratorFile, dialect: str) -> Arch:
     levels = tuple(
         Level(
             name=level.name,
