@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,33 +49,48 @@ def largest_factors(space: Mapspace) -> np.ndarray:
     return most
 
 
-class BoundaryTerms(NamedTuple):
-    """What the bounds at a boundary are made of where its run leaves a certain tensor unchanged, float64 [X, U] each."""
+class Chain(NamedTuple):
+    """What the boundaries inside another one cost at least where the run of innermost loops outside it goes on through some
+    levels just inside, the chain, which have no other loops, float64 [X, U].
 
-    others: np.ndarray  # what is inside, and the other tensors without Inputs, by the extents inside
-    own: np.ndarray  # the tensor, by the extents that it crosses with
-    plain_inputs: np.ndarray  # Inputs whose window saves nothing
-    closed_inputs: np.ndarray  # Inputs whose window ends in the level outside
-    open_inputs: np.ndarray  # Inputs whose window goes on further out
+    inside: all but the run's tensor in the chain, by the extents inside. own: that tensor in the chain, by the extents with all
+    loops of the run, as if they were inside. first: the innermost boundary in the chain that it crosses.
+    """
+
+    inside: np.ndarray
+    own: np.ndarray
+    first: int
 
 
-class Ended(NamedTuple):
-    """What is inside a boundary and the boundary itself cost where the run of innermost loops ends in the level outside, but
-    for the tensor that it leaves unchanged, which crosses as if the run were inside."""
+class Terms(NamedTuple):
+    """What the bounds at a boundary are made of where the innermost loops outside leave a certain tensor unchanged, float64
+    [X, U] each. Lists have an entry for each chain inside the boundary.
 
-    others: np.ndarray  # float64 [X, U] by the extents inside, or with the loop along `placed`
-    own: np.ndarray  # float64 [X, U] by the extents with all loops of the run
-    dims: list[int]  # of the other loops of the run
-    placed: int | None
+    others: what is inside, and at the boundary the other tensors without Inputs. own: the tensor in the chain and at the boundary,
+    by the extents with all loops of the run; ended: that of Inputs whose window ends in the level outside. The rest is for
+    Inputs at the boundary where another tensor has the run: their window saves nothing, ends in the level outside, or goes on.
+    """
+
+    others: list[np.ndarray]
+    own: list[np.ndarray]
+    ended: list[np.ndarray]
+    plain_inputs: np.ndarray
+    closed_inputs: np.ndarray
+    open_inputs: np.ndarray
+
+
+def _may_have_only(dims: Sequence[int], fixed: dict[int, int]) -> bool:
+    """Whether a level may have no loops but those along some dimensions. fixed: bounds that constraints fix."""
+    return all(factor == 1 for d, factor in fixed.items() if d not in dims)
 
 
 class Bounds:
     """What the boundaries 1 to b - 1 cost at least at some packings, by the extents inside boundary b and by which tensor the
-    run of innermost loops outside it leaves unchanged.
+    innermost loops outside it leave unchanged.
 
-    least: per boundary b = 1 to L - 1 and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. inside:
-    per boundary the least of these. parts: per boundary b = 1 to L - 1 and tensor. windows: per boundary. root: what all
-    boundaries but that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
+    least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. inside: per
+    boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what all boundaries but
+    that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
     """
 
     def __init__(self, charges: Charges, packings: Packings) -> None:
@@ -87,120 +102,149 @@ class Bounds:
         for d, factor in self.fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
         start[(lattice.extents > self.most[0]).any(axis=1)] = np.inf
-        self.parts: list[list[BoundaryTerms]] = [[]]
+        self.parts: list[list[Terms]] = [[]]
         self.windows: list[Windows | None] = [None]
         self.least: list[dict[int | None, np.ndarray]] = [{}, dict.fromkeys((0, 1, 2, None), start)]
         self.inside: list[np.ndarray] = [start, start]
+        chains = [Chain(start, np.zeros_like(start), 1)]
+        self.chains: list[list[list[Chain]]] = [[], [chains for _ in TENSORS]]
         self._idle = idle_dims(space)
+        self._never_idle = [d for d in space.dims if not any(d in dims for dims in self._idle)]
         for b in range(1, charges.depth):
-            self._price_boundary(b)
-            if b < charges.depth - 1:
-                self._place_level(b)
-        self.root = self._place_all(charges.depth - 1) if charges.depth > 1 else start[-1]
+            self._place_level(b, self._price_boundary(b))
+        self.root = self.least[-1][None][-1]  # no loops are outside
 
     def take(self, some: np.ndarray) -> Bounds:
         """Those of some packings."""
         taken, known = copy.copy(self), {}
 
-        def of(values: np.ndarray) -> np.ndarray:
+        def of(values: Any) -> Any:
+            if isinstance(values, list):
+                return [of(each) for each in values]
             if id(values) not in known:
                 known[id(values)] = values[:, some]
             return known[id(values)]
 
         taken.packings, taken.root = self.packings.take(some), self.root[some]
-        taken.inside = [of(values) for values in self.inside]
+        taken.inside = of(self.inside)
         taken.least = [{t: of(values) for t, values in at.items()} for at in self.least]
-        taken.parts = [[BoundaryTerms(*map(of, part)) for part in at] for at in self.parts]
+        taken.parts = [[Terms(*map(of, part)) for part in at] for at in self.parts]
+        taken.chains = [
+            [[Chain(of(x.inside), of(x.own), x.first) for x in chains] for chains in at] for at in self.chains
+        ]
         return taken
 
-    def _price_boundary(self, b: int) -> None:
-        """What boundary b costs, by the extents inside it."""
+    def within(self, b: int, tensor: int | None, place: np.ndarray, run: np.ndarray) -> np.ndarray:
+        """What the boundaries inside b cost at least, float64 [N, U], by the extents inside, flat, and the product of the bounds
+        of the run outside b, which leaves a tensor unchanged; int64 [N] each."""
+        if tensor is None or (tensor == INPUTS and self.windows[-1] is not None):
+            return self.least[b][tensor][place]
+        found, own, last = np.inf, np.zeros(1), b
+        for chain in sorted(self.chains[b][tensor], key=lambda chain: -chain.first):
+            for boundary in range(chain.first, last):
+                crossing = self.charges.boxes[boundary, tensor][place] * self.charges.trips[place] // run
+                own = own + self._cost(boundary, tensor, crossing)
+            last = chain.first
+            found = np.minimum(found, chain.inside[place] + own)
+        return np.asarray(found)
+
+    def _price_boundary(self, b: int) -> np.ndarray:
+        """What boundary b costs, by the extents inside it. Where no run or window saves anything: float64 [X, U], with what is
+        inside."""
         charges = self.charges
         plain = [self._cost(b, t, charges.boxes[b, t] * charges.trips) for t in range(len(TENSORS))]
         windows = sliding_inputs(charges, b)
         self.windows.append(windows)
         self.parts.append([self._part(b, t, plain, windows) for t in range(len(TENSORS))])
+        return self.least[b][None] + sum(plain)
 
-    def _place_level(self, b: int) -> None:
-        """From what is inside boundary b to what is inside boundary b + 1."""
+    def _part(self, b: int, tensor: int, plain: list[np.ndarray], windows: Windows | None) -> Terms:
+        """What the bounds at boundary b are made of where its run leaves a tensor unchanged."""
+        inputs = [plain[INPUTS]] * 3
+        if windows is not None:
+            inputs[1:] = (self._inputs(b, x, tensor) for x in (windows.closed, windows.open))
+        chains = self.chains[b][tensor]
+        more = sum(plain[t] for t in range(len(TENSORS)) if t not in (tensor, INPUTS))
+        others = [chain.inside + more for chain in chains]
+        if tensor != INPUTS:
+            own = [chain.own + plain[tensor] for chain in chains]
+            return Terms(others, own, own, *inputs)
+        ended, own = ([chain.own + of_boundary for chain in chains] for of_boundary in inputs[1:])
+        return Terms(others, own, ended, *inputs)
+
+    def _place_level(self, b: int, plain: np.ndarray) -> None:
+        """From what is inside boundary b to what is inside boundary b + 1. plain: see `_price_boundary`."""
         lattice, fixed = self.charges.lattice, self.fixed[b]
         every = range(len(lattice.bounds))
-        closed, extended = [], {}
-        for tensor, dims in enumerate(self._idle):
-            rest = [d for d in every if d not in dims]
-            extended[tensor] = self._extended(b, tensor)
-            for run, own, idle, _ in self._ended(b, tensor):
-                run = lattice.least(run, idle, fixed)
-                run += own
-                closed.append(lattice.least(run, rest, fixed))
-        generic = functools.reduce(np.minimum, closed)
         overfull = ~self.charges.fits(b + 1, self.packings.operands)
+        nothing = np.where(overfull, np.inf, np.full_like(plain, np.inf))
+        ended, going_on = [], [nothing]
+        for tensor, dims in enumerate(self._idle):
+            if runs := list(self._runs(b, tensor)):
+                run = functools.reduce(np.minimum, runs)
+                ended.append(lattice.least(run, [d for d in every if d not in dims], fixed))
+            going_on += self._windows_going_on(b, tensor)
+        if self._never_idle:
+            run = lattice.least(plain.copy(), self._never_idle, fixed, moving=True)
+            ended.append(lattice.least(run, [d for d in every if d not in self._never_idle], fixed))
+        generic = functools.reduce(np.minimum, ended)
         generic[overfull] = np.inf
         outside: dict[int | None, np.ndarray] = {None: generic}
-        for tensor in range(len(TENSORS)):
-            outside[tensor] = generic
-            if (values := extended[tensor]) is not None:
-                outside[tensor] = np.minimum(generic, values)
-                outside[tensor][overfull] = np.inf
+        if _may_have_only([], fixed):
+            # A level without loops leaves what is outside as it is.
+            outside[None] = np.minimum(generic, np.where(overfull, np.inf, plain))
+        shortest = functools.reduce(np.minimum, [generic, *going_on])
+        shortest[overfull] = np.inf
+        self.chains.append([self._chains(b, tensor, shortest, overfull) for tensor in range(len(TENSORS))])
+        for tensor, dims in enumerate(self._idle):
+            # Whatever a run gains outside, its tensor crosses at least as if all loops of its dimensions were inside.
+            parts = [chain.inside + lattice.outermost(chain.own, dims) for chain in self.chains[-1][tensor]]
+            outside[tensor] = functools.reduce(np.minimum, parts)
         self.least.append(outside)
-        self.inside.append(functools.reduce(np.minimum, [outside[t] for t in range(len(TENSORS))]))
+        self.inside.append(functools.reduce(np.minimum, outside.values()))
 
-    def _ended(self, b: int, tensor: int) -> Iterator[Ended]:
-        """What boundary b and those inside it cost where the run that leaves a tensor unchanged ends in the level outside."""
-        lattice, part, dims, windows = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.windows[b]
-        for d in windows.dims if windows is not None and tensor != INPUTS else []:
-            if d in dims:
-                # The first loop slides, so that its box grows as if it were inside.
-                slid = lattice.least(part.others.copy(), [d], self.fixed[b]) + part.plain_inputs
-                yield Ended(slid, part.own, [other for other in dims if other != d], d)
-        if tensor == INPUTS:
-            yield Ended(part.others.copy(), part.closed_inputs, dims, None)
-        else:
-            yield Ended(part.others + part.closed_inputs, part.own, dims, None)
+    def _runs(self, b: int, tensor: int) -> Iterator[np.ndarray]:
+        """What boundary b and those inside it cost where the innermost loops of level b leave a tensor unchanged, and their run
+        ends in the level, by the extents with the loops of the run, float64 [X, U]."""
+        lattice, part, dims, fixed = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.fixed[b]
+        windows = self.windows[b]
+        for others, own, ended in zip(part.others, part.own, part.ended, strict=True):
+            for d in dims if windows is not None and tensor != INPUTS else ():
+                if d in windows.dims:
+                    # The first loop slides, so that its box grows as if it were inside.
+                    slid = lattice.least(others.copy(), [d], fixed, moving=True) + part.plain_inputs
+                    yield lattice.least(slid, [other for other in dims if other != d], fixed) + own
+            inside = others.copy() if tensor == INPUTS else others + part.closed_inputs
+            yield lattice.least(inside, dims, fixed, moving=True) + ended
 
-    def _place_all(self, b: int) -> np.ndarray:
-        """What the boundaries 1 to b cost at least where the outermost level takes all that is left, float64 [U]."""
-        lattice, fixed = self.charges.lattice, self.fixed[b]
-        found = [np.full(len(self.packings), np.inf)]
-        for tensor in range(len(TENSORS)):
-            for run, own, dims, placed in self._ended(b, tensor):
-                fits = np.ones(lattice.size, bool)
-                for d, bound in enumerate(lattice.bounds):
-                    if d in fixed or d == placed:
-                        fits &= lattice.extents[:, d] * (1 if d == placed else fixed[d]) == bound
-                rows = np.flatnonzero(fits)
-                if len(rows):
-                    mixed = rows + (lattice.places[-1] - lattice.places[rows])[:, dims].sum(axis=1)
-                    found.append((run[rows] + own[mixed]).min(axis=0))
-        least = functools.reduce(np.minimum, found)
-        return np.where(self.charges.fits(b + 1, self.packings.operands)[-1], least, np.inf)
+    def _windows_going_on(self, b: int, tensor: int) -> Iterator[np.ndarray]:
+        """What boundary b and those inside it cost where all loops of level b belong to a window that goes on further out, the
+        innermost leave a tensor unchanged, and other loops end their run, float64 [X, U]."""
+        lattice, part, dims, fixed = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.fixed[b]
+        windows = self.windows[b]
+        for group in windows.groups if windows is not None else ():
+            if _may_have_only(group, fixed):
+                for others, own in zip(part.others, part.own, strict=True):
+                    inside = others.copy() if tensor == INPUTS else others + part.open_inputs
+                    run = lattice.least(inside, [d for d in dims if d in group], fixed, moving=True) + own
+                    yield lattice.least(run, [d for d in group if d not in dims], fixed)
 
-    def _part(self, b: int, tensor: int, plain: list[np.ndarray], windows: Windows | None) -> BoundaryTerms:
-        """What the bounds at boundary b are made of where its run leaves a tensor unchanged."""
-        others = self.least[b][tensor].copy()
-        for t in range(len(TENSORS)):
-            if t not in (tensor, INPUTS):
-                others += plain[t]
-        inputs = plain[INPUTS]
-        if windows is None:
-            return BoundaryTerms(others, plain[tensor], inputs, inputs, inputs)
-        ended, going_on = (self._inputs(b, x, tensor) for x in (windows.closed, windows.open))
-        return BoundaryTerms(others, going_on if tensor == INPUTS else plain[tensor], inputs, ended, going_on)
-
-    def _extended(self, b: int, tensor: int) -> np.ndarray | None:
-        """The least where the run or the window of innermost loops goes on outside the level, so that the level has no
-        other loops, float64 [X, U]; `None` where the constraints rule that out."""
-        lattice, part, fixed, windows = self.charges.lattice, self.parts[b][tensor], self.fixed[b], self.windows[b]
-        every, dims = range(len(lattice.bounds)), self._idle[tensor]
-        groups = [dims] if windows is None else [dims, *windows.groups]
-        possible = [group for group in groups if all(fixed.get(d, 1) == 1 for d in every if d not in group)]
-        if not possible:
-            return None
-        # Whatever a run gains outside, the tensor crosses at least as if all of its loops were inside.
-        lowest = part.others + lattice.outermost(part.own, dims)
-        if tensor != INPUTS:
-            lowest += part.open_inputs
-        return functools.reduce(np.minimum, [lattice.least(lowest.copy(), group, fixed) for group in possible])
+    def _chains(self, b: int, tensor: int, shortest: np.ndarray, overfull: np.ndarray) -> list[Chain]:
+        """The chains inside boundary b + 1. shortest: what is inside it where the run does not go on further in."""
+        found = [Chain(shortest, np.zeros_like(shortest), b + 1)]
+        part, dims, fixed = self.parts[b][tensor], self._idle[tensor], self.fixed[b]
+        if not _may_have_only(dims, fixed):
+            return found
+        for chain, others, own in zip(self.chains[b][tensor], part.others, part.own, strict=True):
+            inside = others.copy() if tensor == INPUTS else others + part.open_inputs
+            inside = self.charges.lattice.least(inside, dims, fixed)
+            inside[overfull] = np.inf
+            if chain.first == b and not self.charges.of(b, tensor):
+                # What crosses no boundary in the chain costs as much as if the chain were shorter.
+                found[0] = found[0]._replace(inside=np.minimum(found[0].inside, inside))
+            else:
+                found.append(Chain(inside, own, chain.first))
+        return found
 
     def _cost(self, b: int, tensor: int, crossing: np.ndarray, fills: bool = True) -> np.ndarray:
         """pJ of `crossing` [X], float64 [X, U]; without `fills` only what is read outside."""

@@ -9,6 +9,7 @@ Axes: S states, E pairs of a state and the extents that a level's loops leave in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -130,7 +131,9 @@ class Descent:
             rows = np.flatnonzero(states.tensor == t)
             if len(rows):
                 for k, measure in enumerate(self._measures):
-                    found[rows, k] = measure.bounds.least[b][None if t == NO_TENSOR else t][states.place[rows]]
+                    found[rows, k] = measure.bounds.within(
+                        b, None if t == NO_TENSOR else t, states.place[rows], states.run[rows]
+                    )
         return found
 
     def _slowed(self, cost: np.ndarray) -> np.ndarray:
@@ -233,11 +236,16 @@ class Descent:
             self._go_on()
             some = np.arange(first, min(first + step, len(at)))
             some = some[(inside[place[some]] <= left[at[some]]).any(axis=1)]
+            moving = self._moving(outer.place[at[some]], place[some])
             promise = np.full((len(some), len(self._cycles)), np.inf)
+            stays = place[some] == outer.place[at[some]]
             for t in range(len(TENSORS)):
                 own = self._promise(b, outer, at[some], place[some], t) + energy[at[some]]
                 hopeful[some, t] = (own <= budget).any(axis=1)
-                np.minimum(promise, own, out=promise)
+                possible = np.where(
+                    stays, np.isin(outer.tensor[at[some]], (t, NO_TENSOR)), moving[:, t] | moving[:, -1]
+                )
+                np.minimum(promise, own, out=promise, where=possible[:, None])
             within = promise <= budget
             counts += within.sum(axis=0)
             rows = np.flatnonzero(within.any(axis=1))
@@ -255,6 +263,15 @@ class Descent:
             rows = rows[np.isfinite(np.concatenate(least)[:, ~many]).any(axis=1)]
         return at[rows], place[rows], hopeful[rows]
 
+    def _moving(self, whole: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Whether a level has loops that leave each tensor unchanged, and whether it has any that leave none so, bool
+        [E, tensors + 1]; whole, place: extents inside with its loops and without, flat."""
+        lattice = self.charges.lattice
+        apart = lattice.places[whole] - lattice.places[place]
+        idle = self._book.rules.idle
+        never = [d for d in range(apart.shape[1]) if not any(d in dims for dims in idle)]
+        return np.stack([apart[:, list(dims)].any(axis=1) for dims in (*idle, never)], axis=1)
+
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E, U]."""
         lattice, dims = self.charges.lattice, list(self._book.rules.idle[tensor])
@@ -270,13 +287,14 @@ class Descent:
         if b == self.charges.depth - 1:
             joins, goes_on = np.zeros_like(joins), np.zeros_like(goes_on)
         crossing = np.where(joins, further, mixed)
+        chains = list(zip(part.others, part.own, part.ended, strict=True))
         if tensor == INPUTS:
-            if windows is None:
-                return part.others[place] + part.own[crossing]
-            ended = part.closed_inputs[mixed]
-            ended[goes_on] = part.own[crossing[goes_on]]
-            return part.others[place] + ended
-        found = part.others[place] + part.own[crossing]
+            on = goes_on if windows is not None else np.ones_like(joins)
+            found = [
+                others[place] + np.where(on[:, None], own[crossing], ended[mixed]) for others, own, ended in chains
+            ]
+            return functools.reduce(np.minimum, found)
+        found = functools.reduce(np.minimum, [others[place] + own[crossing] for others, own, _ in chains])
         if windows is None:
             return found + part.closed_inputs[place]
         inputs = part.closed_inputs[place]

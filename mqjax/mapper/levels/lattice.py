@@ -6,6 +6,7 @@ axis, so the least value over all divisors is a running minimum along each axis 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -83,24 +84,31 @@ class Lattice:
             self._along[key] = np.unique(own, return_inverse=True)
         return self._along[key]
 
-    def least(self, values: np.ndarray, dims: list[int], fixed: dict[int, int]) -> np.ndarray:
+    def least(self, values: np.ndarray, dims: Sequence[int], fixed: dict[int, int], moving: bool = False) -> np.ndarray:
         """The least of `values` [X, U] over the extents that become each extent when the loops of a level along `dims`
-        are added to them: any bounds, but those of `fixed` dimensions as they are. Changes `values`."""
+        are added to them: any bounds, but those of `fixed` dimensions as they are. moving: one bound exceeds 1 at least.
+        Changes `values`."""
         grid = values.reshape(*self.shape, -1)
         for a, d in enumerate(self.dim):
             if d not in dims:
                 continue
-            lines = np.moveaxis(grid, a, 0)
+            line = np.moveaxis(grid, a, 0)
             if d not in fixed:
-                for i in range(1, len(lines)):
-                    np.minimum(lines[i], lines[i - 1], out=lines[i])
+                for i in range(1, len(line)):
+                    np.minimum(line[i], line[i - 1], out=line[i])
                 continue
             rest, shift = fixed[int(d)], 0
             while rest % self._primes[a] == 0:
                 rest, shift = rest // self._primes[a], shift + 1
             if shift:
-                lines[shift:] = lines[:-shift].copy() if shift < len(lines) else np.inf
-                lines[:shift] = np.inf
+                line[shift:] = line[:-shift].copy() if shift < len(line) else np.inf
+                line[:shift] = np.inf
+        if moving and not any(fixed.get(d, 1) > 1 for d in dims):
+            whole, found = grid.copy(), grid
+            found[...] = np.inf
+            for a in [a for a, d in enumerate(self.dim) if d in dims and d not in fixed]:
+                line = np.moveaxis(found, a, 0)
+                np.minimum(line[1:], np.moveaxis(whole, a, 0)[:-1], out=line[1:])
         return values
 
     def outermost(self, values: np.ndarray, dims: list[int]) -> np.ndarray:
