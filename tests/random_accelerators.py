@@ -67,7 +67,7 @@ class Case(NamedTuple):
 
 def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3, depth: int = max(DEPTHS)) -> Case:
     """A case of at most `depth` levels whose layers have at most `size` mappings in the pruned space each."""
-    arch = _arch(rng, depth)
+    arch = random_arch(rng, depth)
     constraints = rng.choice(("paper", "paper", "paper", "arch", "none"))
     shapes = rng.choice(FAMILIES)
     chosen = tuple(_layer(rng, arch, constraints, size, shapes) for _ in range(layers))
@@ -78,7 +78,7 @@ def draw(rng: Source, *, size: int = 2000, layers: int = 1, widths: int = 3, dep
 # --- Accelerators ----------------------------------------------------------------------------------------------------
 
 
-def _arch(rng: Source, most: int) -> Arch:
+def random_arch(rng: Source, most: int) -> Arch:
     depth = rng.choice([depth for depth in DEPTHS if depth <= most])
     fanouts = [rng.choice(MESHES) for _ in range(depth)]
     # At most this many loops over instances, in the outermost level also of a mesh of its own.
