@@ -70,14 +70,15 @@ class Decision:
         """Let mappings, each at a triple, compete with the best so far; all arrays [pairs, ...]."""
         for m, value in enumerate((energy, energy * cycles, cycles.astype(np.float64))):
             old = np.flatnonzero(np.isfinite(self._value[m]))
+            close = value <= self._value[m, triple]  # of many only few
             u, value, energies, duration, numbers = (
                 np.concatenate(parts)
                 for parts in (
-                    (old, triple),
-                    (self._value[m, old], value),
-                    (self._energy[m, old], energy),
-                    (self._cycles[m, old], cycles),
-                    (self._codes[m, old], codes),
+                    (old, triple[close]),
+                    (self._value[m, old], value[close]),
+                    (self._energy[m, old], energy[close]),
+                    (self._cycles[m, old], cycles[close]),
+                    (self._codes[m, old], codes[close]),
                 )
             )
             ranked = np.lexsort((*numbers.T[::-1], energies, duration, value, u))

@@ -79,6 +79,11 @@ class Terms(NamedTuple):
     open_inputs: np.ndarray
 
 
+def _lower(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The lower of each two; changes `values`."""
+    return np.minimum(values, others, out=values)
+
+
 def _may_have_only(dims: Sequence[int], fixed: dict[int, int]) -> bool:
     """Whether a level may have no loops but those along some dimensions. fixed: bounds that constraints fix."""
     return all(factor == 1 for d, factor in fixed.items() if d not in dims)
@@ -88,8 +93,8 @@ class Bounds:
     """What the boundaries 1 to b - 1 cost at least at some packings, by the extents inside boundary b and by which tensor the
     innermost loops outside it leave unchanged.
 
-    least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor. inside: per
-    boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what all boundaries but
+    least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor, the only one at
+    boundary L. inside: per boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what all boundaries but
     that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
     """
 
@@ -122,7 +127,7 @@ class Bounds:
             if isinstance(values, list):
                 return [of(each) for each in values]
             if id(values) not in known:
-                known[id(values)] = values[:, some]
+                known[id(values)] = values.take(some, axis=1)
             return known[id(values)]
 
         taken.packings, taken.root = self.packings.take(some), self.root[some]
@@ -137,7 +142,7 @@ class Bounds:
     def within(self, b: int, tensor: int | None, place: np.ndarray, run: np.ndarray) -> np.ndarray:
         """What the boundaries inside b cost at least, float64 [N, U], by the extents inside, flat, and the product of the bounds
         of the run outside b, which leaves a tensor unchanged; int64 [N] each."""
-        if tensor is None or (tensor == INPUTS and self.windows[-1] is not None):
+        if tensor is None or (tensor == INPUTS and any(windows is not None for windows in self.windows[:b])):
             return self.least[b][tensor][place]
         found, own, last = np.inf, np.zeros(1), b
         for chain in sorted(self.chains[b][tensor], key=lambda chain: -chain.first):
@@ -153,7 +158,8 @@ class Bounds:
         inside."""
         charges = self.charges
         plain = [self._cost(b, t, charges.boxes[b, t] * charges.trips) for t in range(len(TENSORS))]
-        windows = sliding_inputs(charges, b)
+        # Where Inputs do not cross, it does not matter how they slide.
+        windows = sliding_inputs(charges, b) if charges.of(b, INPUTS) else None
         self.windows.append(windows)
         self.parts.append([self._part(b, t, plain, windows) for t in range(len(TENSORS))])
         return self.least[b][None] + sum(plain)
@@ -177,30 +183,30 @@ class Bounds:
         lattice, fixed = self.charges.lattice, self.fixed[b]
         every = range(len(lattice.bounds))
         overfull = ~self.charges.fits(b + 1, self.packings.operands)
-        nothing = np.where(overfull, np.inf, np.full_like(plain, np.inf))
-        ended, going_on = [], [nothing]
+        ended = []
         for tensor, dims in enumerate(self._idle):
-            if runs := list(self._runs(b, tensor)):
-                run = functools.reduce(np.minimum, runs)
-                ended.append(lattice.least(run, [d for d in every if d not in dims], fixed))
-            going_on += self._windows_going_on(b, tensor)
+            run = functools.reduce(_lower, self._runs(b, tensor))
+            ended.append(lattice.least(run, [d for d in every if d not in dims], fixed))
         if self._never_idle:
             run = lattice.least(plain.copy(), self._never_idle, fixed, moving=True)
             ended.append(lattice.least(run, [d for d in every if d not in self._never_idle], fixed))
-        generic = functools.reduce(np.minimum, ended)
+        generic = functools.reduce(_lower, ended)
         generic[overfull] = np.inf
         outside: dict[int | None, np.ndarray] = {None: generic}
         if _may_have_only([], fixed):
             # A level without loops leaves what is outside as it is.
             outside[None] = np.minimum(generic, np.where(overfull, np.inf, plain))
-        shortest = functools.reduce(np.minimum, [generic, *going_on])
+        self.least.append(outside)
+        if b == self.charges.depth - 1:
+            return  # no run or window goes on
+        going_on = (run for tensor in range(len(TENSORS)) for run in self._windows_going_on(b, tensor))
+        shortest = functools.reduce(np.minimum, going_on, generic)
         shortest[overfull] = np.inf
         self.chains.append([self._chains(b, tensor, shortest, overfull) for tensor in range(len(TENSORS))])
         for tensor, dims in enumerate(self._idle):
             # Whatever a run gains outside, its tensor crosses at least as if all loops of its dimensions were inside.
-            parts = [chain.inside + lattice.outermost(chain.own, dims) for chain in self.chains[-1][tensor]]
-            outside[tensor] = functools.reduce(np.minimum, parts)
-        self.least.append(outside)
+            parts = (lattice.plus_outermost(chain.inside, chain.own, dims) for chain in self.chains[-1][tensor])
+            outside[tensor] = functools.reduce(_lower, parts)
         self.inside.append(functools.reduce(np.minimum, outside.values()))
 
     def _runs(self, b: int, tensor: int) -> Iterator[np.ndarray]:
@@ -222,7 +228,11 @@ class Bounds:
         innermost leave a tensor unchanged, and other loops end their run, float64 [X, U]."""
         lattice, part, dims, fixed = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.fixed[b]
         windows = self.windows[b]
-        for group in windows.groups if windows is not None else ():
+        if windows is None or all(
+            map(np.array_equal, (part.open_inputs, *part.own), (part.closed_inputs, *part.ended))
+        ):
+            return  # it saves nothing that one does not which ends in the level
+        for group in windows.groups:
             if _may_have_only(group, fixed):
                 for others, own in zip(part.others, part.own, strict=True):
                     inside = others.copy() if tensor == INPUTS else others + part.open_inputs

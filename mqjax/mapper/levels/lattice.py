@@ -111,10 +111,11 @@ class Lattice:
                 np.minimum(line[1:], np.moveaxis(whole, a, 0)[:-1], out=line[1:])
         return values
 
-    def outermost(self, values: np.ndarray, dims: list[int]) -> np.ndarray:
-        """`values` [X, ...] at the whole bounds of `dims`, for all extents of the others."""
-        places = np.arange(self.size) + (self.places[-1] - self.places)[:, dims].sum(axis=1)
-        return values[places]
+    def plus_outermost(self, values: np.ndarray, others: np.ndarray, dims: Sequence[int]) -> np.ndarray:
+        """`values` [X, U] plus `others` [X, U] at the whole bounds of `dims`."""
+        grids = (array.reshape(*self.shape, -1) for array in (values, others))
+        grid, outermost = grids
+        return (grid + outermost[tuple(slice(-1 if d in dims else 0, None) for d in self.dim)]).reshape(values.shape)
 
 
 @lru_cache(maxsize=64)
