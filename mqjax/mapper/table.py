@@ -32,7 +32,7 @@ from mqjax.mapspace.space import Mapspace
 from mqjax.progress import SILENT, Part, Progress
 from mqjax.types import METRICS, SECONDS, UNPACKED, WIDTHS, BitWidths, Layer, all_widths
 
-MODEL_VERSION = 5
+MODEL_VERSION = 6
 """Raised whenever the model, or what a cached table holds, changes: older cache files are then ignored."""
 
 _GRID = (len(WIDTHS),) * 3

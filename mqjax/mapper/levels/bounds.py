@@ -2,8 +2,8 @@
 
 Of the order of a level's loops only the innermost ones matter: the run of those that leave a tensor unchanged. Placed
 innermost, they let the tensor cross the boundary as often as if they were inside, so that its cost follows from their
-extents outside the level and the extents of its other dimensions inside. What a run that began further out may add, and
-what sliding windows, coincidences and neighbours may save, is granted in full.
+extents outside the level and the extents of its other dimensions inside. A run goes on through a *chain* of levels that have no other
+loops; what sliding windows, coincidences and neighbours may save is granted in full.
 
 Axes: X extents of the temporal loops inside, U packings, T tensors.
 """

@@ -104,18 +104,19 @@ class Lattice:
                 line[shift:] = line[:-shift].copy() if shift < len(line) else np.inf
                 line[:shift] = np.inf
         if moving and not any(fixed.get(d, 1) > 1 for d in dims):
-            whole, found = grid.copy(), grid
-            found[...] = np.inf
-            for a in [a for a, d in enumerate(self.dim) if d in dims and d not in fixed]:
-                line = np.moveaxis(found, a, 0)
-                np.minimum(line[1:], np.moveaxis(whole, a, 0)[:-1], out=line[1:])
+            least = grid.copy()
+            grid[...] = np.inf
+            for a, d in enumerate(self.dim):
+                if d in dims and d not in fixed:
+                    line = np.moveaxis(grid, a, 0)[1:]
+                    np.minimum(line, np.moveaxis(least, a, 0)[:-1], out=line)
         return values
 
     def plus_outermost(self, values: np.ndarray, others: np.ndarray, dims: Sequence[int]) -> np.ndarray:
         """`values` [X, U] plus `others` [X, U] at the whole bounds of `dims`."""
-        grids = (array.reshape(*self.shape, -1) for array in (values, others))
-        grid, outermost = grids
-        return (grid + outermost[tuple(slice(-1 if d in dims else 0, None) for d in self.dim)]).reshape(values.shape)
+        whole = tuple(slice(-1 if d in dims else 0, None) for d in self.dim)
+        outermost = others.reshape(*self.shape, -1)[whole]
+        return (values.reshape(*self.shape, -1) + outermost).reshape(values.shape)
 
 
 @lru_cache(maxsize=64)

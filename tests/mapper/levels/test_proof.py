@@ -179,15 +179,30 @@ def test_bounds_hold(archs):
         assert (cheapest(charges, packings) <= bound.root * (1 + ROUNDING)).all()
 
 
-def test_least_over_divisors():
-    """Of every extent's divisors, with one dimension fixed to a factor of 2."""
-    grid = Lattice((12, 10))
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize("fixed", [{}, {1: 2}, {1: 1}])
+def test_least_over_divisors(fixed, moving):
+    """Of every extent's divisors along two of three dimensions, one of which may have a fixed factor; with a loop at least."""
+    grid = Lattice((12, 10, 2))
     values = np.random.default_rng(0).random((grid.size, 2))
-    found = grid.least(values.copy(), [0, 1], {1: 2})
+    found = grid.least(values.copy(), [0, 1], fixed, moving=moving)
     for place, extents in enumerate(grid.extents):
-        inside = [i for i, x in enumerate(grid.extents) if extents[0] % x[0] == 0 and extents[1] == 2 * x[1]]
-        expected = values[inside].min(axis=0) if inside else np.full(2, np.inf)
-        np.testing.assert_array_equal(found[place], expected)
+        factors = extents / grid.extents
+        inside = (factors % 1 == 0).all(axis=1) & (factors[:, 2] == 1)
+        for d, factor in fixed.items():
+            inside &= factors[:, d] == factor
+        if moving:
+            inside &= (factors > 1).any(axis=1)
+        np.testing.assert_array_equal(found[place], values[inside].min(axis=0, initial=np.inf))
+
+
+def test_what_is_outermost_along_some_dimensions():
+    grid = Lattice((12, 10))
+    values, others = np.random.default_rng(0).random((2, grid.size, 3))
+    found = grid.plus_outermost(values, others, [1])
+    for place, extents in enumerate(grid.extents):
+        (whole,) = np.flatnonzero((grid.extents == (extents[0], 10)).all(axis=1))
+        np.testing.assert_array_equal(found[place], values[place] + others[whole])
 
 
 def test_orders_that_may_differ():
