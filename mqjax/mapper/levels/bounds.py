@@ -214,12 +214,12 @@ class Bounds:
         ends in the level, by the extents with the loops of the run, float64 [X, U]."""
         lattice, part, dims, fixed = self.charges.lattice, self.parts[b][tensor], self._idle[tensor], self.fixed[b]
         windows = self.windows[b]
+        sliding = [] if windows is None or tensor == INPUTS else [d for d in dims if d in windows.dims]
         for others, own, ended in zip(part.others, part.own, part.ended, strict=True):
-            for d in dims if windows is not None and tensor != INPUTS else ():
-                if d in windows.dims:
-                    # The first loop slides, so that its box grows as if it were inside.
-                    slid = lattice.least(others.copy(), [d], fixed, moving=True) + part.plain_inputs
-                    yield lattice.least(slid, [other for other in dims if other != d], fixed) + own
+            for d in sliding:
+                # The first loop slides, so that its box grows as if it were inside.
+                slid = lattice.least(others.copy(), [d], fixed, moving=True) + part.plain_inputs
+                yield lattice.least(slid, [other for other in dims if other != d], fixed) + own
             inside = others.copy() if tensor == INPUTS else others + part.closed_inputs
             yield lattice.least(inside, dims, fixed, moving=True) + ended
 
