@@ -9,7 +9,8 @@ spread over its energies below that of 8 bits, are then trained alike, quantizat
 on all test images. Fronts are compared after that: hypervolume up to the energy of 8 bits everywhere and an error of one half,
 relative to that box, and the least energy at the trained error of 8 bits everywhere, of 6 and of 4.
 Training images are the embedded 2,000, or all 55,000 where Debian's dataset-fashion-mnist is installed.
-Expected on 2 cores: 25 minutes; --quick: a minute, without the last. Results are kept as they come, a killed run goes on.
+Expected with --members 6 --epochs 2: an hour of one core for each seed; --quick: a minute, without the last guide. Results are kept as
+they come, and a killed run goes on.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def main() -> None:
         args.seconds, args.epochs, args.members, args.seeds = 0.2, 1, 2, 1
         base = dataclasses.replace(base, images=64, test_images=64, generations=0)
     document = json.loads(args.out.read_text()) if args.out and args.out.exists() else {"trainings": {}, "guides": {}}
-    document["command"] = f"python experiments/guides.py --seconds {args.seconds:g} --epochs {args.epochs}"
+    options = ("seconds", "epochs", "members", "seeds")
+    document["command"] = " ".join(["python experiments/guides.py", *(f"--{x} {vars(args)[x]:g}" for x in options)])
     document["device"] = jax.devices()[0].device_kind
 
     def keep() -> None:

@@ -47,6 +47,9 @@ from mqjax.study.pareto import pareto_front
 
 HEADLINE = Path(__file__).parents[1] / "benchmarks" / "headline.json"
 IMAGES = 2048
+JUDGED = 64
+"""Validation images of the judge, whose accuracies are not asked for."""
+
 MEMBERS = 40
 SHOWN = (0.2, 0.3, 0.4, 0.5)
 GOAL = 0.4
@@ -61,7 +64,7 @@ def measure(args: argparse.Namespace) -> Tables:
     for network in networks:
         trained = trainings(network)
         for arch in archs:
-            pair, keys = Pair(network, arch, images), {"network": network, "arch": arch}
+            pair, keys = Pair(network, arch, JUDGED), {"network": network, "arch": arch}
             found = pair.rehearsed(0, generations, population)
             points = np.column_stack([found.losses, pair.costs(found.genomes)[:, 0]])
             front = np.flatnonzero(pareto_front(points))
@@ -177,5 +180,9 @@ everywhere; orange: more than chance, {100 * TEST_CHANCE:.2f} %. Round: means of
 """
 
 
-if __name__ == "__main__":
+def main() -> None:
     run(sys.modules[__name__])
+
+
+if __name__ == "__main__":
+    main()

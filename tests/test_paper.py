@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import headline_bound
 import numpy as np
 import paper
 import pytest
@@ -164,6 +165,22 @@ def test_search_by_the_metric_is_set_against_search_by_size(monkeypatch, tmp_pat
         front = common.where(tables["fronts"], guide=guide)
         costs = [row["cost"] for row in front]
         assert costs == sorted(costs, reverse=True) and min(costs) < eight["cost"]
+
+
+def test_what_bounds_the_headline_are_divergences_that_training_does_not_win_back(monkeypatch, tmp_path):
+    tables = paper_tables("headline_bound", monkeypatch, tmp_path)
+    (eight,) = (row for row in tables["trained"] if row["saved"] == 0)
+    assert eight["times"] == 1 and eight["lost_test"] == eight["lost_validation"] == 0 < eight["divergence"]
+    saved = [row["saved"] for row in tables["fronts"]]
+    assert saved == sorted(saved, reverse=True) and len(saved) > 1
+    front = [{"saved": 0.5, "times": 9.0}, {"saved": 0.3, "times": 3.0}, {"saved": 0.1, "times": 1.5}]
+    trained = [
+        {"times": 4.0, "lost_test": 0.0005},
+        {"times": 6.0, "lost_test": 0.004},
+        {"times": 1.0, "lost_test": 0.0},
+    ]
+    most = headline_bound.kept_most(trained)
+    assert (most, headline_bound.reached(front, most), headline_bound.at_saving(front, 0.4)) == (4.0, 0.3, 9.0)
 
 
 def test_methods_of_search_are_compared_from_what_was_kept(monkeypatch, tmp_path):

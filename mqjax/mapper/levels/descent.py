@@ -236,16 +236,12 @@ class Descent:
             self._go_on()
             some = np.arange(first, min(first + step, len(at)))
             some = some[(inside[place[some]] <= left[at[some]]).any(axis=1)]
-            moving = self._moving(outer.place[at[some]], place[some])
+            may_be_idle = self._may_be_idle(outer, at[some], place[some])
             promise = np.full((len(some), len(self._cycles)), np.inf)
-            stays = place[some] == outer.place[at[some]]
             for t in range(len(TENSORS)):
                 own = self._promise(b, outer, at[some], place[some], t) + energy[at[some]]
                 hopeful[some, t] = (own <= budget).any(axis=1)
-                possible = np.where(
-                    stays, np.isin(outer.tensor[at[some]], (t, NO_TENSOR)), moving[:, t] | moving[:, -1]
-                )
-                np.minimum(promise, own, out=promise, where=possible[:, None])
+                np.minimum(promise, own, out=promise, where=may_be_idle[:, t, None])
             within = promise <= budget
             counts += within.sum(axis=0)
             rows = np.flatnonzero(within.any(axis=1))
@@ -263,14 +259,18 @@ class Descent:
             rows = rows[np.isfinite(np.concatenate(least)[:, ~many]).any(axis=1)]
         return at[rows], place[rows], hopeful[rows]
 
-    def _moving(self, whole: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Whether a level has loops that leave each tensor unchanged, and whether it has any that leave none so, bool
-        [E, tensors + 1]; whole, place: extents inside with its loops and without, flat."""
-        lattice = self.charges.lattice
-        apart = lattice.places[whole] - lattice.places[place]
+    def _may_be_idle(self, outer: States, at: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Which tensors the innermost loop outside a level's extents may leave unchanged, bool [E, tensors]: one along a dimension
+        that the level has loops of or, where it has none, that of the level outside. Where it may leave none unchanged, no bound is
+        kept but that of every tensor."""
+        apart = self.charges.lattice.places[outer.place[at]] - self.charges.lattice.places[place]
         idle = self._book.rules.idle
         never = [d for d in range(apart.shape[1]) if not any(d in dims for dims in idle)]
-        return np.stack([apart[:, list(dims)].any(axis=1) for dims in (*idle, never)], axis=1)
+        moving = np.stack([apart[:, list(dims)].any(axis=1) for dims in idle], axis=1)
+        moving |= apart[:, never].any(axis=1)[:, None]
+        tensor = outer.tensor[at][:, None]
+        goes_on = (tensor == np.arange(len(TENSORS))) | (tensor == NO_TENSOR)
+        return np.where(apart.any(axis=1)[:, None], moving, goes_on)
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E, U]."""
