@@ -94,8 +94,8 @@ class Bounds:
     innermost loops outside it leave unchanged.
 
     least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor, the only one at
-    boundary L. inside: per boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what all boundaries but
-    that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
+    boundary L. inside: per boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what
+    all boundaries but that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
     """
 
     def __init__(self, charges: Charges, packings: Packings) -> None:
