@@ -7,7 +7,7 @@ RUN ?= runs/mobilenetv1-eyeriss
 .PHONY: search test lint docs clean
 
 search: $(VENV)/installed
-	$(VENV)/bin/mqjax search --arch eyeriss --network mobilenetv1 --dataset fashion_mnist --out $(RUN)
+	$(VENV)/bin/mqjax search --arch eyeriss --network mobilenetv1 --dataset fashion_mnist --accuracy finetune:0 --out $(RUN)
 
 test: $(VENV)/tested
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

@@ -119,8 +119,18 @@ def draw(tables: Tables) -> dict[str, Figure]:
             lost = row["lost_test"] > TEST_CHANCE
             x, y = 100 * row["saved"], row["times"]
             axes.plot(x, y, "o" if row["seeds"] > 1 else "^", color=ORANGE if lost else BLUE, markersize=5)
-            axes.annotate(f"{-100 * row['lost_test']:.2f}", (x, y), (5, -9), textcoords="offset points", fontsize=7)
-        axes.axvline(100 * GOAL, color="#d5dae1", linewidth=1, zorder=0)
+            if not row["saved"]:
+                continue  # 8 bits everywhere
+            beside = (-8, 5, "right") if row["seeds"] > 1 else (6, -9, "left")
+            axes.annotate(
+                f"{-100 * row['lost_test']:.2f}",
+                (x, y),
+                beside[:2],
+                ha=beside[2],
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.axvline(100 * GOAL, color="#8a94a3", linewidth=1, linestyle=":", zorder=0)
         axes.set(yscale="log", xlim=(-3, 62), ylim=(0.8, 100))
         axes.set_title(pair_name(network, arch), **TITLE)
         axes.grid(color="#eceff3")
@@ -171,7 +181,7 @@ network's, before training; and how far they may for training to bring all accur
 ![Divergence against energy saved](bound.png)
 
 (Line: the least divergence found. Points: trained assignments with the test accuracy, in per cent, that they gain or lose against 8 bits
-everywhere; orange: more than chance, {100 * TEST_CHANCE:.2f} %. Round: means of up to {seeds} seeds; triangles: one seed. Grey: the goal of {percent(GOAL)}.)
+everywhere; orange: more than chance, {100 * TEST_CHANCE:.2f} %. Round: means of up to {seeds} seeds; triangles: one seed. Dotted: the goal of {percent(GOAL)}.)
 
 {markdown(header, body)}
 

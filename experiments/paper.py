@@ -23,6 +23,7 @@ SECTIONS = (
     "published",
     "depthwise",
     "searches",
+    "headline_bound",
     "search_methods",
     "macs",
     "constraint_cost",
