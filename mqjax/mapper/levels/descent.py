@@ -267,10 +267,10 @@ class Descent:
         idle = self._book.rules.idle
         never = [d for d in range(apart.shape[1]) if not any(d in dims for dims in idle)]
         moving = np.stack([apart[:, list(dims)].any(axis=1) for dims in idle], axis=1)
-        moving |= apart[:, never].any(axis=1)[:, None]
+        moving |= apart[:, never].any(axis=1, keepdims=True)
         tensor = outer.tensor[at][:, None]
         goes_on = (tensor == np.arange(len(TENSORS))) | (tensor == NO_TENSOR)
-        return np.where(apart.any(axis=1)[:, None], moving, goes_on)
+        return np.where(apart.any(axis=1, keepdims=True), moving, goes_on)
 
     def _promise(self, b: int, outer: States, at: np.ndarray, place: np.ndarray, tensor: int) -> np.ndarray:
         """pJ of boundary b and those inside it, at least, where the innermost loops leave a tensor unchanged, [E, U]."""
