@@ -94,7 +94,7 @@ def test_a_space_too_large_to_cover_is_searched_for_a_given_time():
     layer = Layer(C=3, M=32, R=3, S=3, P=112, Q=112, Wstride=2, Hstride=2)
     space, said = Mapspace(arch_of("six-levels"), layer), Recorder()
     assert space.too_large
-    found = solve(space, [BitWidths()], seconds=0.5, progress=said).optimum("energy", 0)
+    found = solve(space, [BitWidths()], seconds=0.01, progress=said).optimum("energy", 0)
     assert not found.covered and found.valid_mappings is None and 0 < found.evaluated < found.nominal_size
     assert any("too large to cover" in note for note in said.notes)
 
