@@ -129,7 +129,7 @@ def layer_keys(shape: str, name: str = "layer") -> dict[str, str]:
     return PROJECTIONS[shape].keys
 
 
-SECONDS = 120.0
+SECONDS = 60.0
 """Time for one layer, after which its space counts as too large to cover."""
 
 
