@@ -31,6 +31,9 @@ from mqjax.models import NetworkSource, load_network
 from mqjax.show.figures import STYLE, png
 
 FOLDER = Path(__file__).parent / "results"
+HEADLINE = Path(__file__).parents[1] / "benchmarks" / "headline.json"
+"""What `experiments/headline.py` found."""
+
 NETWORKS = {"mobilenetv1": "MobileNetV1", "mobilenetv2": "MobileNetV2"}
 ARCHS = {"eyeriss": "Eyeriss", "simba": "Simba"}
 TITLE = {"fontsize": 10.5, "loc": "left"}

@@ -15,7 +15,6 @@ import json
 import math
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from search_quality import POPULATION, Pair
 
 from common import (
     ARCHS,
+    HEADLINE,
     NETWORKS,
     TITLE,
     Row,
@@ -45,7 +45,6 @@ from mqjax.show.figures import BLUE, ORANGE, spread
 from mqjax.study.config import GENERATIONS
 from mqjax.study.pareto import pareto_front
 
-HEADLINE = Path(__file__).parents[1] / "benchmarks" / "headline.json"
 IMAGES = 2048
 JUDGED = 64
 """Validation images of the judge, whose accuracies are not asked for."""

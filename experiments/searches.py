@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +21,7 @@ from search_quality import POPULATION, WORST_ERROR, Pair
 
 from common import (
     ARCHS,
+    HEADLINE,
     NETWORKS,
     TITLE,
     Row,
@@ -49,7 +49,6 @@ WORDS = {"metric": "guided by the hardware", "size": "guided by model size", "en
 SHOWN = (8, 6, 4)
 """Uniform widths at whose errors savings are shown."""
 UNITS = {"energy": (1e6, "energy (µJ)"), "edp": (1e12, "EDP (µJ × 10⁶ cycles)")}
-HEADLINE = Path(__file__).parents[1] / "benchmarks" / "headline.json"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

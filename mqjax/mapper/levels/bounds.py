@@ -96,6 +96,7 @@ class Bounds:
     least: per boundary b = 1 to L and tensor float64 [X, U], inf where nothing fits; `None` stands for no tensor, the only one at
     boundary L. inside: per boundary the least of these. chains, parts: per boundary and tensor. windows: per boundary. root: what
     all boundaries but that to the MACs take at least, float64 [U]. fixed, most: what constraints say of each level's loops.
+    never_idle: dimensions whose loops leave no tensor unchanged.
     """
 
     def __init__(self, charges: Charges, packings: Packings) -> None:
@@ -114,7 +115,7 @@ class Bounds:
         chains = [Chain(start, np.zeros_like(start), 1)]
         self.chains: list[list[list[Chain]]] = [[], [chains for _ in TENSORS]]
         self._idle = idle_dims(space)
-        self._never_idle = [d for d in space.dims if not any(d in dims for dims in self._idle)]
+        self.never_idle = [d for d in space.dims if not any(d in dims for dims in self._idle)]
         for b in range(1, charges.depth):
             self._place_level(b, self._price_boundary(b))
         self.root = self.least[-1][None][-1]  # no loops are outside
@@ -187,9 +188,9 @@ class Bounds:
         for tensor, dims in enumerate(self._idle):
             run = functools.reduce(_lower, self._runs(b, tensor))
             ended.append(lattice.least(run, [d for d in every if d not in dims], fixed))
-        if self._never_idle:
-            run = lattice.least(plain.copy(), self._never_idle, fixed, moving=True)
-            ended.append(lattice.least(run, [d for d in every if d not in self._never_idle], fixed))
+        if self.never_idle:
+            run = lattice.least(plain.copy(), self.never_idle, fixed, moving=True)
+            ended.append(lattice.least(run, [d for d in every if d not in self.never_idle], fixed))
         generic = functools.reduce(_lower, ended)
         generic[overfull] = np.inf
         outside: dict[int | None, np.ndarray] = {None: generic}

@@ -87,13 +87,9 @@ class Descent:
         """That for some of the packings."""
         return Descent([x.take(some) for x in self._measures], self._cycles[some], self._book, self._go_on)
 
-    def best(self, limits: Targets, search: Search) -> list[Placed]:
-        """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
-        for what is only bounded. `complete` says at which packings no others are.
-
-        Raises `TooManyStates` where more may be optimal than can be looked at.
-        """
-        start = States(
+    def start(self) -> States:
+        """The one state that has no loops outside."""
+        return States(
             place=np.array([self.charges.lattice.size - 1]),
             tensor=np.array([NO_TENSOR]),
             run=np.array([1]),
@@ -104,7 +100,14 @@ class Descent:
             parent=np.array([-1]),
             order=np.array([-1]),
         )
-        history = [start]
+
+    def best(self, limits: Targets, search: Search) -> list[Placed]:
+        """The temporal loops within the limits that no others beat in both pJ and cycles, and all that may be as good but
+        for what is only bounded. `complete` says at which packings no others are.
+
+        Raises `TooManyStates` where more may be optimal than can be looked at.
+        """
+        history = [self.start()]
         self.looked_at = 0
         self.complete = np.full(len(self._cycles), search.beam is None)
         for b in range(self.charges.depth - 1, 0, -1):
@@ -264,10 +267,8 @@ class Descent:
         that the level has loops of or, where it has none, that of the level outside. Where it may leave none unchanged, no bound is
         kept but that of every tensor."""
         apart = self.charges.lattice.places[outer.place[at]] - self.charges.lattice.places[place]
-        idle = self._book.rules.idle
-        never = [d for d in range(apart.shape[1]) if not any(d in dims for dims in idle)]
-        moving = np.stack([apart[:, list(dims)].any(axis=1) for dims in idle], axis=1)
-        moving |= apart[:, never].any(axis=1, keepdims=True)
+        moving = np.stack([apart[:, list(dims)].any(axis=1) for dims in self._book.rules.idle], axis=1)
+        moving |= apart[:, self.bounds.never_idle].any(axis=1, keepdims=True)
         tensor = outer.tensor[at][:, None]
         goes_on = (tensor == np.arange(len(TENSORS))) | (tensor == NO_TENSOR)
         return np.where(apart.any(axis=1, keepdims=True), moving, goes_on)

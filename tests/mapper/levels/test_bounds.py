@@ -15,7 +15,7 @@ import pytest
 from mqjax.arch import Arch, Constraint, Level, Mac
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision
-from mqjax.mapper.levels.book import NO_WINDOW, WindowBook
+from mqjax.mapper.levels.book import WindowBook
 from mqjax.mapper.levels.bounds import Bounds
 from mqjax.mapper.levels.charges import Charges
 from mqjax.mapper.levels.descent import Descent
@@ -23,7 +23,7 @@ from mqjax.mapper.levels.lattice import Lattice
 from mqjax.mapper.levels.packings import Packings
 from mqjax.mapper.levels.runs import _order
 from mqjax.mapper.levels.spreads import spreads
-from mqjax.mapper.levels.states import NO_TENSOR, Measure, States, Targets
+from mqjax.mapper.levels.states import Measure, Targets
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
 from mqjax.types import TENSORS, BitWidths, Layer
@@ -100,13 +100,7 @@ class Trial:
         """Where what a mapping costs up to a boundary and what is promised for the rest exceed what it costs; none where
         neighbours may forward, so that its cost is only bounded."""
         descent = self.descent
-        state = States(
-            *(np.array([x]) for x in (self.bounds.charges.lattice.size - 1, NO_TENSOR, 1, NO_WINDOW, 1)),
-            cost=self.start.reshape(1, 1, 1),
-            exact=np.array([True]),
-            parent=np.array([-1]),
-            order=np.array([-1]),
-        )
+        state = descent.start()
         promised = [("all", float(self.start[0] + self.bounds.root[0]))]
         for b, place, loops in steps:
             order = _order(self.book.rules, tuple(loops)) if loops else None
