@@ -155,10 +155,12 @@ def exact_costs(
     """Validity, energy and cycles [pairs] of the loop nests at `row`, each at its own `widths`."""
     fits, energy = np.zeros(len(row), bool), np.full(len(row), np.inf)
     cycles = np.zeros(len(row), np.int64)
+    by_row = np.argsort(row, kind="stable")
+    ends = np.searchsorted(row[by_row], np.arange(len(nests) + 1))
+    place = np.empty(len(nests), np.int64)
     for part in analyse_mappings(space.arch, [space.layer] * len(nests), nests, chunk=64):
-        place = np.full(len(nests), -1)
         place[part.rows] = np.arange(len(part.rows))
-        pairs = np.flatnonzero(place[row] >= 0)
+        pairs = np.concatenate([by_row[ends[r] : ends[r + 1]] for r in part.rows])
         for start in range(0, len(pairs), ROWS_AT_ONCE):
             some = pairs[start : start + ROWS_AT_ONCE]
             validity, priced = part.take(place[row[some]]).cost(space.arch, widths.take(some))

@@ -24,7 +24,7 @@ import numpy as np
 
 from mqjax.cost.exact.evaluator import check_counts
 from mqjax.cost.fast.terms import LARGEST_SWEPT, LEAST_PJ
-from mqjax.cost.packing import slowest_pace
+from mqjax.cost.packing import packing_boxes, slowest_pace
 from mqjax.errors import InputError
 from mqjax.mapper.decision import Decision, exact_costs
 from mqjax.mapper.levels.proof import prove
@@ -43,8 +43,8 @@ ONE_SAMPLED_OF = 64
 
 
 SWEPT_MOST = 2**18
-"""Mappings of the pruned space that are swept without the paper's constraints; where there are more, the optima are proven
-level by level, which is quicker but leaves the valid mappings uncounted."""
+"""Mappings of the pruned space, times packings, that are swept without the paper's constraints; where there are more, the optima
+are proven level by level, which is quicker but leaves the valid mappings uncounted."""
 
 EXACTLY_AT_ONCE = 256
 """Mappings outside the fast path that are priced together."""
@@ -61,9 +61,11 @@ class Share:
 WHOLE = Share()
 
 
-def is_swept(space: Mapspace) -> bool:
-    """Whether all mappings of a space are looked at; optima of others are proven level by level, or searched."""
-    return not space.too_large and (space.constraints == "paper" or space.pruned_size <= SWEPT_MOST)
+def is_swept(space: Mapspace, packings: int = 1) -> bool:
+    """Whether all mappings of a space are looked at for so many packings; optima of others are proven level by level, or
+    searched."""
+    # To say whether a space is too large takes up to seconds, its pruned size none.
+    return (space.constraints == "paper" or space.pruned_size * packings <= SWEPT_MOST) and not space.too_large
 
 
 def solve(
@@ -95,7 +97,8 @@ def decide(
     """Cover a share of `space` for all `bits` and all metrics. The whole is proven level by level where that is quicker, and
     searched where it is too large for either."""
     check_counts(space.layer, LARGEST_SWEPT / slowest_pace(space.arch))
-    if not is_swept(space):
+    packings = sum(len(box.triples) for box in packing_boxes(space.arch, bits))
+    if not is_swept(space, packings):
         deadline = time.monotonic() + seconds
         decision = prove(space, bits, deadline=deadline, progress=progress)
         if not decision.proven and space.too_large:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
@@ -26,6 +27,7 @@ from mqjax.mapper.decision import Decision
 from mqjax.mapper.hosts import gather
 from mqjax.mapper.optima import Optima, Solution, metric_number
 from mqjax.mapper.optimum import Share, decide
+from mqjax.mapper.workers import side_by_side
 from mqjax.mapspace.mapping import mapped_layer
 from mqjax.mapspace.padding import mapped_as, padded_or_itself
 from mqjax.mapspace.space import Mapspace
@@ -161,13 +163,19 @@ def layer_table(
     cache: Path | None = None,
 ) -> Optima:
     """Optima of one layer for all 343 width triples and unpacked operands, from the cache if they are there; see `cost_table`."""
-    return _one_table(_Options(arch, constraints, pad, seconds, cache), layer, SILENT)
+    return _one_table(_Options(arch, constraints, pad, seconds, cache), layer)
 
 
 def _tables(options: _Options, layers: Sequence[Layer], progress: Progress) -> Iterator[Optima]:
-    # While one layer's factor tables are joined on the host, another's mappings are swept.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda layer: _one_table(options, layer, progress), layers)
+    if options.constraints == "paper":
+        # While one layer's factor tables are joined on the host, another's mappings are swept.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(lambda layer: _one_table(options, layer, progress), layers)
+        return
+    stored = [options.stored(layer) for layer in layers]
+    missing = [layer for layer, table in zip(layers, stored, strict=True) if table is None]
+    proven = side_by_side(functools.partial(_computed, options), missing)
+    yield from (next(proven) if table is None else table for table in stored)
 
 
 def _shared_tables(options: _Options, layers: Sequence[Layer], progress: Progress) -> list[Optima]:
@@ -209,21 +217,25 @@ def _shared_tables(options: _Options, layers: Sequence[Layer], progress: Progres
     return tables
 
 
-def _one_table(options: _Options, layer: Layer, progress: Progress) -> Optima:
+def _one_table(options: _Options, layer: Layer, progress: Progress = SILENT) -> Optima:
     """Optima of one layer for all 343 width triples and unpacked operands, from the cache if it is there."""
     table = options.stored(layer)
-    if table is None:
-        solution = solve_layer(
-            options.arch,
-            layer,
-            _BITS,
-            constraints=options.constraints,
-            pad=options.pad,
-            seconds=options.seconds,
-            progress=Part(progress, layer.name),
-        )
-        table = _tabulated(solution, options.seconds)
-        options.save(layer, table)
+    return _computed(options, layer, progress) if table is None else table
+
+
+def _computed(options: _Options, layer: Layer, progress: Progress = SILENT) -> Optima:
+    """The same, computed afresh and kept."""
+    solution = solve_layer(
+        options.arch,
+        layer,
+        _BITS,
+        constraints=options.constraints,
+        pad=options.pad,
+        seconds=options.seconds,
+        progress=Part(progress, layer.name),
+    )
+    table = _tabulated(solution, options.seconds)
+    options.save(layer, table)
     return table
 
 

@@ -104,7 +104,7 @@ class Bounds:
         self.fixed, self.most = fixed_factors(space), largest_factors(space)
         lattice = charges.lattice
         start = np.zeros((lattice.size, len(packings)))
-        start[~charges.fits(1, packings.operands)] = np.inf
+        start[~charges.fits(1, packings.most)] = np.inf
         for d, factor in self.fixed[0].items():
             start[lattice.extents[:, d] != factor] = np.inf
         start[(lattice.extents > self.most[0]).any(axis=1)] = np.inf
@@ -183,7 +183,7 @@ class Bounds:
         """From what is inside boundary b to what is inside boundary b + 1. plain: see `_price_boundary`."""
         lattice, fixed = self.charges.lattice, self.fixed[b]
         every = range(len(lattice.bounds))
-        overfull = ~self.charges.fits(b + 1, self.packings.operands)
+        overfull = ~self.charges.fits(b + 1, self.packings.most)
         ended = []
         for tensor, dims in enumerate(self._idle):
             run = functools.reduce(_lower, self._runs(b, tensor))
@@ -261,8 +261,8 @@ class Bounds:
         """pJ of `crossing` [X], float64 [X, U]; without `fills` only what is read outside."""
         found = self.charges.of(b, tensor)
         kept = found if fills else [charge for charge in found if charge.direction != WRITE]
-        ways = self.packings.ways[tensor]
-        return self.packings.total([(tensor, self.charges.cost(kept, crossing[:, None], ways[:, None]))])
+        ways, whole = self.packings.ways[tensor], self.packings.whole
+        return self.packings.total([(tensor, self.charges.cost(kept, crossing[:, None], ways[:, None], whole=whole))])
 
     def _inputs(self, b: int, crossing: Crossing, tensor: int) -> np.ndarray:
         """pJ of Inputs where the innermost loops outside leave a tensor unchanged, at least, float64 [X, U]."""

@@ -161,14 +161,20 @@ class Charges:
         return whole // math.prod(self.scatter(s, OUTPUTS) for s in range(level + 1, self.depth))
 
     def cost(
-        self, charges: list[Charge], crossing: np.ndarray, operands: np.ndarray, grouped: bool = False
+        self,
+        charges: list[Charge],
+        crossing: np.ndarray,
+        operands: np.ndarray,
+        grouped: bool = False,
+        whole: bool = True,
     ) -> np.ndarray:
         """What elements `crossing` a boundary cost; operands: int64 [L, ...], to a word at each level. grouped: they are counted
-        once for each of the groups whose number depends on the extents."""
+        once for each of the groups whose number depends on the extents. whole: a part of a word counts as one."""
         total = np.zeros(np.broadcast_shapes(crossing.shape, operands.shape[1:]))
         for charge in charges:
             count = crossing * (charge.scatter if grouped else charge.scatter * charge.groups) - charge.elided
-            total += charge.weight * np.ceil(count / (operands[charge.level] * self._block[charge.level]))
+            accesses = count / (operands[charge.level] * self._block[charge.level])
+            total += charge.weight * (np.ceil(accesses) if whole else accesses)
         return total
 
     def of_macs(self, packings: Packings) -> np.ndarray:

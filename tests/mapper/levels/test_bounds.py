@@ -26,7 +26,7 @@ from mqjax.mapper.levels.spreads import spreads
 from mqjax.mapper.levels.states import Measure, Targets
 from mqjax.mapper.localsearch import Codec
 from mqjax.mapspace.space import Mapspace
-from mqjax.types import TENSORS, BitWidths, Layer
+from mqjax.types import TENSORS, BitWidths, Layer, all_widths
 from random_accelerators import random_arch
 
 ANY = Targets(*(np.full(1, np.inf) for _ in Targets._fields))
@@ -84,12 +84,16 @@ def placed_at_random(rng: random.Random, bounds: Bounds, prefix: list[tuple[int,
     return steps
 
 
+def packings_of(space: Mapspace, bits: list[BitWidths]) -> Packings:
+    codec = Codec(space)
+    return Packings(Decision(space, bits, codec.width, codec.nests).widths.operands)
+
+
 class Trial:
     """A spread of a space, at one width triple."""
 
     def __init__(self, space: Mapspace, spatial: np.ndarray) -> None:
-        codec = Codec(space)
-        packings = Packings(Decision(space, [BitWidths(8, 8, 8)], codec.width, codec.nests).widths.operands)
+        packings = packings_of(space, [BitWidths(8, 8, 8)])
         charges = Charges(space, spatial)
         self.bounds, self.start = Bounds(charges, packings), charges.of_macs(packings)
         self.book = WindowBook(charges)
@@ -183,3 +187,24 @@ def test_windows_that_go_on_over_loops_of_other_dimensions(inner, outer):
     bare = Arch("three", Mac("mac", (1, 1), 0.0, 1.0), levels)
     alone = only(bare, spatial, steps, lattice, loops)
     assert not Trial(Mapspace(alone, layer, constraints="arch"), spatial).violations(steps)
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_corners_of_the_packings_promise_no_more_than_each_packing(number):
+    rng = random.Random(f"corners/{number}")
+    arch, layer = random_arch(rng, 5), layer_with_windows(rng)
+    try:
+        space = Mapspace(arch, layer, constraints=rng.choice(("arch", "none")))
+        found = spreads(space)
+    except InputError:
+        pytest.skip("the constraints do not suit the layer")
+    packings = packings_of(space, [bits for bits in all_widths() if rng.random() < 0.2])
+    corners, weights = packings.corners()
+    assert len(corners) <= 8 and np.allclose(weights.sum(axis=1), 1) and (weights >= 0).all()
+    for spatial in found[rng.sample(range(len(found)), min(len(found), 8))]:
+        charges = Charges(space, spatial)
+        rough, tight = Bounds(charges, corners).root, Bounds(charges, packings).root
+        if np.isfinite(rough).all():
+            assert (weights @ rough <= tight * (1 + 1e-9) + 1e-9).all()
+        else:
+            assert np.isinf(rough).all() and np.isinf(tight).all()
