@@ -1,0 +1,42 @@
+"""Processes that prove optima side by side: proofs are many small NumPy steps, of which threads of one process run one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import loky
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # an accelerator is for one process
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`work` of every item, in order, in as many processes as there are CPUs; all must be picklable. What `work` raises ends all.
+
+    A single item is for this process, and what is left where another one is killed, for want of memory, say.
+    """
+    count = min(os.cpu_count() or 1, len(items))
+    if count < 2:
+        yield from map(work, items)
+        return
+    pool = loky.get_reusable_executor(max_workers=count, env=ENVIRONMENT)
+    try:
+        futures = [pool.submit(work, item) for item in items]
+        for item, future in zip(items, futures, strict=True):
+            try:
+                found = future.result()
+            except BrokenProcessPool:
+                found = work(item)
+            yield found
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise

@@ -1,0 +1,59 @@
+"""Guards: docs/PERFORMANCE.md, processes that prove side by side."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from mqjax.errors import InputError
+from mqjax.mapper.table import cost_table, layer_table
+from mqjax.mapper.workers import side_by_side
+from mqjax.types import Layer
+
+
+def square_here_or_there(here: int, killed: int, item: int) -> tuple[int, bool]:
+    """The square of an item, and whether this is process `here`; one item is the end of any other process."""
+    if item == killed and os.getpid() != here:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item < 0:
+        raise InputError(f"{item} is negative")
+    return item * item, os.getpid() == here
+
+
+@pytest.fixture(autouse=True)
+def two_cpus(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+def test_results_come_in_order_from_other_processes():
+    work = functools.partial(square_here_or_there, os.getpid(), -1)
+    assert list(side_by_side(work, range(5))) == [(n * n, False) for n in range(5)]
+    assert list(side_by_side(work, [3])) == [(9, True)] and list(side_by_side(work, [])) == []
+
+
+def test_what_a_killed_process_leaves_is_done_here():
+    work = functools.partial(square_here_or_there, os.getpid(), 2)
+    found = list(side_by_side(work, range(5)))
+    assert [square for square, _ in found] == [0, 1, 4, 9, 16] and found[2] == (4, True)
+
+
+def test_errors_come_through():
+    with pytest.raises(InputError, match="-1 is negative"):
+        list(side_by_side(functools.partial(square_here_or_there, os.getpid(), 9), [1, -1, 2]))
+
+
+def test_tables_are_those_of_one_process(archs, tmp_path):
+    """Some of them cached, by three metrics at all triples."""
+    layers = [Layer(C=4, M=8, P=4, Q=4, R=3), Layer(C=2, M=3, P=4), Layer(C=8, M=2, P=2, S=3)]
+    layer_table(archs["simba"], layers[1], constraints="arch", cache=tmp_path)
+    table = cost_table(archs["simba"], layers, constraints="arch", cache=tmp_path)
+    assert table.covered and len(list((tmp_path / "tables").iterdir())) == 3
+    for layer, found in zip(layers, table.tables, strict=True):
+        alone = layer_table(archs["simba"], layer, constraints="arch")
+        np.testing.assert_array_equal(found.energy_pj, alone.energy_pj)
+        np.testing.assert_array_equal(found.cycles, alone.cycles)
+        assert found.mappings == alone.mappings
