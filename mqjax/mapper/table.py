@@ -174,7 +174,11 @@ def _tables(options: _Options, layers: Sequence[Layer], progress: Progress) -> I
         return
     stored = [options.stored(layer) for layer in layers]
     missing = [layer for layer, table in zip(layers, stored, strict=True) if table is None]
-    proven = side_by_side(functools.partial(_computed, options), missing)
+    if missing:
+        progress.say(f"{len(missing)} layers to be proven, as many at once as there are CPUs")
+    proven = side_by_side(
+        functools.partial(_computed, options), missing, here=lambda layer: _computed(options, layer, progress)
+    )
     yield from (next(proven) if table is None else table for table in stored)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -19,14 +19,19 @@ ENVIRONMENT = {
 }
 
 
-def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`work` of every item, in order, in as many processes as there are CPUs; all must be picklable. What `work` raises ends all.
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], here: Callable[[Item], Result] | None = None
+) -> Iterator[Result]:
+    """`work` of every item, in order, in as many processes as there are CPUs to use; all must be picklable. What `work` raises
+    ends all.
 
-    A single item is for this process, and what is left where another one is killed, for want of memory, say.
+    here: does the same in this process, which has single items to itself, and those of a process that is killed, for want of
+    memory, say; it need not be picklable.
     """
-    count = min(os.cpu_count() or 1, len(items))
-    if count < 2:
-        yield from map(work, items)
+    here = here or work
+    count = min(loky.cpu_count(), len(items))
+    if count < 2 or multiprocessing.current_process().daemon:  # which may have no children
+        yield from map(here, items)
         return
     pool = loky.get_reusable_executor(max_workers=count, env=ENVIRONMENT)
     try:
@@ -35,7 +40,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
             try:
                 found = future.result()
             except BrokenProcessPool:
-                found = work(item)
+                found = here(item)
             yield found
     except BaseException:
         pool.shutdown(wait=False, kill_workers=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 
@@ -26,7 +27,7 @@ def square_here_or_there(here: int, killed: int, item: int) -> tuple[int, bool]:
 
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("loky.cpu_count", lambda: 2)
 
 
 def test_results_come_in_order_from_other_processes():
@@ -39,6 +40,19 @@ def test_what_a_killed_process_leaves_is_done_here():
     work = functools.partial(square_here_or_there, os.getpid(), 2)
     found = list(side_by_side(work, range(5)))
     assert [square for square, _ in found] == [0, 1, 4, 9, 16] and found[2] == (4, True)
+
+
+def in_a_daemon(here: int, results: multiprocessing.SimpleQueue) -> None:
+    results.put(list(side_by_side(functools.partial(square_here_or_there, here, -1), [1, 2])))
+
+
+def test_a_process_that_may_have_no_children_does_all_itself():
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    process = context.Process(target=in_a_daemon, args=(os.getpid(), results), daemon=True)
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and results.get() == [(1, False), (4, False)]
 
 
 def test_errors_come_through():
