@@ -60,6 +60,8 @@ class Charges:
         self._weights, self._block = arch.tech.energy * clusters[:, None], arch.tech.block
         self.coefficients = problem(space.layer).coefficients  # [T, R, D]
         self.steps = int(self.lattice.bounds.prod())
+        relevant = [list(space.relevant(tensor)) for tensor in TENSORS]
+        self._children = np.stack([spatial[:, dims].prod(axis=1) for dims in relevant], axis=1).tolist()  # [L, T]
         self._of: dict[tuple[int, int], list[Charge]] = {}
 
     def counting(self, level: int, direction: int) -> Charges:
@@ -85,18 +87,18 @@ class Charges:
         lattice = self.lattice
         found = np.ones((self.depth + 1, len(TENSORS), lattice.size), np.int64)
         for tensor, ranks in enumerate(self.coefficients):
-            for rank, coefficients in enumerate(ranks):
-                rows, place = lattice.along(np.flatnonzero(coefficients).tolist())
-                for b in range(self.depth + 1):
-                    found[b, tensor] *= self.lengths(b, tensor, lattice.extents[rows])[:, rank][place]
+            for coefficients in ranks:
+                dims = np.flatnonzero(coefficients).tolist()
+                rows, place = lattice.along(dims)
+                inside = lattice.extents[rows][:, dims] * self.inside[:, None, dims]
+                found[:, tensor] *= (1 + (inside - 1) @ coefficients[dims])[:, place]
         return found
 
     def scatter(self, level: int, tensor: int) -> int:
         """Children of a level that take different data of a tensor; 1 where that depends on the extents inside."""
         if tensor == INPUTS and level in self.overlapping:
             return 1
-        relevant = list(self.space.relevant(TENSORS[tensor]))
-        return int(self.spatial[level, relevant].prod())
+        return self._children[level][tensor]
 
     @cached_property
     def overlapping(self) -> dict[int, np.ndarray]:
