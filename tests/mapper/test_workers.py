@@ -1,4 +1,7 @@
-"""Guards: docs/PERFORMANCE.md, processes that prove side by side."""
+"""Processes that prove side by side return what one would, whatever becomes of them.
+
+Guards: docs/PERFORMANCE.md, "Proofs of large spaces".
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ AGREES = 1e-9
 MAPPINGS_AT_ONCE = 2**12
 """Mappings that are priced together, so that what they cost rules out others."""
 
-CELLS = 2**17
+CELLS = 2**16
 """Extents times packings that are bounded together."""
 
 CHEAPLY, ROUGHLY, TIGHTLY = range(3)
