@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -33,7 +36,9 @@ def side_by_side(
     if count < 2 or multiprocessing.current_process().daemon:  # which may have no children
         yield from map(here, items)
         return
-    pool = loky.get_reusable_executor(max_workers=count, env=ENVIRONMENT)
+    pool = loky.get_reusable_executor(
+        max_workers=count, env=ENVIRONMENT, initializer=_end_with, initargs=(os.getpid(),)
+    )
     try:
         futures = [pool.submit(work, item) for item in items]
         for item, future in zip(items, futures, strict=True):
@@ -45,3 +50,14 @@ def side_by_side(
     except BaseException:
         pool.shutdown(wait=False, kill_workers=True)
         raise
+
+
+def _end_with(parent: int) -> None:
+    """End this process, a child of `parent`, soon after that is killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

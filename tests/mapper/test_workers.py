@@ -9,6 +9,8 @@ import functools
 import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,30 @@ def test_a_process_that_may_have_no_children_does_all_itself():
     process.start()
     process.join()
     assert process.exitcode == 0 and results.get() == [(1, False), (4, False)]
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def proving(pids: multiprocessing.SimpleQueue) -> None:
+    for pid in side_by_side(pid_after, [0.5, 0.5, 600, 600]):
+        pids.put(pid)
+
+
+def test_no_process_is_left_of_one_that_was_killed():
+    context = multiprocessing.get_context("spawn")
+    pids = context.SimpleQueue()
+    process = context.Process(target=proving, args=(pids,))
+    process.start()
+    workers = {pids.get(), pids.get()}
+    process.kill()
+    process.join()
+    started = time.monotonic()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < started + 60
+        time.sleep(0.1)
 
 
 def test_errors_come_through():
