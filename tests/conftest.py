@@ -33,8 +33,8 @@ def golden(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def not_too_many_programs():
-    """A compiled program maps several pieces of memory. Linux allows a process 65,530, so that one which ran all of these tests
-    and kept every program would end in a segmentation fault."""
+    """A compiled program maps several pieces of memory, of which Linux allows a process 65,530. One process that ran all of these
+    tests, and kept every program, ended in a segmentation fault while JAX loaded one more; this may have been why."""
     yield
     mapped = Path("/proc/self/maps")
     if mapped.exists() and mapped.read_text().count("\n") > 2**14:

@@ -86,7 +86,7 @@ class _Proof:
         self._corners, first = [], 0
         for box in decision.boxes:
             some = slice(first, first := first + len(box.triples))
-            self._corners.append((some, *self._packings.take(np.arange(shape[1])[some]).corners()))
+            self._corners.append((some, *Packings(box.widths.operands).corners()))
         self._shared: set[bytes] = set()
 
     def run(self) -> None:

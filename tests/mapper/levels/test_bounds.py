@@ -56,6 +56,19 @@ def layer_with_windows(rng: random.Random) -> Layer:
     return rng.choice((Layer(**dims, M=rng.choice((1, 2, 4, 6))), Layer(**dims, shape="depthwise")))
 
 
+def drawn(rng: random.Random, constraints: tuple[str, ...]) -> tuple[Mapspace, np.ndarray]:
+    """A space of a random accelerator and a layer that suits its constraints, and its spreads."""
+    while True:
+        arch, layer = random_arch(rng, 5), layer_with_windows(rng)
+        try:
+            space = Mapspace(arch, layer, constraints=rng.choice(constraints))
+            found = spreads(space)
+        except InputError:
+            continue
+        assert found is not None
+        return space, found
+
+
 def placed_at_random(rng: random.Random, bounds: Bounds, prefix: list[tuple[int, ...]]) -> list[Step]:
     """Temporal loops of all levels, outermost first, that fit and obey the constraints; none where the draw leads nowhere."""
     charges, lattice = bounds.charges, bounds.charges.lattice
@@ -144,12 +157,8 @@ def only(arch: Arch, spatial: np.ndarray, steps: list[Step], lattice: Lattice, l
 def test_no_mapping_is_below_its_bounds(number):
     """Neither among all others nor, which leaves the bounds no slack, where the constraints allow nothing else."""
     rng = random.Random(f"bounds/{number}")
-    arch, layer = random_arch(rng, 5), layer_with_windows(rng)
-    try:
-        space = Mapspace(arch, layer, constraints=rng.choice(("arch", "arch", "none", "paper")))
-        found = spreads(space)
-    except InputError:
-        pytest.skip("the constraints do not suit the layer")
+    space, found = drawn(rng, ("arch", "arch", "none", "paper"))
+    arch, layer = space.arch, space.layer
     for spatial in found[rng.sample(range(len(found)), min(len(found), 4))]:
         trial = Trial(space, spatial)
         for _ in range(30):
@@ -192,12 +201,7 @@ def test_windows_that_go_on_over_loops_of_other_dimensions(inner, outer):
 @pytest.mark.parametrize("number", range(30))
 def test_corners_of_the_packings_promise_no_more_than_each_packing(number):
     rng = random.Random(f"corners/{number}")
-    arch, layer = random_arch(rng, 5), layer_with_windows(rng)
-    try:
-        space = Mapspace(arch, layer, constraints=rng.choice(("arch", "none")))
-        found = spreads(space)
-    except InputError:
-        pytest.skip("the constraints do not suit the layer")
+    space, found = drawn(rng, ("arch", "none"))
     packings = packings_of(space, [bits for bits in all_widths() if rng.random() < 0.2])
     corners, weights = packings.corners()
     assert len(corners) <= 8 and np.allclose(weights.sum(axis=1), 1) and (weights >= 0).all()
